@@ -1,0 +1,2 @@
+//! The `shipway` binary.
+fn main() {}

@@ -1,0 +1,4 @@
+//! Custom resources, reconcilers and webhooks for any cluster.
+//!
+//! This crate does not assume our own control plane.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Project tasks: CI, benches, demo data.
+fn main() {}
