@@ -1,2 +1,38 @@
-//! The `shipway` binary.
-fn main() {}
+//! The `shipway` binary: flags become values, crates are wired, output is written, exit codes are
+//! chosen. It holds no logic worth a unit test; start reading at [`commands`].
+
+#![allow(dead_code, reason = "verbs land one by one; removed when all are there")]
+#![forbid(unsafe_code)]
+
+mod commands;
+mod exit;
+mod globals;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::commands::Cli;
+use crate::exit::Failure;
+
+fn main() -> ExitCode {
+    // One TLS provider for the whole process; a second call can only be our own mistake.
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        return Failure::bug("the TLS provider was installed twice").report();
+    }
+    let arguments = commands::arguments_by_program_name(std::env::args_os());
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => return exit::report_usage(&error),
+    };
+    globals::start_logging(&cli.globals);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Failure::from(anyhow::Error::from(error)).report(),
+    };
+    match runtime.block_on(commands::run(cli)) {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    }
+}

@@ -1,0 +1,56 @@
+//! One file per verb, each with its flags (`Args`) and `run`.
+
+mod completions;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::exit::Failure;
+use crate::globals::Globals;
+
+/// Build an image without Docker, keep it in a private registry, pull it with the right
+/// credentials, run it: the whole image path of Kubernetes in one binary.
+#[derive(Parser, Debug)]
+#[command(name = "shipway", version, propagate_version = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) globals: Globals,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    /// Print a completion script for a shell
+    Completions(completions::CompletionsArgs),
+    /// Write the man pages into a directory
+    Man(completions::ManArgs),
+}
+
+/// Runs the verb.
+pub(crate) async fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let _globals = &cli.globals;
+    match cli.verb {
+        Verb::Completions(args) => completions::completions(&args),
+        Verb::Man(args) => completions::man(&args),
+    }
+}
+
+/// Lets the name under which the binary was started choose the verb: `executor` is kaniko's,
+/// `kubectl-shipway` is the kubectl plugin.
+pub(crate) fn arguments_by_program_name(
+    arguments: impl Iterator<Item = OsString>,
+) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = arguments.collect();
+    let program = arguments
+        .first()
+        .and_then(|program| Path::new(program).file_name())
+        .map(|name| name.to_string_lossy().into_owned());
+    if program.as_deref() == Some("executor") {
+        arguments.insert(1, OsString::from("executor"));
+    }
+    arguments
+}

@@ -1,0 +1,98 @@
+//! Exit codes and the one place where errors become text (documented in `shipway help exit-codes`).
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+/// What a failure means for the caller's script.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// 1: the work was tried and failed.
+    Failed,
+    /// 2: the command line, a file or a reference was wrong; nothing was tried.
+    Usage,
+    /// 3: the other side refused our credentials.
+    Denied,
+    /// 4: the named thing does not exist.
+    NotFound,
+    /// 5: the other side could not be reached.
+    Unreachable,
+    /// 6: this machine cannot do it: no rights, no space, a port in use, already running.
+    Environment,
+    /// 70: a mistake of ours (`EX_SOFTWARE`).
+    Bug,
+}
+
+impl Kind {
+    const fn code(self) -> u8 {
+        match self {
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Denied => 3,
+            Self::NotFound => 4,
+            Self::Unreachable => 5,
+            Self::Environment => 6,
+            Self::Bug => 70,
+        }
+    }
+}
+
+/// A failure on its way to the user: what failed, on which object, why, and what to try.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    kind: Kind,
+    error: anyhow::Error,
+    hint: Option<String>,
+}
+
+impl Failure {
+    /// A failure of a certain kind.
+    pub(crate) fn new(kind: Kind, error: impl Into<anyhow::Error>) -> Self {
+        Self { kind, error: error.into(), hint: None }
+    }
+
+    /// A mistake in what the user typed.
+    pub(crate) fn usage(text: impl std::fmt::Display) -> Self {
+        Self::new(Kind::Usage, anyhow::anyhow!("{text}"))
+    }
+
+    /// A mistake of ours.
+    pub(crate) fn bug(text: impl std::fmt::Display) -> Self {
+        Self::new(Kind::Bug, anyhow::anyhow!("{text}"))
+    }
+
+    /// The same failure with the next thing to try.
+    pub(crate) fn hint(mut self, text: impl Into<String>) -> Self {
+        self.hint = Some(text.into());
+        self
+    }
+
+    /// Writes the failure to standard error and says which code to exit with.
+    pub(crate) fn report(&self) -> ExitCode {
+        let mut text = format!("error: {}", self.error);
+        for cause in self.error.chain().skip(1) {
+            let cause = cause.to_string();
+            // Libraries often repeat their cause in their own text.
+            if !text.ends_with(&cause) {
+                let _ = write!(text, ": {cause}");
+            }
+        }
+        if let Some(hint) = &self.hint {
+            let _ = write!(text, "\n  try: {hint}");
+        }
+        crate::output::error_line(&text);
+        ExitCode::from(self.kind.code())
+    }
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::new(Kind::Failed, error)
+    }
+}
+
+/// Prints what clap has to say: help and version on standard output, mistakes on standard error.
+pub(crate) fn report_usage(error: &clap::Error) -> ExitCode {
+    // Nothing can be done about a closed standard error.
+    let _ = error.print();
+    if error.use_stderr() { ExitCode::from(Kind::Usage.code()) } else { ExitCode::SUCCESS }
+}

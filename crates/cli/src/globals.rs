@@ -1,0 +1,62 @@
+//! What every verb shares: the state directory and logging.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// Flags of every verb.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Globals {
+    /// Directory for everything that shipway keeps on this machine
+    /// [default: /var/lib/shipway for root, else $XDG_DATA_HOME/shipway]
+    #[arg(long, global = true, env = "SHIPWAY_STATE_DIR", value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// What to log to standard error: error, warn, info, debug, trace, or target=level pairs
+    #[arg(long, global = true, env = "SHIPWAY_LOG", default_value = "warn", value_name = "FILTER")]
+    log: String,
+}
+
+impl Globals {
+    /// The state directory: the flag, the variable, or the default for this user.
+    pub(crate) fn state_dir(&self) -> PathBuf {
+        if let Some(directory) = &self.state_dir {
+            return directory.clone();
+        }
+        if rustix::process::geteuid().is_root() {
+            return PathBuf::from("/var/lib/shipway");
+        }
+        let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).unwrap_or_else(|| {
+            home_dir().unwrap_or_else(|| PathBuf::from("/tmp")).join(".local/share")
+        });
+        data.join("shipway")
+    }
+}
+
+/// The user's home directory, if the environment names one.
+pub(crate) fn home_dir() -> Option<PathBuf> {
+    std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from)
+}
+
+/// Where `docker login` keeps credentials: `$DOCKER_CONFIG`, else `~/.docker`.
+pub(crate) fn docker_config_dir() -> Option<PathBuf> {
+    match std::env::var_os("DOCKER_CONFIG").filter(|dir| !dir.is_empty()) {
+        Some(directory) => Some(PathBuf::from(directory)),
+        None => home_dir().map(|home| home.join(".docker")),
+    }
+}
+
+/// Sends log lines to standard error, filtered by `--log`.
+pub(crate) fn start_logging(globals: &Globals) {
+    let filter = tracing_subscriber::EnvFilter::try_new(&globals.log).unwrap_or_else(|error| {
+        crate::output::error_line(&format!(
+            "warning: --log {:?}: {error}; using warn",
+            globals.log
+        ));
+        tracing_subscriber::EnvFilter::new("warn")
+    });
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(crate::output::stderr_has_colour())
+        .init();
+}
