@@ -1,4 +1,30 @@
-//! Layer archives to directory trees and back: diff, pack, whiteouts, compression, safe unpack.
+//! Layer archives to directory trees and back.
 //!
-//! This crate never writes outside the root it is given.
+//! This crate unpacks layers safely, keeps unpacked ones, finds out what changed in a tree, and
+//! packs changes into layer blobs whose bytes depend on nothing but the changes. It never writes
+//! outside of the root it was given, and it knows nothing of images, registries or mounts.
+//!
+//! Start reading at [`apply()`] for blob → tree, and at [`LayerWriter`] and [`LayerSink`] for
+//! tree → blob.
 #![forbid(unsafe_code)]
+
+mod apply;
+mod archive_read;
+mod archive_write;
+mod compress;
+mod decompress;
+mod entry;
+mod layer_writer;
+mod normalize;
+mod sink;
+
+pub use apply::{
+    Applied, ApplyError, ApplyOptions, ENTRIES_MAX, OnForbidden, Ownership, RootEntry, Skipped,
+    SkippedPart, TAR_BYTES_MAX, Whiteouts, apply,
+};
+pub use archive_read::{ArchiveError, ArchiveReader, Content};
+pub use compress::{Compression, Compressor};
+pub use decompress::{Decoder, Encoding};
+pub use entry::{Entry, EntryKind, OPAQUE_MARKER, Timestamp, WHITEOUT_PREFIX, Whiteout};
+pub use layer_writer::{ContentSource, LayerWriteError, LayerWriter, Timestamps, VirtualLayer};
+pub use sink::{LayerBlob, LayerSink};
