@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, Read};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 
 use crate::entry::{Entry, EntryKind, Timestamp};
 use crate::normalize::normalize;
@@ -113,11 +113,8 @@ impl<R: Read> ArchiveReader<R> {
                     if let Some(end) = name.iter().position(|byte| *byte == 0) {
                         name.truncate(end);
                     }
-                    let slot = if header.kind == b'L' {
-                        &mut overrides.path
-                    } else {
-                        &mut overrides.link
-                    };
+                    let slot =
+                        if header.kind == b'L' { &mut overrides.path } else { &mut overrides.link };
                     *slot = Some(name);
                 }
                 _ => return self.entry(header, overrides, size).map(Some),
@@ -175,7 +172,8 @@ impl<R: Read> ArchiveReader<R> {
             }
         };
         let whole = |value: u64, what: &str| {
-            u32::try_from(value).map_err(|_| self.malformed(format!("{what} of {shown:?}: {value}")))
+            u32::try_from(value)
+                .map_err(|_| self.malformed(format!("{what} of {shown:?}: {value}")))
         };
         let entry = Entry {
             path,
@@ -458,9 +456,4 @@ impl<'a> PaxRecords<'a> {
         let equals = record.iter().position(|byte| *byte == b'=')?;
         Some((&record[..equals], &record[equals + 1..]))
     }
-}
-
-/// Whether two archive paths are the same path or one lies below the other.
-pub(crate) fn is_same_or_below(path: &Path, ancestor: &Path) -> bool {
-    ancestor.as_os_str().as_bytes().is_empty() || path.starts_with(ancestor)
 }

@@ -1,7 +1,7 @@
 //! Whatever a blob is compressed with, as plain bytes.
 
 use std::fmt;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufReader, Read};
 
 use flate2::bufread::MultiGzDecoder;
 
@@ -60,9 +60,9 @@ impl<'a> Decoder<'a> {
         let whole = io::Cursor::new(start).chain(blob);
         let source: Box<dyn Read + Send + 'a> = match encoding {
             Encoding::Plain => Box::new(whole),
-            Encoding::Gzip => Box::new(Gzip {
-                decoder: MultiGzDecoder::new(BufReader::with_capacity(INPUT_BYTES, whole)),
-            }),
+            Encoding::Gzip => {
+                Box::new(MultiGzDecoder::new(BufReader::with_capacity(INPUT_BYTES, whole)))
+            }
             Encoding::Zstd => {
                 let input = BufReader::with_capacity(INPUT_BYTES, whole);
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
@@ -82,16 +82,5 @@ impl<'a> Decoder<'a> {
 impl Read for Decoder<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.source.read(buffer)
-    }
-}
-
-/// gzip that tells a cut stream from a finished one and tolerates zero padding after it.
-struct Gzip<R> {
-    decoder: MultiGzDecoder<R>,
-}
-
-impl<R: BufRead> Read for Gzip<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.decoder.read(buffer)
     }
 }

@@ -211,10 +211,9 @@ impl ApplyError {
     /// Whether the disk is full.
     pub fn is_out_of_space(&self) -> bool {
         match self {
-            Self::Write { source, .. } => matches!(
-                source.kind(),
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-            ),
+            Self::Write { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
             Self::Archive(_)
             | Self::Refused { .. }
             | Self::TooManyEntries { .. }
@@ -268,8 +267,7 @@ pub fn apply(
         stream.drain().map_err(|source| ArchiveError::Read { offset, source })?;
         drop(stream);
         let (implied_directories, skipped) = applier.finish()?;
-        let decoded =
-            decoder.join().ok().flatten().ok_or(ApplyError::Panicked)?;
+        let decoded = decoder.join().ok().flatten().ok_or(ApplyError::Panicked)?;
         Ok(Applied {
             diff_id: decoded.diff_id,
             tar_bytes: decoded.tar_bytes,
@@ -467,9 +465,7 @@ impl Applier<'_, '_> {
                 .map_err(|source| ApplyError::Write { path: entry.path.clone(), source })?;
         }
         let mut parts = Vec::new();
-        self.creator
-            .finish_file(&file.into(), directory, entry, &mut parts)
-            .map_err(failed)?;
+        self.creator.finish_file(&file.into(), directory, entry, &mut parts).map_err(failed)?;
         self.skip(&entry.path, parts);
         Ok(())
     }
@@ -639,20 +635,17 @@ impl Applier<'_, '_> {
             let set = root.readable().and_then(|handle| rustix::fs::futimens(handle, &times));
             return set.map_err(|error| ApplyError::write(&end.path, error));
         };
-        let set = self.directories.get(end.path.parent().unwrap_or(Path::new(""))).and_then(
-            |parent| {
+        let set =
+            self.directories.get(end.path.parent().unwrap_or(Path::new(""))).and_then(|parent| {
                 if let Some(mode) = end.mode {
-                    let flags = OFlags::RDONLY
-                        | OFlags::DIRECTORY
-                        | OFlags::NOFOLLOW
-                        | OFlags::CLOEXEC;
+                    let flags =
+                        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                     let handle = rustix::fs::openat(&*parent, name, flags, Mode::empty())?;
                     rustix::fs::futimens(&handle, &times)?;
                     return rustix::fs::fchmod(&handle, Mode::from_raw_mode(mode));
                 }
                 rustix::fs::utimensat(&*parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)
-            },
-        );
+            });
         match set {
             // A later entry of the same archive put something else there.
             Ok(()) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(()),

@@ -111,10 +111,7 @@ impl Applier<'_, '_> {
         }
     }
 
-    fn existing(
-        &mut self,
-        path: &Path,
-    ) -> Result<Option<std::sync::Arc<Directory>>, ApplyError> {
+    fn existing(&mut self, path: &Path) -> Result<Option<std::sync::Arc<Directory>>, ApplyError> {
         match self.directories.get(path) {
             Ok(directory) => Ok(Some(directory)),
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),

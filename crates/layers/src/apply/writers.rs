@@ -133,8 +133,7 @@ fn work(jobs: &Receiver<Job>, spare: &Sender<Vec<u8>>, creator: Creator, shared:
                 let mut skipped = Vec::new();
                 if let Err(error) = create(&job, creator, &mut skipped) {
                     let error = ApplyError::write(&job.entry.path, error);
-                    let mut failure =
-                        shared.failure.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut failure = shared.failure.lock().unwrap_or_else(PoisonError::into_inner);
                     failure.get_or_insert(error);
                     shared.failed.store(true, Ordering::Release);
                 }
