@@ -1,4 +1,47 @@
 //! Content-addressed store: verified ingest, refs as the only roots, leases, collection.
 //!
-//! This crate never shows an unverified blob and does not know what a blob means.
+//! This crate never shows an unverified blob and does not know what a blob means. Several
+//! processes may use one store at once. Start reading at [`BlobStore`], then [`Ingest`].
+//!
+//! # Layout
+//! Everything lies below one directory, mode 0700:
+//!
+//! | path | content |
+//! |---|---|
+//! | `format` | the line `shipway blob-store 1` |
+//! | `sha256/<hex>`, `sha384/…`, `sha512/…` | blobs, as in an OCI image layout; the modification time is the time of the last use |
+//! | `staging/<id>` | bytes of an [`Ingest`]; its process holds an exclusive `flock` |
+//! | `uploads/<id>`, `uploads/<id>.label` | bytes and owner's label of an [`Upload`], which outlives its process |
+//! | `refs/<owner>.log` | what the owner keeps; format below |
+//! | `refs/<owner>.mirror` | boot id at which an owner with a durable copy of its own last compared it, see [`MirroredRefs`] |
+//! | `leases/<id>` | digests, one per line; alive as long as its process holds an exclusive `flock` |
+//! | `locks/…` | files that exist to be locked |
+//! | `quarantine/<algorithm>-<hex>` | blobs whose bytes no longer hash to their name |
+//! | `trash/<id>` | blobs between removal from view and removal from disk |
+//!
+//! # Ref log
+//! One record per line: `set <name> <digest>… <checksum>` or `del <name> <checksum>`. The name is
+//! percent-encoded where a byte is not one of `A-Z a-z 0-9 - . _ ~ / : @ +`; the checksum is the
+//! FNV-1a hash (64 bits, 16 hex digits) of everything before the space that precedes it. The last
+//! record of a name counts. A last line without its line feed was torn by a crash and is cut off
+//! by the next writer; any other line that does not check is damage, and nothing is collected
+//! until it is repaired.
 #![forbid(unsafe_code)]
+
+mod collect;
+mod durable;
+mod error;
+mod ingest;
+mod lease;
+mod ref_log;
+mod refs;
+mod store;
+mod upload;
+
+pub use collect::{CollectMode, CollectOptions, Collected};
+pub use error::{CollectError, DiskError, IngestError, OpenError, ReadError, RefError, UploadError};
+pub use ingest::Ingest;
+pub use lease::Lease;
+pub use refs::{MirroredRefs, RefName, RefNameError};
+pub use store::{Blob, BlobStore, Verdict};
+pub use upload::{Upload, UploadId, UploadStatus};
