@@ -70,9 +70,9 @@ pub enum IngestError {
     #[error("content has digest {actual}, not {expected}")]
     DigestMismatch {
         /// What the caller expected.
-        expected: Digest,
+        expected: Box<Digest>,
         /// What the bytes hash to.
-        actual: Digest,
+        actual: Box<Digest>,
     },
     /// The disk is full.
     #[error("no space left for {}", path.display())]

@@ -193,7 +193,8 @@ impl Staged {
             hash_file(&mut self.file, expected.algorithm(), &self.path)?
         };
         if actual != *expected {
-            return Err(IngestError::DigestMismatch { expected: *expected, actual });
+            let (expected, actual) = (Box::new(*expected), Box::new(actual));
+            return Err(IngestError::DigestMismatch { expected, actual });
         }
         let directory = store.directory(expected.algorithm());
         if store.adopt_present(expected, self.size)? {

@@ -39,7 +39,9 @@ mod store;
 mod upload;
 
 pub use collect::{CollectMode, CollectOptions, Collected};
-pub use error::{CollectError, DiskError, IngestError, OpenError, ReadError, RefError, UploadError};
+pub use error::{
+    CollectError, DiskError, IngestError, OpenError, ReadError, RefError, UploadError,
+};
 pub use ingest::Ingest;
 pub use lease::Lease;
 pub use refs::{MirroredRefs, RefName, RefNameError};

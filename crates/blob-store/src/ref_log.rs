@@ -51,7 +51,8 @@ impl Record {
     pub(crate) fn decode(line: &[u8]) -> Option<Self> {
         let line = std::str::from_utf8(line).ok()?;
         let (record, checksum) = line.rsplit_once(' ')?;
-        if checksum.len() != 16 || u64::from_str_radix(checksum, 16).ok()? != fnv1a(record.as_bytes())
+        if checksum.len() != 16
+            || u64::from_str_radix(checksum, 16).ok()? != fnv1a(record.as_bytes())
         {
             return None;
         }
@@ -163,12 +164,19 @@ impl RefLog {
         read: impl FnOnce(&BTreeMap<String, Vec<Digest>>) -> T,
     ) -> Result<T, RefError> {
         let mut view = lock(&self.view);
-        self.catch_up(&mut view, &mut |_| {})?;
+        self.catch_up(&mut view)?;
         Ok(read(&view.refs))
     }
 
+    /// The refs as they are now, without keeping them in memory for later reads.
+    pub(crate) fn take_refs(&self) -> Result<BTreeMap<String, Vec<Digest>>, RefError> {
+        let mut view = lock(&self.view);
+        self.catch_up(&mut view)?;
+        Ok(std::mem::take(&mut *view).refs)
+    }
+
     /// Reads every record behind `mark`, a position from an earlier call or the default, and moves
-    /// it to the end. `false` if the log was rewritten since, so that `mark` started over.
+    /// it to the end; from the beginning if the log was rewritten since.
     pub(crate) fn read_on(
         &self,
         mark: &mut LogMark,
@@ -187,7 +195,7 @@ impl RefLog {
         let mut open = lock(&self.open);
         let _lock = FileLock::acquire(&self.lock_path, LockKind::Exclusive)?;
         let mut view = lock(&self.view);
-        self.catch_up(&mut view, &mut |_| {})?;
+        self.catch_up(&mut view)?;
         let live: u64 = view.refs.values().map(|digests| 100 + 80 * digests.len() as u64).sum();
         if view.offset < COMPACT_BYTES_MIN || view.offset < 2 * live {
             return Ok(());
@@ -244,7 +252,7 @@ impl RefLog {
         Ok(Some((file, metadata.ino(), metadata.len())))
     }
 
-    fn catch_up(&self, view: &mut View, visit: &mut dyn FnMut(&Record)) -> Result<(), RefError> {
+    fn catch_up(&self, view: &mut View) -> Result<(), RefError> {
         let Some((mut file, inode, size)) = self.open_for_reading()? else {
             *view = View::default();
             return Ok(());
@@ -253,13 +261,11 @@ impl RefLog {
             *view = View { inode, ..View::default() };
         }
         let refs = &mut view.refs;
-        view.offset = read_records(&mut file, &self.path, view.offset, size, &mut |record| {
-            visit(&record);
-            match record {
+        view.offset =
+            read_records(&mut file, &self.path, view.offset, size, &mut |record| match record {
                 Record::Set { name, digests } => drop(refs.insert(name, digests)),
                 Record::Delete { name } => drop(refs.remove(&name)),
-            }
-        })?;
+            })?;
         Ok(())
     }
 }

@@ -64,7 +64,9 @@ impl fmt::Display for RefName {
 
 fn is_owner(text: &str) -> bool {
     !text.is_empty()
-        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }
 
 impl BlobStore {
@@ -208,7 +210,7 @@ impl MirroredRefs {
         expected: impl IntoIterator<Item = (String, Vec<Digest>)>,
     ) -> Result<(), RefError> {
         let log = self.store.inner.refs.log(&self.owner);
-        let mut surplus = log.with_refs(Clone::clone)?;
+        let mut surplus = log.take_refs()?;
         let mut records = Vec::new();
         let mut last = None;
         for (rest, digests) in expected {

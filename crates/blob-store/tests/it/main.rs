@@ -1,0 +1,1 @@
+//! The store as other crates and other processes see it.
