@@ -1,0 +1,3 @@
+//! Runs the API server alone, for trying it with kubectl.
+
+fn main() {}
