@@ -1,4 +1,26 @@
 //! Kubernetes' pure image rules: default pull policy, pull decision, back-off, admission, texts.
 //!
-//! This crate does no I/O.
+//! Every function takes plain values and returns plain values: no I/O, no clock, no Kubernetes
+//! types. The node performs what [`decide`] says; the API server applies what [`admission`] says;
+//! `shipway explain` asks both what would happen.
+
 #![forbid(unsafe_code)]
+
+pub mod admission;
+mod back_off;
+mod decision;
+mod duration;
+pub mod event;
+mod policy;
+mod rate;
+pub mod verification;
+
+pub use back_off::{BACK_OFF_INITIAL, BACK_OFF_MAX, BackOff};
+pub use decision::{
+    Decision, Presence, PullFailure, Refusal, WaitingReason, aggregate_errors, back_off_waiting,
+    decide, pull_failure,
+};
+pub use duration::go_duration;
+pub use event::{Event, EventType, Waiting};
+pub use policy::{InvalidImageName, PullPolicy, image_with_default_tag, supported_policies_text};
+pub use rate::TokenBucket;
