@@ -72,6 +72,9 @@ impl BlobStore {
         if options.mode == CollectMode::Apply {
             sweep_staging(self)?;
             self.empty_trash()?;
+            let lock = FileLock::acquire(&root.join("locks/collect"), LockKind::Exclusive)?;
+            lease::living(self)?;
+            drop(lock);
             collected.uploads = self.remove_idle_uploads(options.now, options.upload_idle_max)?;
         }
         let mut roots = Roots::default();

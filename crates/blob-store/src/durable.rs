@@ -93,7 +93,13 @@ impl GroupSync {
 /// A `flock` on a file of its own; released when dropped or when the process dies.
 #[derive(Debug)]
 pub(crate) struct FileLock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        unlock(&self.file);
+    }
 }
 
 /// Whether others may hold the lock as well.
@@ -115,7 +121,7 @@ impl FileLock {
         };
         loop {
             match rustix::fs::flock(&file, operation) {
-                Ok(()) => return Ok(Self { _file: file }),
+                Ok(()) => return Ok(Self { file }),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(source) => return Err(DiskError::new("lock", path, source)),
             }
@@ -125,7 +131,7 @@ impl FileLock {
     /// Takes the lock exclusively, or returns `None` if anybody holds it.
     pub(crate) fn try_exclusive(path: &Path) -> Result<Option<Self>, DiskError> {
         let file = Self::open(path)?;
-        Ok(try_lock(&file, path)?.then_some(Self { _file: file }))
+        Ok(if try_lock(&file, path)? { Some(Self { file }) } else { None })
     }
 
     fn open(path: &Path) -> Result<File, DiskError> {
@@ -147,6 +153,13 @@ pub(crate) fn try_lock(file: &File, path: &Path) -> Result<bool, DiskError> {
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
         Err(source) => Err(DiskError::new("lock", path, source)),
     }
+}
+
+/// Releases a `flock` at once. Closing the file is not enough: a child between its fork and its
+/// exec holds the same open file for a moment longer.
+pub(crate) fn unlock(file: &File) {
+    // It cannot fail on an open file, and there is nothing else to do about it.
+    let _ = rustix::fs::flock(file, FlockOperation::Unlock);
 }
 
 /// Creates a directory of mode 0700 unless it exists.

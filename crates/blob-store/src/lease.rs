@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use oci_model::Digest;
 
-use crate::durable::{lock, remove_file, try_lock};
+use crate::durable::{lock, remove_file, try_lock, unlock};
 use crate::error::{Context as _, DiskError};
 use crate::store::{BlobStore, create_new};
 
@@ -60,6 +60,7 @@ impl Drop for LeaseFile {
     fn drop(&mut self) {
         // If it fails, a collection finds the file unlocked and removes it.
         let _ = remove_file(&self.path);
+        unlock(&lock(&self.file));
     }
 }
 

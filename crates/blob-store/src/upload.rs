@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use oci_model::{Algorithm, Digest, Hasher};
 
-use crate::durable::{lock, remove_file, try_lock};
+use crate::durable::{lock, remove_file, try_lock, unlock};
 use crate::error::{Context as _, DiskError, IngestError, UploadError, is_full};
 use crate::ingest::{Settle, Staged};
 use crate::store::{BlobStore, READ_CHUNK_BYTES, create_new, last_use};
@@ -281,6 +281,8 @@ impl Drop for Upload {
         if states.len() < HASH_STATES_MAX {
             states.insert(self.id, (self.staged.size, self.staged.hasher.clone()));
         }
+        drop(states);
+        unlock(&self.staged.file);
     }
 }
 

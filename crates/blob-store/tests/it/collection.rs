@@ -1,0 +1,188 @@
+use std::io::Write as _;
+use std::time::{Duration, SystemTime};
+
+use blob_store::{BlobStore, CollectError, CollectMode, CollectOptions, RefError};
+use oci_model::Digest;
+
+use crate::{collect_now, name, store};
+
+fn collect(store: &BlobStore) -> Vec<Digest> {
+    let mut removed = Vec::new();
+    store.collect(&collect_now(), |digest, _| removed.push(*digest)).expect("a collection");
+    removed
+}
+
+#[test]
+fn refs_keep_and_everything_else_goes() {
+    let (_directory, store) = store();
+    let kept = store.put(b"kept").expect("a blob");
+    let loose = store.put(b"loose").expect("a blob");
+    store.set_ref(&name("node/image"), &[kept]).expect("a ref");
+    assert_eq!(collect(&store), [loose]);
+    assert!(store.contains(&kept));
+    store.remove_ref(&name("node/image")).expect("no ref");
+    assert_eq!(collect(&store), [kept]);
+}
+
+#[test]
+fn a_ref_never_names_a_missing_blob() {
+    let (_directory, store) = store();
+    let kept = store.put(b"kept").expect("a blob");
+    let error =
+        store.set_ref(&name("node/x"), &[kept, Digest::of(b"?")]).expect_err("a missing blob");
+    assert!(matches!(error, RefError::Missing { digest } if digest == Digest::of(b"?")));
+    assert_eq!(store.get_ref(&name("node/x")).expect("an answer"), None);
+}
+
+#[test]
+fn refs_are_listed_by_prefix() {
+    let (_directory, store) = store();
+    let digest = store.put(b"x").expect("a blob");
+    for text in ["node/b", "node/a", "node/ab", "build/a"] {
+        store.set_ref(&name(text), &[digest]).expect("a ref");
+    }
+    let listed = |prefix: &str| -> Vec<String> {
+        let refs = store.refs(prefix).expect("refs");
+        refs.into_iter().map(|(name, _)| name.to_string()).collect()
+    };
+    assert_eq!(listed("node/"), ["node/a", "node/ab", "node/b"]);
+    assert_eq!(listed("node/a"), ["node/a", "node/ab"]);
+    assert_eq!(listed("other/"), [""; 0]);
+}
+
+#[test]
+fn ref_names_need_an_owner() {
+    for text in ["", "node", "/x", "node/", "No/x", "../x", "a b/c"] {
+        assert!(text.parse::<blob_store::RefName>().is_err(), "{text:?}");
+    }
+}
+
+#[test]
+fn a_lease_keeps_until_it_is_dropped() {
+    let (_directory, store) = store();
+    let lease = store.lease().expect("a lease");
+    assert!(!lease.add(&Digest::of(b"later")).expect("an answer"));
+    let mut ingest = store.ingest().expect("an ingest").guarded_by(&lease);
+    ingest.write_all(b"guarded").expect("a write");
+    let guarded = ingest.commit_any().expect("a commit");
+    let later = store.put(b"later").expect("a blob");
+    assert_eq!(collect(&store), []);
+    drop(lease);
+    let mut gone = collect(&store);
+    gone.sort();
+    let mut expected = vec![guarded, later];
+    expected.sort();
+    assert_eq!(gone, expected);
+}
+
+#[test]
+fn a_recent_use_restarts_the_delay() {
+    let (_directory, store) = store();
+    let digest = store.put(b"x").expect("a blob");
+    let day = Duration::from_secs(86_400);
+    let at = |now: SystemTime| CollectOptions { now, delay: day, ..collect_now() };
+    let collected = store.collect(&at(SystemTime::now() + day / 2), |_, _| {});
+    assert_eq!(collected.expect("a collection").kept_blobs, 1);
+    // As if the blob were two days old, then seen again.
+    let old = SystemTime::now() - 2 * day;
+    let times = std::fs::FileTimes::new().set_modified(old);
+    let file = std::fs::File::open(store.path(&digest)).expect("the blob");
+    file.set_times(times).expect("an older time");
+    assert!(store.touch(&digest).expect("a touch"));
+    assert_eq!(store.collect(&at(SystemTime::now()), |_, _| {}).expect("a run").blobs, 0);
+    file.set_times(times).expect("an older time");
+    assert_eq!(store.collect(&at(SystemTime::now()), |_, _| {}).expect("a run").blobs, 1);
+}
+
+#[test]
+fn a_removed_ref_restarts_the_delay() {
+    let (_directory, store) = store();
+    let digest = store.put(b"x").expect("a blob");
+    store.set_ref(&name("node/x"), &[digest]).expect("a ref");
+    let old = SystemTime::now() - Duration::from_secs(1_000_000);
+    let file = std::fs::File::open(store.path(&digest)).expect("the blob");
+    file.set_times(std::fs::FileTimes::new().set_modified(old)).expect("an older time");
+    store.remove_ref(&name("node/x")).expect("no ref");
+    let options = CollectOptions { delay: Duration::from_secs(3600), ..collect_now() };
+    assert_eq!(store.collect(&options, |_, _| {}).expect("a collection").blobs, 0);
+}
+
+#[test]
+fn a_plan_removes_nothing_and_tells_the_same() {
+    let (_directory, store) = store();
+    let digest = store.put(b"12345").expect("a blob");
+    let plan = CollectOptions { mode: CollectMode::Plan, ..collect_now() };
+    let planned = store.collect(&plan, |_, _| {}).expect("a plan");
+    assert!(store.contains(&digest));
+    assert_eq!((planned.blobs, planned.bytes), (1, 5));
+    assert_eq!(store.collect(&collect_now(), |_, _| {}).expect("a collection"), planned);
+}
+
+#[test]
+fn damage_in_a_log_stops_the_collection() {
+    let (_directory, store) = store();
+    let digest = store.put(b"x").expect("a blob");
+    store.set_ref(&name("node/x"), &[digest]).expect("a ref");
+    let log = store.root().join("refs/node.log");
+    let mut bytes = std::fs::read(&log).expect("the log");
+    bytes[9] ^= 1;
+    std::fs::write(&log, bytes).expect("damage");
+    let error = BlobStore::open(store.root())
+        .expect("the store")
+        .collect(&collect_now(), |_, _| {})
+        .expect_err("damage");
+    assert!(matches!(error, CollectError::Refs(RefError::Damaged { offset: 0, .. })), "{error}");
+    assert!(store.contains(&digest));
+}
+
+#[test]
+fn a_mirror_must_be_compared_after_a_restart_of_the_machine() {
+    let (_directory, store) = store();
+    let (kept, stale) = (store.put(b"kept").expect("a"), store.put(b"stale").expect("b"));
+    let mirror = store.mirrored_refs("registry").expect("an owner");
+    mirror.reconcile([]).expect("a first comparison");
+    mirror.set("repo@stale", &[stale]).expect("a ref");
+    std::fs::write(store.root().join("refs/registry.mirror"), "an earlier boot").expect("a write");
+    let error = store.collect(&collect_now(), |_, _| {}).expect_err("not reconciled");
+    assert!(
+        matches!(&error, CollectError::OwnerNotReconciled { owner } if owner == "registry"),
+        "{error}"
+    );
+    mirror.reconcile([("repo@kept".to_owned(), vec![kept])]).expect("a comparison");
+    let refs = store.refs("registry/").expect("refs");
+    assert_eq!(refs, [(name("registry/repo@kept"), vec![kept])]);
+    assert_eq!(collect(&store), [stale]);
+}
+
+#[test]
+fn pushes_never_lose_to_collections() {
+    let (_directory, store) = store();
+    let other = BlobStore::open(store.root()).expect("a second view");
+    std::thread::scope(|scope| {
+        let pusher = scope.spawn(|| {
+            for round in 0..60u32 {
+                let lease = store.lease().expect("a lease");
+                let mut digests = Vec::new();
+                for part in 0..3u32 {
+                    let mut ingest = store.ingest().expect("an ingest").guarded_by(&lease);
+                    ingest.write_all(format!("{round} {part}").as_bytes()).expect("a write");
+                    digests.push(ingest.commit_any().expect("a commit"));
+                }
+                store.set_ref(&name(&format!("build/{round}")), &digests).expect("a ref");
+                if round % 2 == 0 {
+                    store.remove_ref(&name(&format!("build/{round}"))).expect("no ref");
+                }
+            }
+        });
+        while !pusher.is_finished() {
+            other.collect(&collect_now(), |_, _| {}).expect("a collection");
+        }
+        pusher.join().expect("the pusher");
+    });
+    for (name, digests) in store.refs("build/").expect("refs") {
+        for digest in digests {
+            assert!(store.contains(&digest), "{name} lost {digest}");
+        }
+    }
+    assert_eq!(store.refs("build/").expect("refs").len(), 30);
+}
