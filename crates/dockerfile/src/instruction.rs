@@ -6,7 +6,7 @@ use crate::mount::MountTemplate;
 use crate::position::Span;
 
 /// One instruction with everything that is known about where and how it was written.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Statement {
     /// What it does.
     pub instruction: Instruction,
@@ -21,7 +21,7 @@ pub struct Statement {
 }
 
 /// Every instruction of the stable Dockerfile syntax.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Instruction {
     /// Adds files from the context, archives, URLs or git.
     Add(Transfer),
@@ -38,7 +38,7 @@ pub enum Instruction {
     /// Declares ports.
     Expose(Vec<String>),
     /// Begins a stage.
-    From(From),
+    From(FromClause),
     /// Declares the health check.
     Healthcheck(Healthcheck),
     /// Sets labels.
@@ -90,7 +90,7 @@ impl Instruction {
 
 /// `FROM [--platform=P] base [AS name]`.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct From {
+pub struct FromClause {
     /// The base as written: an image, an earlier stage or `scratch`; may hold global ARGs.
     pub base: String,
     /// Name given with AS, as written (lookup ignores case).
@@ -131,11 +131,9 @@ impl Heredoc {
     pub fn content(&self) -> String {
         match self.indent {
             HeredocIndent::Keep => self.body.clone(),
-            HeredocIndent::StripTabs => self
-                .body
-                .split_inclusive('\n')
-                .map(|line| line.trim_start_matches('\t'))
-                .collect(),
+            HeredocIndent::StripTabs => {
+                self.body.split_inclusive('\n').map(|line| line.trim_start_matches('\t')).collect()
+            }
         }
     }
 }
@@ -159,7 +157,7 @@ pub enum HeredocIndent {
 }
 
 /// `RUN` with its flags.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Run {
     /// The command; for a lone heredoc this is `<<NAME`.
     pub command: CommandLine,
@@ -214,7 +212,7 @@ pub enum Requirement {
 }
 
 /// `COPY` or `ADD` with every flag of both.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Transfer {
     /// Source paths, URLs or git references as written, heredocs excluded.
     pub sources: Vec<String>,
@@ -337,7 +335,7 @@ pub struct HealthcheckTiming {
 }
 
 /// `ONBUILD`.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct OnBuild {
     /// The trigger as it is stored in the image, heredoc bodies included.
     pub trigger: String,

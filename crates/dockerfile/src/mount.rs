@@ -6,18 +6,14 @@ use crate::suggest::closest;
 
 mod csv;
 mod resolve;
-#[cfg(test)]
-mod tests;
 
-pub use resolve::MountDefaults;
+pub(crate) use resolve::MountPlace;
 
 /// One `--mount` as written: options in order, values not yet expanded.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MountTemplate {
     /// Options in the order written.
     pub(crate) options: Vec<MountOption>,
-    /// Type of the mount when it does not depend on a variable.
-    pub(crate) kind: Option<MountKind>,
     /// Stage, named context or image given with `from`; never expanded.
     pub(crate) from: Option<String>,
 }
@@ -115,7 +111,9 @@ pub enum Mount<S> {
         /// Whether the step may write.
         access: Access,
         /// Files that seed an empty cache.
-        seed: Option<(S, String)>,
+        seed: Option<S>,
+        /// Path inside the cache that is mounted, absolute; never outside through a link.
+        source_path: String,
         /// Mode of the directory when it is created (12 bits).
         mode: u32,
         /// Owner of the directory when it is created.

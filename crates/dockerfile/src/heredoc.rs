@@ -1,0 +1,103 @@
+//! Recognising `<<NAME` words.
+
+use crate::expand::{Escapes, Expander, NoVariables, Quotes, Unset};
+use crate::instruction::{Heredoc, HeredocExpansion, HeredocIndent};
+
+/// The heredoc a word announces, with an empty body; `None` when the word is something else.
+///
+/// The form is: digits, `<<`, an optional `-`, and a delimiter without `<`.
+pub(crate) fn announced(word: &str) -> Option<Heredoc> {
+    let digits = word.len() - word.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, rest) = word.split_at(digits);
+    let rest = rest.strip_prefix("<<")?;
+    let (indent, delimiter) = match rest.strip_prefix('-') {
+        Some(delimiter) => (HeredocIndent::StripTabs, delimiter),
+        None => (HeredocIndent::Keep, rest),
+    };
+    if delimiter.is_empty() || delimiter.contains('<') {
+        return None;
+    }
+    let plain = Expander { unset: Unset::Keep, ..Expander::new('\\') };
+    let raw = Expander { quotes: Quotes::Keep, escapes: Escapes::Keep, ..plain };
+    let plain = plain.expand(delimiter, &NoVariables).ok()?;
+    let raw = raw.expand(delimiter, &NoVariables).ok()?;
+    let [name] = plain.words.as_slice() else { return None };
+    // A difference means that some part of the delimiter was quoted or escaped.
+    let expansion = if raw.words.first() == Some(name) {
+        HeredocExpansion::Expand
+    } else {
+        HeredocExpansion::Literal
+    };
+    Some(Heredoc {
+        name: name.clone(),
+        body: String::new(),
+        descriptor: number.parse().unwrap_or(0),
+        expansion,
+        indent,
+    })
+}
+
+/// The heredocs a line announces, in order.
+pub(crate) fn announced_in_line(line: &str) -> Vec<Heredoc> {
+    if !line.contains("<<") {
+        return Vec::new();
+    }
+    let words =
+        Expander { escape: '\\', quotes: Quotes::Keep, escapes: Escapes::Keep, unset: Unset::Keep };
+    match words.expand(line, &NoVariables) {
+        Ok(expansion) => expansion.words.iter().filter_map(|word| announced(word)).collect(),
+        // Quotes that do not close are the shell's business, not ours.
+        Err(_) => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn brief(line: &str) -> Vec<(String, u32, bool, bool)> {
+        announced_in_line(line)
+            .into_iter()
+            .map(|doc| {
+                let expand = doc.expansion == HeredocExpansion::Expand;
+                (doc.name, doc.descriptor, expand, doc.indent == HeredocIndent::StripTabs)
+            })
+            .collect()
+    }
+
+    fn doc(name: &str, descriptor: u32) -> (String, u32, bool, bool) {
+        (name.to_owned(), descriptor, true, false)
+    }
+
+    #[test]
+    fn delimiters_quotes_tabs_and_descriptors_are_read() {
+        assert_eq!(brief("RUN <<EOF"), [doc("EOF", 0)]);
+        assert_eq!(brief("RUN <<-EOF"), [("EOF".into(), 0, true, true)]);
+        for quoted in ["<<'EOF'", "<<\"EOF\"", "<<'E'OF", "<<E\\OF"] {
+            assert_eq!(brief(quoted), [("EOF".into(), 0, false, false)], "{quoted}");
+        }
+        assert_eq!(brief("<<-'EOF'"), [("EOF".into(), 0, false, true)]);
+        assert_eq!(brief("RUN 3<<IN1 4<<IN2 cat"), [doc("IN1", 3), doc("IN2", 4)]);
+        assert_eq!(brief("RUN <<FOO <<BAR"), [doc("FOO", 0), doc("BAR", 0)]);
+        assert_eq!(brief("RUN <<$EOF"), [doc("$EOF", 0)]);
+        assert_eq!(brief("COPY <<\"a b\" /x"), [("a b".into(), 0, false, false)]);
+    }
+
+    #[test]
+    fn other_uses_of_angle_brackets_are_no_heredocs() {
+        for line in [
+            "RUN <<",
+            "RUN <<<EOF",
+            "RUN << EOF",
+            "RUN echo \"<<EOF\"",
+            "RUN '<<EOF'",
+            "RUN cat <EOF",
+            "RUN a<<EOF",
+            "RUN <<-",
+            "RUN echo $((1<<2))",
+            "RUN echo it's <<EOF",
+        ] {
+            assert_eq!(brief(line), [], "{line}");
+        }
+    }
+}
