@@ -25,14 +25,8 @@ pub struct Client {
 impl Client {
     /// A client for `user`, recorded as `manager` in `metadata.managedFields`.
     pub fn new(api: Arc<Api>, user: User, manager: &str) -> Self {
-        let caller = Caller {
-            user,
-            manager: manager.to_owned(),
-        };
-        Self {
-            api,
-            caller: Arc::new(caller),
-        }
+        let caller = Caller { user, manager: manager.to_owned() };
+        Self { api, caller: Arc::new(caller) }
     }
 
     /// The same access under another name in `metadata.managedFields`.
@@ -90,9 +84,7 @@ impl Client {
         new: Value,
     ) -> Result<Arc<Value>, ApiError> {
         let namespace = object::namespace(&new).to_owned();
-        self.api
-            .create(&self.caller, resource, &namespace, new, &Default::default())
-            .await
+        self.api.create(&self.caller, resource, &namespace, new, &Default::default()).await
     }
 
     /// Replaces an object; conditional when `metadata.resourceVersion` is set.
@@ -129,19 +121,10 @@ impl Client {
         subresource: &str,
         new: Value,
     ) -> Result<Arc<Value>, ApiError> {
-        let (namespace, name) = (
-            object::namespace(&new).to_owned(),
-            object::name(&new).to_owned(),
-        );
-        let target = crate::api::Target {
-            resource,
-            namespace: &namespace,
-            name: &name,
-            subresource,
-        };
-        self.api
-            .update(&self.caller, &target, new, &Default::default())
-            .await
+        let (namespace, name) = (object::namespace(&new).to_owned(), object::name(&new).to_owned());
+        let target =
+            crate::api::Target { resource, namespace: &namespace, name: &name, subresource };
+        self.api.update(&self.caller, &target, new, &Default::default()).await
     }
 
     /// Patches an object or, with a `subresource`, a part of it.
@@ -156,12 +139,7 @@ impl Client {
         subresource: &str,
         patch: PatchBody,
     ) -> Result<Arc<Value>, ApiError> {
-        let target = crate::api::Target {
-            resource,
-            namespace,
-            name,
-            subresource,
-        };
+        let target = crate::api::Target { resource, namespace, name, subresource };
         self.api
             .patch(&self.caller, &target, patch, &Default::default())
             .await
@@ -179,8 +157,6 @@ impl Client {
         name: &str,
         options: &DeleteOptions,
     ) -> Result<Deleted, ApiError> {
-        self.api
-            .delete(&self.caller, resource, namespace, name, options)
-            .await
+        self.api.delete(&self.caller, resource, namespace, name, options).await
     }
 }

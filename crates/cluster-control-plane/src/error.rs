@@ -200,11 +200,8 @@ impl ApiError {
         } else {
             format!("{}.{}", resource.kind, resource.group)
         };
-        let mut error = Self::new(
-            Reason::Invalid,
-            format!("{kind} {name:?} is invalid: {body}"),
-        )
-        .about(resource, name);
+        let mut error = Self::new(Reason::Invalid, format!("{kind} {name:?} is invalid: {body}"))
+            .about(resource, name);
         error.kind = Some(resource.kind.to_owned());
         error.causes = errors
             .iter()
@@ -248,19 +245,16 @@ impl ApiError {
 
     /// 500: `Internal error occurred: <why>`.
     pub fn internal(why: impl std::fmt::Display) -> Self {
-        Self::new(
-            Reason::InternalError,
-            format!("Internal error occurred: {why}"),
+        Self::new(Reason::InternalError, format!("Internal error occurred: {why}")).with_cause(
+            "",
+            &why.to_string(),
+            "",
         )
-        .with_cause("", &why.to_string(), "")
     }
 
     /// 410: the watch or list revision left the history window.
     pub fn too_old(asked: u64, oldest: u64) -> Self {
-        Self::new(
-            Reason::Expired,
-            format!("too old resource version: {asked} ({oldest})"),
-        )
+        Self::new(Reason::Expired, format!("too old resource version: {asked} ({oldest})"))
     }
 
     /// Whether a read-modify-write loop may try again with a fresh object.
@@ -318,11 +312,9 @@ impl ApiError {
 impl Cause {
     fn to_json(&self) -> Value {
         let mut cause = Map::new();
-        for (key, text) in [
-            ("reason", &self.reason),
-            ("message", &self.message),
-            ("field", &self.field),
-        ] {
+        for (key, text) in
+            [("reason", &self.reason), ("message", &self.message), ("field", &self.field)]
+        {
             if !text.is_empty() {
                 cause.insert(key.to_owned(), json!(text));
             }
@@ -384,20 +376,12 @@ pub struct FieldError {
 
 impl FieldError {
     fn new(field: impl Into<String>, kind: FieldErrorKind, body: String) -> Self {
-        Self {
-            field: field.into(),
-            kind,
-            body,
-        }
+        Self { field: field.into(), kind, body }
     }
 
     /// `Required value[: detail]`.
     pub fn required(field: impl Into<String>, detail: &str) -> Self {
-        Self::new(
-            field,
-            FieldErrorKind::Required,
-            with_detail("Required value", detail),
-        )
+        Self::new(field, FieldErrorKind::Required, with_detail("Required value", detail))
     }
 
     /// `Invalid value: <value>: <detail>`.
@@ -425,11 +409,7 @@ impl FieldError {
 
     /// `Forbidden: <detail>`.
     pub fn forbidden(field: impl Into<String>, detail: &str) -> Self {
-        Self::new(
-            field,
-            FieldErrorKind::Forbidden,
-            with_detail("Forbidden", detail),
-        )
+        Self::new(field, FieldErrorKind::Forbidden, with_detail("Forbidden", detail))
     }
 
     /// `Too long: may not be more than N bytes`.
@@ -446,11 +426,7 @@ impl FieldError {
 
     /// `Not found: <value>`.
     pub fn not_found(field: impl Into<String>, value: &Value) -> Self {
-        Self::new(
-            field,
-            FieldErrorKind::NotFound,
-            format!("Not found: {}", go_quote(value)),
-        )
+        Self::new(field, FieldErrorKind::NotFound, format!("Not found: {}", go_quote(value)))
     }
 
     /// `Invalid value: "<type>": <detail>` with the reason for a wrong type.
@@ -461,11 +437,7 @@ impl FieldError {
 }
 
 fn with_detail(head: &str, detail: &str) -> String {
-    if detail.is_empty() {
-        head.to_owned()
-    } else {
-        format!("{head}: {detail}")
-    }
+    if detail.is_empty() { head.to_owned() } else { format!("{head}: {detail}") }
 }
 
 /// Writes a value the way upstream's field errors do: strings quoted, the rest as JSON.
@@ -484,10 +456,7 @@ mod tests {
 
     #[test]
     fn not_found_names_plural_and_group() {
-        assert_eq!(
-            ApiError::not_found(&resources::PODS, "x").message,
-            "pods \"x\" not found"
-        );
+        assert_eq!(ApiError::not_found(&resources::PODS, "x").message, "pods \"x\" not found");
         assert_eq!(
             ApiError::not_found(&resources::JOBS, "x").message,
             "jobs.batch \"x\" not found"

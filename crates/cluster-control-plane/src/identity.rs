@@ -31,11 +31,7 @@ impl User {
     pub fn authenticated(name: &str, groups: &[&str]) -> Self {
         let mut groups: Vec<String> = groups.iter().map(|group| (*group).to_owned()).collect();
         groups.push(AUTHENTICATED.to_owned());
-        Self {
-            name: name.to_owned(),
-            groups,
-            ..Self::default()
-        }
+        Self { name: name.to_owned(), groups, ..Self::default() }
     }
 
     /// The user of a request without a credential.

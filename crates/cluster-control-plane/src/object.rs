@@ -11,9 +11,7 @@ pub type Object = Value;
 
 /// The field at a path of keys, if every step is an object that has it.
 pub fn at<'a>(object: &'a Value, path: &[&str]) -> Option<&'a Value> {
-    path.iter()
-        .try_fold(object, |value, key| value.get(key))
-        .filter(|value| !value.is_null())
+    path.iter().try_fold(object, |value, key| value.get(key)).filter(|value| !value.is_null())
 }
 
 /// The text at a path; empty when missing or not a string.
@@ -28,10 +26,7 @@ pub fn integer(object: &Value, path: &[&str]) -> Option<i64> {
 
 /// The list at a path; empty when missing or not a list.
 pub fn list<'a>(object: &'a Value, path: &[&str]) -> &'a [Value] {
-    at(object, path)
-        .and_then(Value::as_array)
-        .map(Vec::as_slice)
-        .unwrap_or_default()
+    at(object, path).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
 /// The map at a path, if it is one.
@@ -56,9 +51,7 @@ pub fn uid(object: &Value) -> &str {
 
 /// `metadata.resourceVersion` as the server's integer; zero when missing or foreign.
 pub fn resource_version(object: &Value) -> u64 {
-    text(object, &["metadata", "resourceVersion"])
-        .parse()
-        .unwrap_or(0)
+    text(object, &["metadata", "resourceVersion"]).parse().unwrap_or(0)
 }
 
 /// `metadata.generation`; zero when the kind has none.
@@ -83,10 +76,7 @@ pub fn annotation<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
 
 /// `metadata.finalizers`.
 pub fn finalizers(object: &Value) -> Vec<&str> {
-    list(object, &["metadata", "finalizers"])
-        .iter()
-        .filter_map(Value::as_str)
-        .collect()
+    list(object, &["metadata", "finalizers"]).iter().filter_map(Value::as_str).collect()
 }
 
 /// The owner reference with `controller: true`, if any.
@@ -231,11 +221,7 @@ mod tests {
             (8 * 365 * 86_400, "8y"),
         ];
         for (seconds, expected) in rows {
-            assert_eq!(
-                human_duration(SignedDuration::from_secs(seconds)),
-                expected,
-                "{seconds}"
-            );
+            assert_eq!(human_duration(SignedDuration::from_secs(seconds)), expected, "{seconds}");
         }
     }
 

@@ -35,10 +35,7 @@ impl LabelSelector {
     /// # Errors
     /// 400 `unable to parse requirement: …`.
     pub fn parse(text: &str) -> Result<Self, ApiError> {
-        let mut parser = Parser {
-            tokens: tokenize(text),
-            next: 0,
-        };
+        let mut parser = Parser { tokens: tokenize(text), next: 0 };
         let requirements = parser
             .requirements()
             .map_err(|why| ApiError::bad_request(format!("unable to parse requirement: {why}")))?;
@@ -61,15 +58,10 @@ impl LabelSelector {
     /// selector matches everything; unknown operators match nothing.
     pub fn from_object(selector: &Value) -> Self {
         let mut requirements = Vec::new();
-        for (key, value) in object::map(selector, &["matchLabels"])
-            .into_iter()
-            .flatten()
-        {
+        for (key, value) in object::map(selector, &["matchLabels"]).into_iter().flatten() {
             let values = vec![value.as_str().unwrap_or_default().to_owned()];
-            requirements.push(LabelRequirement {
-                key: key.clone(),
-                operator: LabelOperator::In(values),
-            });
+            requirements
+                .push(LabelRequirement { key: key.clone(), operator: LabelOperator::In(values) });
         }
         for expression in object::list(selector, &["matchExpressions"]) {
             let values: Vec<String> = object::list(expression, &["values"])
@@ -107,12 +99,12 @@ impl LabelSelector {
                 LabelOperator::NotIn(values) => {
                     value.is_none_or(|value| values.iter().all(|one| one != value))
                 }
-                LabelOperator::GreaterThan(bound) => value
-                    .and_then(|value| value.parse::<i64>().ok())
-                    .is_some_and(|n| *bound < n),
-                LabelOperator::LessThan(bound) => value
-                    .and_then(|value| value.parse::<i64>().ok())
-                    .is_some_and(|n| n < *bound),
+                LabelOperator::GreaterThan(bound) => {
+                    value.and_then(|value| value.parse::<i64>().ok()).is_some_and(|n| *bound < n)
+                }
+                LabelOperator::LessThan(bound) => {
+                    value.and_then(|value| value.parse::<i64>().ok()).is_some_and(|n| n < *bound)
+                }
             }
         })
     }
@@ -188,10 +180,7 @@ impl Parser {
         let key = self.word("identifier")?;
         check_label_key(&key)?;
         if negated {
-            return Ok(LabelRequirement {
-                key,
-                operator: LabelOperator::Absent,
-            });
+            return Ok(LabelRequirement { key, operator: LabelOperator::Absent });
         }
         let operator = match self.peek().cloned() {
             None | Some(Token::Symbol(",")) => LabelOperator::Exists,
@@ -293,9 +282,7 @@ fn check_label_key(key: &str) -> Result<(), String> {
     if fits {
         Ok(())
     } else {
-        Err(format!(
-            "key: Invalid value: {key:?}: must be a qualified name"
-        ))
+        Err(format!("key: Invalid value: {key:?}: must be a qualified name"))
     }
 }
 
@@ -414,11 +401,7 @@ impl FieldSelector {
             .requirements
             .iter()
             .map(|one| {
-                let operator = if one.operator == FieldOperator::Equal {
-                    "="
-                } else {
-                    "!="
-                };
+                let operator = if one.operator == FieldOperator::Equal { "=" } else { "!=" };
                 format!("{}{operator}{}", one.label, one.value)
             })
             .collect();
@@ -470,11 +453,7 @@ fn parse_field_term(term: &str) -> Option<FieldRequirement> {
     while let Some(c) = characters.next() {
         plain.push(if c == '\\' { characters.next()? } else { c });
     }
-    Some(FieldRequirement {
-        label: label.trim().to_owned(),
-        value: plain,
-        operator,
-    })
+    Some(FieldRequirement { label: label.trim().to_owned(), value: plain, operator })
 }
 
 /// The text a field label stands for; a missing field is empty, or the zero of its type.
@@ -485,19 +464,14 @@ fn field_value(object: &Value, label: &str) -> String {
         "source" => "source.component",
         other => other,
     };
-    let renamed = label
-        .strip_prefix("regarding.")
-        .map(|rest| format!("involvedObject.{rest}"));
+    let renamed = label.strip_prefix("regarding.").map(|rest| format!("involvedObject.{rest}"));
     let path: Vec<&str> = renamed.as_deref().unwrap_or(label).split('.').collect();
     match object::at(object, &path) {
         Some(Value::String(text)) => text.clone(),
         Some(Value::Bool(flag)) => flag.to_string(),
         Some(Value::Number(number)) => number.to_string(),
         Some(Value::Array(items)) => {
-            let texts: Vec<&str> = items
-                .iter()
-                .map(|item| object::text(item, &["ip"]))
-                .collect();
+            let texts: Vec<&str> = items.iter().map(|item| object::text(item, &["ip"])).collect();
             texts.join(",")
         }
         Some(Value::Null | Value::Object(_)) | None => zero_of(label).to_owned(),
@@ -546,14 +520,9 @@ mod tests {
 
     #[test]
     fn label_syntax_errors_name_what_was_found() {
-        for text in [
-            "app web", "app in a", "=x", "a,", "app=we!b", "a in (b", "-a=b",
-        ] {
+        for text in ["app web", "app in a", "=x", "a,", "app=we!b", "a in (b", "-a=b"] {
             let error = LabelSelector::parse(text).expect_err(text);
-            assert!(
-                error.message.starts_with("unable to parse requirement: "),
-                "{text}: {error}"
-            );
+            assert!(error.message.starts_with("unable to parse requirement: "), "{text}: {error}");
             assert_eq!(error.reason.code(), 400);
         }
     }

@@ -44,17 +44,13 @@ impl Api {
         metadata::check_type(resource, &mut new)?;
         let mut new = event_form::stored(resource, new);
         metadata::check_namespace(resource, namespace, &mut new)?;
-        if !matches!(
-            object::text(&new, &["metadata", "resourceVersion"]),
-            "" | "0"
-        ) {
+        if !matches!(object::text(&new, &["metadata", "resourceVersion"]), "" | "0") {
             return Err(ApiError::bad_request(
                 "resourceVersion should not be set on objects to be created",
             ));
         }
         object::remove(&mut new, &["metadata", "managedFields"]);
-        self.create_prepared(caller, resource, namespace, new, Ownership::Record, options)
-            .await
+        self.create_prepared(caller, resource, namespace, new, Ownership::Record, options).await
     }
 
     pub(super) async fn create_prepared(
@@ -77,31 +73,19 @@ impl Api {
             attempts += 1;
             let mut new = body.clone();
             if !fixed {
-                object::set(
-                    &mut new,
-                    &["metadata", "name"],
-                    metadata::generate_name(&base),
-                );
+                object::set(&mut new, &["metadata", "name"], metadata::generate_name(&base));
             }
             let name = object::name(&new).to_owned();
             // Before admission: a taken name is the better answer, and cheaper.
-            let exists = self
-                .kind(resource)?
-                .get(&Key::new(namespace, &name))
-                .is_some();
+            let exists = self.kind(resource)?.get(&Key::new(namespace, &name)).is_some();
             if exists && fixed {
                 return Err(ApiError::already_exists(resource, &name));
             }
             if !exists {
                 let now = Timestamp::now();
-                self.complete_created(caller, resource, &mut new, now)
-                    .await?;
+                self.complete_created(caller, resource, &mut new, now).await?;
                 if ownership == Ownership::Record {
-                    let manager = FieldManager {
-                        name: &caller.manager,
-                        subresource: "",
-                        at: now,
-                    };
+                    let manager = FieldManager { name: &caller.manager, subresource: "", at: now };
                     patch::track_update(resource, None, &mut new, &manager);
                 }
                 match self.store_created(resource, new, options).await {

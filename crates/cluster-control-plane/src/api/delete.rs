@@ -74,30 +74,17 @@ impl Api {
         let key = Key::new(object::namespace(current), object::name(current));
         let expected = Expected::Revision(object::resource_version(current));
         let dry = options.persist == Persist::DryRun;
-        let write = |operation| Write {
-            storage: resource.storage,
-            key,
-            expected,
-            operation,
-        };
+        let write = |operation| Write { storage: resource.storage, key, expected, operation };
         match plan {
             Plan::Wait => Ok(Deleted::Pending(Arc::clone(current))),
             Plan::Remove if dry => Ok(Deleted::Gone(Arc::clone(current))),
             Plan::Mark(new) if dry => Ok(Deleted::Pending(Arc::new(new))),
             Plan::Remove => {
-                let removed = self
-                    .store
-                    .write(write(Operation::Delete))
-                    .await
-                    .map_err(refused)?;
+                let removed = self.store.write(write(Operation::Delete)).await.map_err(refused)?;
                 Ok(Deleted::Gone(removed))
             }
             Plan::Mark(new) => {
-                let marked = self
-                    .store
-                    .write(write(Operation::Put(new)))
-                    .await
-                    .map_err(refused)?;
+                let marked = self.store.write(write(Operation::Put(new))).await.map_err(refused)?;
                 Ok(Deleted::Pending(marked))
             }
         }
@@ -122,10 +109,7 @@ impl Api {
                 precondition_uid: Some(object::uid(item).to_owned()),
                 ..options.clone()
             };
-            match self
-                .delete(caller, resource, namespace, name, &options)
-                .await
-            {
+            match self.delete(caller, resource, namespace, name, &options).await {
                 Ok(_) => {}
                 Err(error) if error.is_not_found() || error.is_conflict() => {}
                 Err(error) => return Err(error),
@@ -141,11 +125,7 @@ fn check_preconditions(
     options: &DeleteOptions,
 ) -> Result<(), ApiError> {
     let uid = object::uid(current);
-    if let Some(wanted) = options
-        .precondition_uid
-        .as_deref()
-        .filter(|wanted| *wanted != uid)
-    {
+    if let Some(wanted) = options.precondition_uid.as_deref().filter(|wanted| *wanted != uid) {
         let why = format!(
             "Precondition failed: UID in precondition: {wanted}, UID in object meta: {uid}"
         );
@@ -188,11 +168,7 @@ fn plan(
         (Some(deadline), Some(previous)) if grace < previous => {
             // A later delete may only shorten the grace, counted from the first one.
             let shorter = deadline - SignedDuration::from_secs(previous - grace);
-            object::set(
-                &mut new,
-                &["metadata", "deletionTimestamp"],
-                object::format_time(shorter),
-            );
+            object::set(&mut new, &["metadata", "deletionTimestamp"], object::format_time(shorter));
             object::set(&mut new, &["metadata", "deletionGracePeriodSeconds"], grace);
         }
         (Some(_), _) => {}
@@ -213,11 +189,7 @@ fn plan(
             }
         }
     }
-    if new == *current {
-        Plan::Wait
-    } else {
-        Plan::Mark(new)
-    }
+    if new == *current { Plan::Wait } else { Plan::Mark(new) }
 }
 
 /// Seconds the object may take to end; only pods have any.
@@ -226,18 +198,12 @@ fn grace_seconds(resource: &Resource, current: &Value, options: &DeleteOptions) 
         return 0;
     }
     let unscheduled = object::text(current, &["spec", "nodeName"]).is_empty();
-    let finished = matches!(
-        object::text(current, &["status", "phase"]),
-        "Succeeded" | "Failed"
-    );
+    let finished = matches!(object::text(current, &["status", "phase"]), "Succeeded" | "Failed");
     if unscheduled || finished {
         return 0;
     }
     let own = object::integer(current, &["spec", "terminationGracePeriodSeconds"]);
-    let wanted = options
-        .grace_period_seconds
-        .or(own)
-        .unwrap_or(POD_GRACE_SECONDS);
+    let wanted = options.grace_period_seconds.or(own).unwrap_or(POD_GRACE_SECONDS);
     if wanted < 0 { 1 } else { wanted }
 }
 
@@ -278,26 +244,14 @@ mod tests {
     fn running_pod_gets_a_deadline_in_the_future() {
         let now: Timestamp = "2026-01-01T00:00:00Z".parse().expect("time");
         let object = marked(plan(&PODS, &pod("Running"), &DeleteOptions::default(), now));
-        assert_eq!(
-            object["metadata"]["deletionTimestamp"],
-            "2026-01-01T00:00:30Z"
-        );
+        assert_eq!(object["metadata"]["deletionTimestamp"], "2026-01-01T00:00:30Z");
         assert_eq!(object["metadata"]["deletionGracePeriodSeconds"], 30);
         assert_eq!(object["metadata"]["generation"], 2);
 
-        let shorter = DeleteOptions {
-            grace_period_seconds: Some(1),
-            ..DeleteOptions::default()
-        };
+        let shorter = DeleteOptions { grace_period_seconds: Some(1), ..DeleteOptions::default() };
         let object = marked(plan(&PODS, &object, &shorter, now));
-        assert_eq!(
-            object["metadata"]["deletionTimestamp"],
-            "2026-01-01T00:00:01Z"
-        );
-        assert!(matches!(
-            plan(&PODS, &object, &DeleteOptions::default(), now),
-            Plan::Wait
-        ));
+        assert_eq!(object["metadata"]["deletionTimestamp"], "2026-01-01T00:00:01Z");
+        assert!(matches!(plan(&PODS, &object, &DeleteOptions::default(), now), Plan::Wait));
     }
 
     #[test]
@@ -307,14 +261,8 @@ mod tests {
             plan(&PODS, &pod("Failed"), &DeleteOptions::default(), now),
             Plan::Remove
         ));
-        let zero = DeleteOptions {
-            grace_period_seconds: Some(0),
-            ..DeleteOptions::default()
-        };
-        assert!(matches!(
-            plan(&PODS, &pod("Running"), &zero, now),
-            Plan::Remove
-        ));
+        let zero = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::default() };
+        assert!(matches!(plan(&PODS, &pod("Running"), &zero, now), Plan::Remove));
     }
 
     #[test]
@@ -324,23 +272,13 @@ mod tests {
             ..DeleteOptions::default()
         };
         let job = json!({"metadata": {"name": "j", "generation": 1}});
-        let object = marked(plan(
-            &crate::resources::JOBS,
-            &job,
-            &options,
-            Timestamp::UNIX_EPOCH,
-        ));
+        let object = marked(plan(&crate::resources::JOBS, &job, &options, Timestamp::UNIX_EPOCH));
         assert_eq!(object["metadata"]["finalizers"], json!([FOREGROUND]));
         let options = DeleteOptions {
             propagation: Some(Propagation::Background),
             ..DeleteOptions::default()
         };
-        let again = plan(
-            &crate::resources::JOBS,
-            &object,
-            &options,
-            Timestamp::UNIX_EPOCH,
-        );
+        let again = plan(&crate::resources::JOBS, &object, &options, Timestamp::UNIX_EPOCH);
         assert!(matches!(again, Plan::Remove));
     }
 }

@@ -28,10 +28,7 @@ pub(super) fn served(resource: &Resource, object: Arc<Value>) -> Arc<Value> {
         return object;
     }
     Arc::new(rename(&object, "events.k8s.io/v1", |name| {
-        RENAMED
-            .iter()
-            .find(|(old, _)| *old == name)
-            .map(|(_, new)| *new)
+        RENAMED.iter().find(|(old, _)| *old == name).map(|(_, new)| *new)
     }))
 }
 
@@ -40,12 +37,7 @@ pub(super) fn stored(resource: &Resource, object: Value) -> Value {
     if !is_new_form(resource) {
         return object;
     }
-    rename(&object, "v1", |name| {
-        RENAMED
-            .iter()
-            .find(|(_, new)| *new == name)
-            .map(|(old, _)| *old)
-    })
+    rename(&object, "v1", |name| RENAMED.iter().find(|(_, new)| *new == name).map(|(old, _)| *old))
 }
 
 fn rename(

@@ -32,10 +32,7 @@ pub(super) fn check_type(resource: &Resource, body: &mut Value) -> Result<(), Ap
         );
         return Err(ApiError::bad_request(message));
     }
-    let (api_version, kind) = (
-        object::text(body, &["apiVersion"]),
-        object::text(body, &["kind"]),
-    );
+    let (api_version, kind) = (object::text(body, &["apiVersion"]), object::text(body, &["kind"]));
     let expected = resource.api_version();
     if !api_version.is_empty() && api_version != expected {
         return Err(ApiError::bad_request(format!(
@@ -87,10 +84,7 @@ pub(super) fn fill_created(resource: &Resource, object: &mut Value, now: Timesta
         metadata.remove(key);
     }
     metadata.insert("uid".to_owned(), json!(uuid::Uuid::new_v4().to_string()));
-    metadata.insert(
-        "creationTimestamp".to_owned(),
-        json!(object::format_time(now)),
-    );
+    metadata.insert("creationTimestamp".to_owned(), json!(object::format_time(now)));
     if resource.generation == Generation::Tracked {
         metadata.insert("generation".to_owned(), json!(1));
     }
@@ -163,14 +157,8 @@ pub(super) fn carry_over(new: &mut Value, old: &Value) {
 
 /// Removes metadata fields whose empty value means the same as none.
 pub(super) fn drop_empty_metadata(metadata: &mut Map<String, Value>) {
-    const OPTIONAL: [&str; 6] = [
-        "labels",
-        "annotations",
-        "finalizers",
-        "ownerReferences",
-        "managedFields",
-        "generateName",
-    ];
+    const OPTIONAL: [&str; 6] =
+        ["labels", "annotations", "finalizers", "ownerReferences", "managedFields", "generateName"];
     for key in OPTIONAL {
         let empty = match metadata.get(key) {
             Some(Value::Null) => true,
@@ -195,10 +183,8 @@ pub(super) fn check_finalizers(
         return Ok(());
     }
     let before = object::finalizers(old);
-    let added: Vec<&str> = object::finalizers(new)
-        .into_iter()
-        .filter(|name| !before.contains(name))
-        .collect();
+    let added: Vec<&str> =
+        object::finalizers(new).into_iter().filter(|name| !before.contains(name)).collect();
     if added.is_empty() {
         return Ok(());
     }
@@ -229,11 +215,7 @@ pub(super) fn count_generation(resource: &Resource, new: &mut Value, old: &Value
             .collect()
     };
     if desired(new) != desired(old) {
-        object::set(
-            new,
-            &["metadata", "generation"],
-            object::generation(old) + 1,
-        );
+        object::set(new, &["metadata", "generation"], object::generation(old) + 1);
     }
 }
 
@@ -249,16 +231,14 @@ pub(super) fn is_unchanged(new: &Value, old: &Value) -> bool {
             map.keys().filter(|key| !is_bookkeeping(key)).count()
         };
         relevant(a) == relevant(b)
-            && a.iter()
-                .all(|(key, value)| is_bookkeeping(key) || b.get(key) == Some(value))
+            && a.iter().all(|(key, value)| is_bookkeeping(key) || b.get(key) == Some(value))
     };
     let (Some(a), Some(b)) = (new.as_object(), old.as_object()) else {
         return new == old;
     };
     same_metadata
         && a.len() == b.len()
-        && a.iter()
-            .all(|(key, value)| key == "metadata" || b.get(key) == Some(value))
+        && a.iter().all(|(key, value)| key == "metadata" || b.get(key) == Some(value))
 }
 
 fn is_bookkeeping(key: &str) -> bool {
@@ -293,12 +273,7 @@ mod tests {
         assert_eq!(name.len(), 63);
         let short = generate_name("job-");
         assert!(short.starts_with("job-") && short.len() == 9);
-        assert!(
-            short
-                .bytes()
-                .skip(4)
-                .all(|letter| NAME_LETTERS.contains(&letter))
-        );
+        assert!(short.bytes().skip(4).all(|letter| NAME_LETTERS.contains(&letter)));
     }
 
     #[test]
@@ -322,9 +297,6 @@ mod tests {
             &json!({"metadata": {"name": "a", "labels": {"x": "y"}}, "spec": 1}),
             &old
         ));
-        assert!(!is_unchanged(
-            &json!({"metadata": {"name": "a"}, "spec": 1, "status": {}}),
-            &old
-        ));
+        assert!(!is_unchanged(&json!({"metadata": {"name": "a"}, "spec": 1, "status": {}}), &old));
     }
 }

@@ -223,9 +223,7 @@ impl Api {
     }
 
     fn kind(&self, resource: &Resource) -> Result<&KindCache, ApiError> {
-        self.store
-            .kind(resource.storage)
-            .ok_or_else(ApiError::method_not_allowed)
+        self.store.kind(resource.storage).ok_or_else(ApiError::method_not_allowed)
     }
 
     /// The object as stored.
@@ -261,10 +259,9 @@ const WRITE_ATTEMPTS_MAX: usize = 10;
 fn refused(error: WriteError) -> Raced {
     match error {
         WriteError::Unexpected => Raced::Retry,
-        WriteError::TooLarge { .. } => Raced::Refused(ApiError::new(
-            Reason::RequestEntityTooLarge,
-            error.to_string(),
-        )),
+        WriteError::TooLarge { .. } => {
+            Raced::Refused(ApiError::new(Reason::RequestEntityTooLarge, error.to_string()))
+        }
         WriteError::Storage(_) => Raced::Refused(ApiError::internal(error)),
         WriteError::Stopped => {
             Raced::Refused(ApiError::new(Reason::ServiceUnavailable, error.to_string()))

@@ -30,12 +30,10 @@ impl Api {
         for _ in 0..WRITE_ATTEMPTS_MAX {
             let attempt = match &patch {
                 PatchBody::Patch { format, body } => {
-                    self.patch_once(caller, target, *format, body, options)
-                        .await
+                    self.patch_once(caller, target, *format, body, options).await
                 }
                 PatchBody::Apply { body, on_conflict } => {
-                    self.apply_once(caller, target, body, *on_conflict, options)
-                        .await
+                    self.apply_once(caller, target, body, *on_conflict, options).await
                 }
             };
             match attempt {
@@ -60,15 +58,10 @@ impl Api {
         if target.subresource == "scale" {
             let new = patch::apply(resource, format, &scale::view(&current), body)?;
             metadata::check_identity(resource, &new, &current)?;
-            let stored = self
-                .replace(caller, target, &current, new, Ownership::Record, options)
-                .await?;
+            let stored =
+                self.replace(caller, target, &current, new, Ownership::Record, options).await?;
             let object = Arc::new(scale::view(&stored));
-            return Ok(Patched {
-                object,
-                created: false,
-                warnings: Vec::new(),
-            });
+            return Ok(Patched { object, created: false, warnings: Vec::new() });
         }
         let shown = event_form::served(resource, Arc::clone(&current));
         let mut new = patch::apply(resource, format, &shown, body)?;
@@ -78,14 +71,9 @@ impl Api {
         let mut new = event_form::stored(resource, new);
         metadata::check_namespace(resource, target.namespace, &mut new)?;
         metadata::check_identity(resource, &new, &current)?;
-        let stored = self
-            .replace(caller, target, &current, new, Ownership::Record, options)
-            .await?;
-        Ok(Patched {
-            object: event_form::served(resource, stored),
-            created: false,
-            warnings,
-        })
+        let stored =
+            self.replace(caller, target, &current, new, Ownership::Record, options).await?;
+        Ok(Patched { object: event_form::served(resource, stored), created: false, warnings })
     }
 
     async fn apply_once(
@@ -143,11 +131,7 @@ impl Api {
                     )
                     .await;
                 match stored {
-                    Ok(object) => Ok(Patched {
-                        object,
-                        created: true,
-                        warnings,
-                    }),
+                    Ok(object) => Ok(Patched { object, created: true, warnings }),
                     // Somebody created it in between: apply to theirs.
                     Err(error) if error.is_already_exists() => Err(Raced::Retry),
                     Err(error) => Err(error.into()),
@@ -164,9 +148,7 @@ fn check_applied(applied: &Value) -> Result<(), ApiError> {
     }
     for key in ["apiVersion", "kind"] {
         if object::text(applied, &[key]).is_empty() {
-            return Err(ApiError::bad_request(format!(
-                "{key} must be set in an apply patch"
-            )));
+            return Err(ApiError::bad_request(format!("{key} must be set in an apply patch")));
         }
     }
     Ok(())

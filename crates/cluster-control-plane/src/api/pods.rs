@@ -62,9 +62,7 @@ impl Api {
         name: &str,
         options: &DeleteOptions,
     ) -> Result<(), ApiError> {
-        self.delete(caller, &PODS, namespace, name, options)
-            .await
-            .map(drop)
+        self.delete(caller, &PODS, namespace, name, options).await.map(drop)
     }
 }
 

@@ -22,10 +22,7 @@ impl Api {
         namespace: &str,
         name: &str,
     ) -> Result<Arc<Value>, ApiError> {
-        Ok(event_form::served(
-            resource,
-            self.stored(resource, namespace, name)?,
-        ))
+        Ok(event_form::served(resource, self.stored(resource, namespace, name)?))
     }
 
     /// Lists a kind in one namespace, or in all when `namespace` is empty.
@@ -40,11 +37,7 @@ impl Api {
     ) -> Result<ObjectList, ApiError> {
         options.fields.check(resource)?;
         let kind = self.kind(resource)?;
-        let page = options
-            .continue_token
-            .as_deref()
-            .map(PageToken::parse)
-            .transpose()?;
+        let page = options.continue_token.as_deref().map(PageToken::parse).transpose()?;
         let after = page.as_ref().map(|page| &page.after);
         let published = self.store.revision();
         let past = match (&page, options.version_match, options.resource_version) {
@@ -54,14 +47,13 @@ impl Api {
         };
         let snapshot = match past {
             Some(revision) => {
-                kind.snapshot_at(namespace, after, revision)
-                    .map_err(|compacted| {
-                        if page.is_some() {
-                            expired_page()
-                        } else {
-                            ApiError::too_old(revision, compacted.oldest)
-                        }
-                    })?
+                kind.snapshot_at(namespace, after, revision).map_err(|compacted| {
+                    if page.is_some() {
+                        expired_page()
+                    } else {
+                        ApiError::too_old(revision, compacted.oldest)
+                    }
+                })?
             }
             None => kind.snapshot(namespace, after, published),
         };
@@ -73,10 +65,7 @@ impl Api {
         }
         let unfiltered = options.labels.is_empty() && options.fields.is_empty();
         let total = snapshot.items.len();
-        let limit = options
-            .limit
-            .filter(|limit| 0 < *limit)
-            .unwrap_or(usize::MAX);
+        let limit = options.limit.filter(|limit| 0 < *limit).unwrap_or(usize::MAX);
         let mut items = Vec::with_capacity(total.min(limit));
         let mut continue_token = None;
         let mut remaining = None;
@@ -93,12 +82,7 @@ impl Api {
             items.push(event_form::served(resource, Arc::clone(object)));
             last = Some(key);
         }
-        Ok(ObjectList {
-            items,
-            resource_version: snapshot.revision,
-            continue_token,
-            remaining,
-        })
+        Ok(ObjectList { items, resource_version: snapshot.revision, continue_token, remaining })
     }
 }
 
@@ -113,19 +97,10 @@ impl PageToken {
         let invalid = || ApiError::bad_request("continue key is not valid");
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| invalid())?;
         let token: Value = serde_json::from_slice(&bytes).map_err(|_| invalid())?;
-        let revision = token
-            .get("rv")
-            .and_then(Value::as_u64)
-            .ok_or_else(invalid)?;
-        let start = token
-            .get("start")
-            .and_then(Value::as_str)
-            .ok_or_else(invalid)?;
+        let revision = token.get("rv").and_then(Value::as_u64).ok_or_else(invalid)?;
+        let start = token.get("start").and_then(Value::as_str).ok_or_else(invalid)?;
         let (namespace, name) = start.split_once('/').ok_or_else(invalid)?;
-        Ok(Self {
-            revision,
-            after: Key::new(namespace, name),
-        })
+        Ok(Self { revision, after: Key::new(namespace, name) })
     }
 
     fn format(revision: u64, last: &Key) -> String {

@@ -30,14 +30,7 @@ impl Api {
             let current = self.stored(target.resource, target.namespace, target.name)?;
             metadata::check_identity(target.resource, body, &current)?;
             let written = self
-                .replace(
-                    caller,
-                    target,
-                    &current,
-                    body.clone(),
-                    Ownership::Record,
-                    options,
-                )
+                .replace(caller, target, &current, body.clone(), Ownership::Record, options)
                 .await;
             match written {
                 Ok(stored) => return Ok(Arc::new(view(&stored))),
@@ -52,13 +45,7 @@ impl Api {
 /// The `Scale` of an object.
 pub(super) fn view(object: &Value) -> Value {
     let mut metadata = json!({});
-    for key in [
-        "name",
-        "namespace",
-        "uid",
-        "resourceVersion",
-        "creationTimestamp",
-    ] {
+    for key in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         metadata[key] = object["metadata"][key].clone();
     }
     let replicas = object::integer(object, &["spec", "replicas"]).unwrap_or(0);
@@ -77,9 +64,7 @@ pub(super) fn view(object: &Value) -> Value {
 /// The object with the replicas of a `Scale`.
 pub(super) fn applied(current: &Value, scale: &Value) -> Value {
     let mut new = current.clone();
-    let replicas = object::at(scale, &["spec", "replicas"])
-        .cloned()
-        .unwrap_or_else(|| json!(0));
+    let replicas = object::at(scale, &["spec", "replicas"]).cloned().unwrap_or_else(|| json!(0));
     object::set(&mut new, &["spec", "replicas"], replicas);
     new
 }

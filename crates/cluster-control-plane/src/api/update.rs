@@ -38,22 +38,13 @@ impl Api {
         metadata::check_type(target.resource, &mut body)?;
         let mut body = event_form::stored(target.resource, body);
         metadata::check_namespace(target.resource, target.namespace, &mut body)?;
-        let conditional = !matches!(
-            object::text(&body, &["metadata", "resourceVersion"]),
-            "" | "0"
-        );
+        let conditional =
+            !matches!(object::text(&body, &["metadata", "resourceVersion"]), "" | "0");
         for _ in 0..WRITE_ATTEMPTS_MAX {
             let current = self.stored(target.resource, target.namespace, target.name)?;
             metadata::check_identity(target.resource, &body, &current)?;
             let written = self
-                .replace(
-                    caller,
-                    target,
-                    &current,
-                    body.clone(),
-                    Ownership::Record,
-                    options,
-                )
+                .replace(caller, target, &current, body.clone(), Ownership::Record, options)
                 .await;
             match written {
                 Ok(stored) => return Ok(event_form::served(target.resource, stored)),
@@ -113,11 +104,8 @@ impl Api {
         metadata::count_generation(resource, &mut new, current);
         if ownership == Ownership::Record {
             let now = Timestamp::now();
-            let manager = FieldManager {
-                name: &caller.manager,
-                subresource: target.subresource,
-                at: now,
-            };
+            let manager =
+                FieldManager { name: &caller.manager, subresource: target.subresource, at: now };
             patch::track_update(resource, Some(current), &mut new, &manager);
         }
         let owners_changed = ownership == Ownership::Recorded && !same_owners(&new, current);
@@ -141,22 +129,12 @@ impl Api {
         let key = Key::new(target.namespace, target.name);
         let storage = target.resource.storage;
         let finished = is_finished(target, &new);
-        let write = Write {
-            storage,
-            key: key.clone(),
-            expected,
-            operation: Operation::Put(new),
-        };
+        let write = Write { storage, key: key.clone(), expected, operation: Operation::Put(new) };
         let stored = self.store.write(write).await.map_err(refused)?;
         if finished {
             // The last finalizer went away: what remains is the removal itself.
             let expected = Expected::Revision(object::resource_version(&stored));
-            let write = Write {
-                storage,
-                key,
-                expected,
-                operation: Operation::Delete,
-            };
+            let write = Write { storage, key, expected, operation: Operation::Delete };
             return self.store.write(write).await.map_err(refused);
         }
         Ok(stored)
@@ -182,11 +160,7 @@ fn written_part(target: &Target<'_>, current: &Value, body: Value) -> Value {
         "finalize" => {
             let mut new = current.clone();
             let finalizers = object::at(&body, &["spec", "finalizers"]).cloned();
-            object::set(
-                &mut new,
-                &["spec", "finalizers"],
-                finalizers.unwrap_or_else(|| json!([])),
-            );
+            object::set(&mut new, &["spec", "finalizers"], finalizers.unwrap_or_else(|| json!([])));
             new
         }
         "scale" => scale::applied(current, &body),

@@ -132,9 +132,7 @@ fn check_parameters(resource: &Resource, options: &ListOptions) -> Result<(), Ap
     };
     let mut error = ApiError::invalid(resource, "", &[problem]);
     error.kind = Some("ListOptions".to_owned());
-    error.message = error
-        .message
-        .replacen(resource.kind, "ListOptions.meta.k8s.io", 1);
+    error.message = error.message.replacen(resource.kind, "ListOptions.meta.k8s.io", 1);
     Err(error)
 }
 
@@ -185,19 +183,14 @@ impl WatchStream {
     }
 
     fn send_state(&mut self, published: u64) -> Result<(), ApiError> {
-        let kind = self
-            .store
-            .kind(self.resource.storage)
-            .ok_or_else(ApiError::method_not_allowed)?;
+        let kind =
+            self.store.kind(self.resource.storage).ok_or_else(ApiError::method_not_allowed)?;
         let snapshot = kind.snapshot(&self.namespace, None, published);
         self.position = snapshot.revision;
         for (_, object) in snapshot.items {
             if self.matches(&object) {
                 let object = event_form::served(self.resource, object);
-                self.pending.push_back(WatchEvent {
-                    kind: WatchEventType::Added,
-                    object,
-                });
+                self.pending.push_back(WatchEvent { kind: WatchEventType::Added, object });
             }
         }
         let marked = self.options.initial_events == Some(InitialEvents::Send)
@@ -211,10 +204,8 @@ impl WatchStream {
 
     /// Moves new events into `pending`; false when there are none.
     fn take_events(&mut self) -> Result<bool, ApiError> {
-        let kind = self
-            .store
-            .kind(self.resource.storage)
-            .ok_or_else(ApiError::method_not_allowed)?;
+        let kind =
+            self.store.kind(self.resource.storage).ok_or_else(ApiError::method_not_allowed)?;
         let events = kind
             .events_after(self.position, EVENTS_AT_ONCE_MAX)
             .map_err(|compacted| ApiError::too_old(self.position, compacted.oldest))?;
@@ -236,10 +227,7 @@ impl WatchStream {
         if !self.namespace.is_empty() && event.key.namespace != self.namespace {
             return None;
         }
-        let matched = event
-            .previous
-            .as_deref()
-            .is_some_and(|previous| self.matches(previous));
+        let matched = event.previous.as_deref().is_some_and(|previous| self.matches(previous));
         let (kind, object) = match &event.change {
             Change::Delete(last) => {
                 if !matched {
@@ -259,10 +247,7 @@ impl WatchStream {
                 }
             },
         };
-        Some(WatchEvent {
-            kind,
-            object: event_form::served(self.resource, object),
-        })
+        Some(WatchEvent { kind, object: event_form::served(self.resource, object) })
     }
 
     fn bookmark(&self, annotation: Option<&str>) -> WatchEvent {
@@ -272,15 +257,8 @@ impl WatchStream {
             "metadata": {"resourceVersion": self.position.to_string(), "creationTimestamp": null},
         });
         if let Some(annotation) = annotation {
-            object::set(
-                &mut object,
-                &["metadata", "annotations", annotation],
-                "true",
-            );
+            object::set(&mut object, &["metadata", "annotations", annotation], "true");
         }
-        WatchEvent {
-            kind: WatchEventType::Bookmark,
-            object: Arc::new(object),
-        }
+        WatchEvent { kind: WatchEventType::Bookmark, object: Arc::new(object) }
     }
 }

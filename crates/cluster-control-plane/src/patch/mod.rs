@@ -69,10 +69,7 @@ pub fn server_side_apply(
     on_conflict: OnConflict,
 ) -> Result<Value, ApiError> {
     let _ = (resource, current, applied, manager, on_conflict);
-    Err(ApiError::new(
-        Reason::UnsupportedMediaType,
-        "server-side apply is not served yet",
-    ))
+    Err(ApiError::new(Reason::UnsupportedMediaType, "server-side apply is not served yet"))
 }
 
 /// Records in `metadata.managedFields` of `new` what an ordinary write (create, update, other

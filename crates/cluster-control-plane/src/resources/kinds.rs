@@ -3,20 +3,10 @@
 use super::{Generation, Resource, Scope, StatusPart, Subresource};
 
 /// Verbs of a kind that is stored.
-const STORED: &[&str] = &[
-    "create",
-    "delete",
-    "deletecollection",
-    "get",
-    "list",
-    "patch",
-    "update",
-    "watch",
-];
+const STORED: &[&str] =
+    &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 /// Verbs of namespaces, which cannot be deleted as a collection.
-const NO_COLLECTION: &[&str] = &[
-    "create", "delete", "get", "list", "patch", "update", "watch",
-];
+const NO_COLLECTION: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
 /// Verbs of a review.
 const CREATE: &[&str] = &["create"];
 
@@ -29,13 +19,7 @@ const SCALE: Subresource = Subresource {
 };
 
 const fn status(group: &'static str, kind: &'static str) -> Subresource {
-    Subresource {
-        name: "status",
-        group,
-        version: "v1",
-        kind,
-        verbs: &["get", "patch", "update"],
-    }
+    Subresource { name: "status", group, version: "v1", kind, verbs: &["get", "patch", "update"] }
 }
 
 /// `v1` Namespace.
@@ -125,13 +109,7 @@ pub static PODS: Resource = Resource {
             kind: "PodExecOptions",
             verbs: &["create", "get"],
         },
-        Subresource {
-            name: "log",
-            group: "",
-            version: "v1",
-            kind: "Pod",
-            verbs: &["get"],
-        },
+        Subresource { name: "log", group: "", version: "v1", kind: "Pod", verbs: &["get"] },
         status("", "Pod"),
     ],
     field_labels: &[

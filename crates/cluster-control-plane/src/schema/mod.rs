@@ -1,5 +1,9 @@
 //! What each kind looks like: type check on ingest, defaults, preparation and validation.
 
+mod decode;
+pub(crate) mod quantity;
+pub(crate) mod types;
+
 use serde_json::Value;
 
 use crate::error::{ApiError, FieldError};
@@ -37,8 +41,7 @@ pub fn decode(
     validation: FieldValidation,
     ingest: Ingest,
 ) -> Result<Vec<String>, ApiError> {
-    let _ = (resource, object, validation, ingest);
-    Ok(Vec::new())
+    decode::decode(resource, object, validation, ingest)
 }
 
 /// Fills the defaults of the kind; running it twice changes nothing.

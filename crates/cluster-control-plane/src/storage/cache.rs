@@ -71,10 +71,7 @@ impl KindCache {
             compacted: revision,
             newest: revision,
         };
-        Self {
-            state: RwLock::new(state),
-            changed: watch::Sender::new(revision),
-        }
+        Self { state: RwLock::new(state), changed: watch::Sender::new(revision) }
     }
 
     // A panic while the lock is held cannot leave half a change behind that matters more than
@@ -150,10 +147,7 @@ impl KindCache {
         let items = range(&state.objects, namespace, after)
             .map(|(key, object)| (key.clone(), Arc::clone(object)))
             .collect();
-        Snapshot {
-            items,
-            revision: published.max(state.newest),
-        }
+        Snapshot { items, revision: published.max(state.newest) }
     }
 
     /// The same, as it was at a past revision, by undoing the events since.
@@ -165,17 +159,10 @@ impl KindCache {
     ) -> Result<Snapshot, Compacted> {
         let state = self.read();
         if revision < state.compacted {
-            return Err(Compacted {
-                oldest: state.compacted,
-            });
+            return Err(Compacted { oldest: state.compacted });
         }
         let mut undone: BTreeMap<Key, Option<Arc<Value>>> = BTreeMap::new();
-        for event in state
-            .history
-            .iter()
-            .rev()
-            .take_while(|event| revision < event.revision)
-        {
+        for event in state.history.iter().rev().take_while(|event| revision < event.revision) {
             undone.insert(event.key.clone(), event.previous.clone());
         }
         let mut view: BTreeMap<Key, Arc<Value>> = range(&state.objects, namespace, after)
@@ -194,10 +181,7 @@ impl KindCache {
                 }
             }
         }
-        Ok(Snapshot {
-            items: view.into_iter().collect(),
-            revision,
-        })
+        Ok(Snapshot { items: view.into_iter().collect(), revision })
     }
 
     /// At most `events_max` events after a revision, oldest first.
@@ -208,20 +192,10 @@ impl KindCache {
     ) -> Result<Vec<Arc<Event>>, Compacted> {
         let state = self.read();
         if revision < state.compacted {
-            return Err(Compacted {
-                oldest: state.compacted,
-            });
+            return Err(Compacted { oldest: state.compacted });
         }
-        let start = state
-            .history
-            .partition_point(|event| event.revision <= revision);
-        Ok(state
-            .history
-            .iter()
-            .skip(start)
-            .take(events_max)
-            .cloned()
-            .collect())
+        let start = state.history.partition_point(|event| event.revision <= revision);
+        Ok(state.history.iter().skip(start).take(events_max).cloned().collect())
     }
 }
 

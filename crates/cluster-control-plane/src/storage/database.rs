@@ -70,26 +70,20 @@ impl Database {
             path: path.to_owned(),
             source: Box::new(source),
         };
-        let redb = redb::Builder::new()
-            .set_cache_size(CACHE_BYTES)
-            .create(path)
-            .map_err(|error| match error {
-                redb::DatabaseError::DatabaseAlreadyOpen => StorageError::InUse {
-                    path: path.to_owned(),
-                },
-                other => failed(other.into()),
+        let redb =
+            redb::Builder::new().set_cache_size(CACHE_BYTES).create(path).map_err(|error| {
+                match error {
+                    redb::DatabaseError::DatabaseAlreadyOpen => {
+                        StorageError::InUse { path: path.to_owned() }
+                    }
+                    other => failed(other.into()),
+                }
             })?;
-        Ok(Self {
-            path: path.to_owned(),
-            redb,
-        })
+        Ok(Self { path: path.to_owned(), redb })
     }
 
     fn failed(&self, source: impl Into<redb::Error>) -> StorageError {
-        StorageError::Database {
-            path: self.path.clone(),
-            source: Box::new(source.into()),
-        }
+        StorageError::Database { path: self.path.clone(), source: Box::new(source.into()) }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -98,31 +92,17 @@ impl Database {
 
     /// Reads everything; makes the tables on first use.
     pub(super) fn load(&self) -> Result<Loaded, StorageError> {
-        let transaction = self
-            .redb
-            .begin_write()
-            .map_err(|error| self.failed(error))?;
+        let transaction = self.redb.begin_write().map_err(|error| self.failed(error))?;
         let loaded = {
-            let counters = transaction
-                .open_table(COUNTERS)
-                .map_err(|error| self.failed(error))?;
-            let stored = counters
-                .get("revision")
-                .map_err(|error| self.failed(error))?;
+            let counters = transaction.open_table(COUNTERS).map_err(|error| self.failed(error))?;
+            let stored = counters.get("revision").map_err(|error| self.failed(error))?;
             // Above zero from the start: "0" and "" mean something else to clients.
             let revision = stored.map_or(1, |guard| guard.value());
-            let objects = transaction
-                .open_table(OBJECTS)
-                .map_err(|error| self.failed(error))?;
-            let mut loaded = Loaded {
-                revision,
-                objects: Vec::new(),
-            };
+            let objects = transaction.open_table(OBJECTS).map_err(|error| self.failed(error))?;
+            let mut loaded = Loaded { revision, objects: Vec::new() };
             for row in objects.iter().map_err(|error| self.failed(error))? {
                 let (key, bytes) = row.map_err(|error| self.failed(error))?;
-                loaded
-                    .objects
-                    .push(self.parse_row(key.value(), bytes.value())?);
+                loaded.objects.push(self.parse_row(key.value(), bytes.value())?);
             }
             loaded
         };
@@ -131,10 +111,8 @@ impl Database {
     }
 
     fn parse_row(&self, key: &str, bytes: &[u8]) -> Result<(String, Key, Value), StorageError> {
-        let damaged = || StorageError::Damaged {
-            path: self.path.clone(),
-            key: key.replace('\0', "/"),
-        };
+        let damaged =
+            || StorageError::Damaged { path: self.path.clone(), key: key.replace('\0', "/") };
         let mut parts = key.split('\0');
         let (Some(storage), Some(namespace), Some(name)) =
             (parts.next(), parts.next(), parts.next())
@@ -147,20 +125,13 @@ impl Database {
 
     /// Writes a batch and the counter in one transaction; durable when it returns.
     pub(super) fn commit(&self, rows: &[Row], revision: u64) -> Result<(), StorageError> {
-        let transaction = self
-            .redb
-            .begin_write()
-            .map_err(|error| self.failed(error))?;
+        let transaction = self.redb.begin_write().map_err(|error| self.failed(error))?;
         {
-            let mut counters = transaction
-                .open_table(COUNTERS)
-                .map_err(|error| self.failed(error))?;
-            counters
-                .insert("revision", revision)
-                .map_err(|error| self.failed(error))?;
-            let mut objects = transaction
-                .open_table(OBJECTS)
-                .map_err(|error| self.failed(error))?;
+            let mut counters =
+                transaction.open_table(COUNTERS).map_err(|error| self.failed(error))?;
+            counters.insert("revision", revision).map_err(|error| self.failed(error))?;
+            let mut objects =
+                transaction.open_table(OBJECTS).map_err(|error| self.failed(error))?;
             for row in rows {
                 let key = format!("{}\0{}\0{}", row.storage, row.key.namespace, row.key.name);
                 match &row.bytes {
@@ -170,9 +141,7 @@ impl Database {
                             .map_err(|error| self.failed(error))?;
                     }
                     None => {
-                        objects
-                            .remove(key.as_str())
-                            .map_err(|error| self.failed(error))?;
+                        objects.remove(key.as_str()).map_err(|error| self.failed(error))?;
                     }
                 }
             }

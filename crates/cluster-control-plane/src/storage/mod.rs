@@ -37,10 +37,7 @@ pub(crate) struct Key {
 
 impl Key {
     pub(crate) fn new(namespace: &str, name: &str) -> Self {
-        Self {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        }
+        Self { namespace: namespace.to_owned(), name: name.to_owned() }
     }
 }
 
@@ -115,13 +112,8 @@ impl Store {
         let database = Database::open(path)?;
         let loaded = database.load()?;
         let mut kinds: HashMap<&'static str, KindCache> = HashMap::new();
-        for resource in resources::ALL
-            .iter()
-            .filter(|resource| resource.is_stored())
-        {
-            kinds
-                .entry(resource.storage)
-                .or_insert_with(|| KindCache::new(loaded.revision));
+        for resource in resources::ALL.iter().filter(|resource| resource.is_stored()) {
+            kinds.entry(resource.storage).or_insert_with(|| KindCache::new(loaded.revision));
         }
         for (storage, key, object) in loaded.objects {
             // Kinds this version does not serve stay in the file, untouched.
@@ -129,10 +121,7 @@ impl Store {
                 kind.load(key, Arc::new(object));
             }
         }
-        let shared = Arc::new(Shared {
-            kinds,
-            published: AtomicU64::new(loaded.revision),
-        });
+        let shared = Arc::new(Shared { kinds, published: AtomicU64::new(loaded.revision) });
         let (queue, receiver) = mpsc::channel(QUEUED_WRITES_MAX);
         writer::spawn(database, Arc::clone(&shared), receiver)?;
         Ok(Self { shared, queue })
@@ -151,10 +140,7 @@ impl Store {
     /// Queues a write and waits until it is durable and visible, or refused.
     pub(crate) async fn write(&self, write: Write) -> Result<Arc<Value>, WriteError> {
         let (reply, answer) = oneshot::channel();
-        self.queue
-            .send(QueuedWrite { write, reply })
-            .await
-            .map_err(|_| WriteError::Stopped)?;
+        self.queue.send(QueuedWrite { write, reply }).await.map_err(|_| WriteError::Stopped)?;
         answer.await.map_err(|_| WriteError::Stopped)?
     }
 }

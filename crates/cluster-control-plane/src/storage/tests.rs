@@ -23,24 +23,15 @@ fn open() -> (tempfile::TempDir, Store) {
 #[tokio::test]
 async fn writes_take_growing_revisions_and_are_conditional() {
     let (_dir, store) = open();
-    let a = store
-        .write(put("a", Expected::Absent, 1))
-        .await
-        .expect("created");
-    let b = store
-        .write(put("b", Expected::Absent, 1))
-        .await
-        .expect("created");
+    let a = store.write(put("a", Expected::Absent, 1)).await.expect("created");
+    let b = store.write(put("b", Expected::Absent, 1)).await.expect("created");
     assert!(object::resource_version(&a) < object::resource_version(&b));
     let stale = store.write(put("a", Expected::Revision(1), 2)).await;
     assert!(matches!(stale, Err(WriteError::Unexpected)));
     let again = store.write(put("a", Expected::Absent, 2)).await;
     assert!(matches!(again, Err(WriteError::Unexpected)));
     let revision = object::resource_version(&a);
-    store
-        .write(put("a", Expected::Revision(revision), 2))
-        .await
-        .expect("updated");
+    store.write(put("a", Expected::Revision(revision), 2)).await.expect("updated");
 }
 
 #[tokio::test]
@@ -50,10 +41,7 @@ async fn state_and_revision_survive_reopening() {
     let revision = {
         let store = Store::open(&path).expect("opens");
         for n in 0..20 {
-            store
-                .write(put(&format!("s{n}"), Expected::Absent, n))
-                .await
-                .expect("created");
+            store.write(put(&format!("s{n}"), Expected::Absent, n)).await.expect("created");
         }
         store.revision()
     };
@@ -79,27 +67,14 @@ async fn second_opener_is_told_the_file_is_in_use() {
 #[tokio::test]
 async fn past_revision_shows_the_state_of_that_time() {
     let (_dir, store) = open();
-    let a = store
-        .write(put("a", Expected::Absent, 1))
-        .await
-        .expect("created");
-    let b = store
-        .write(put("b", Expected::Absent, 1))
-        .await
-        .expect("created");
+    let a = store.write(put("a", Expected::Absent, 1)).await.expect("created");
+    let b = store.write(put("b", Expected::Absent, 1)).await.expect("created");
     let then = store.revision();
     store
-        .write(put(
-            "a",
-            Expected::Revision(object::resource_version(&a)),
-            2,
-        ))
+        .write(put("a", Expected::Revision(object::resource_version(&a)), 2))
         .await
         .expect("updated");
-    store
-        .write(put("c", Expected::Absent, 1))
-        .await
-        .expect("created");
+    store.write(put("c", Expected::Absent, 1)).await.expect("created");
     let delete = Write {
         operation: Operation::Delete,
         ..put("b", Expected::Revision(object::resource_version(&b)), 0)
@@ -107,14 +82,8 @@ async fn past_revision_shows_the_state_of_that_time() {
     store.write(delete).await.expect("deleted");
 
     let kind = store.kind("secrets").expect("kind");
-    let past = kind
-        .snapshot_at("default", None, then)
-        .expect("in the window");
-    let names: Vec<&str> = past
-        .items
-        .iter()
-        .map(|(key, _)| key.name.as_str())
-        .collect();
+    let past = kind.snapshot_at("default", None, then).expect("in the window");
+    let names: Vec<&str> = past.items.iter().map(|(key, _)| key.name.as_str()).collect();
     assert_eq!(names, ["a", "b"]);
     assert_eq!(past.items[0].1["value"], 1);
     let now = kind.snapshot("", None, store.revision());

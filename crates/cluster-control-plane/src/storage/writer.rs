@@ -23,11 +23,7 @@ pub(super) fn spawn(
     shared: Arc<Shared>,
     queue: mpsc::Receiver<QueuedWrite>,
 ) -> Result<(), StorageError> {
-    let writer = Writer {
-        database,
-        shared,
-        queue,
-    };
+    let writer = Writer { database, shared, queue };
     std::thread::Builder::new()
         .name("api-storage".to_owned())
         .spawn(move || writer.run())
@@ -71,11 +67,7 @@ impl Writer {
             let place = (write.storage, write.key.clone());
             let current = match overlay.get(&place) {
                 Some(pending) => pending.clone(),
-                None => self
-                    .shared
-                    .kinds
-                    .get(write.storage)
-                    .and_then(|kind| kind.get(&write.key)),
+                None => self.shared.kinds.get(write.storage).and_then(|kind| kind.get(&write.key)),
             };
             match prepare(write, current, revision + 1) {
                 Ok((event, answer, row)) => {
@@ -151,18 +143,11 @@ fn prepare(
         Operation::Put(object) => (object, false),
         Operation::Delete => (current.as_deref().cloned().unwrap_or_default(), true),
     };
-    object::set(
-        &mut object,
-        &["metadata", "resourceVersion"],
-        revision.to_string(),
-    );
+    object::set(&mut object, &["metadata", "resourceVersion"], revision.to_string());
     let bytes =
         serde_json::to_vec(&object).map_err(|error| WriteError::Storage(error.to_string()))?;
     if OBJECT_BYTES_MAX < bytes.len() {
-        return Err(WriteError::TooLarge {
-            bytes: bytes.len(),
-            bytes_max: OBJECT_BYTES_MAX,
-        });
+        return Err(WriteError::TooLarge { bytes: bytes.len(), bytes_max: OBJECT_BYTES_MAX });
     }
     let object = Arc::new(object);
     let change = if removes {
@@ -170,17 +155,8 @@ fn prepare(
     } else {
         Change::Put(Arc::clone(&object))
     };
-    let event = Event {
-        revision,
-        key: write.key.clone(),
-        change,
-        previous: current,
-        bytes: bytes.len(),
-    };
-    let row = Row {
-        storage: write.storage,
-        key: write.key,
-        bytes: (!removes).then_some(bytes),
-    };
+    let event =
+        Event { revision, key: write.key.clone(), change, previous: current, bytes: bytes.len() };
+    let row = Row { storage: write.storage, key: write.key, bytes: (!removes).then_some(bytes) };
     Ok((event, object, row))
 }

@@ -1,7 +1,10 @@
 //! Wire formats other than JSON.
 
+mod protobuf;
+
 use serde_json::Value;
 
+use self::protobuf::DecodeError;
 use crate::error::{ApiError, Reason};
 
 /// Content type of Kubernetes protobuf.
@@ -12,9 +15,10 @@ pub const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 /// # Errors
 /// 400 for bytes that are not such a message, 415 for a kind without a descriptor.
 pub fn decode_protobuf(body: &[u8]) -> Result<Value, ApiError> {
-    let _ = body;
-    Err(ApiError::new(
-        Reason::UnsupportedMediaType,
-        "protobuf bodies are not served yet",
-    ))
+    protobuf::decode(body).map_err(|refused| match refused {
+        DecodeError::Malformed(_) => ApiError::bad_request(refused.to_string()),
+        DecodeError::UnknownKind { .. } => {
+            ApiError::new(Reason::UnsupportedMediaType, refused.to_string())
+        }
+    })
 }
