@@ -1,0 +1,5 @@
+//! Real containers from a busybox root.
+
+fn main() {
+    container_runtime::reexec();
+}
