@@ -86,7 +86,6 @@ impl Pack<'_> {
         Ok(())
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one recursion step, called once")]
     fn entry<W: Write>(
         &mut self,
         path: &Path,
