@@ -1,6 +1,9 @@
 //! What each kind looks like: type check on ingest, defaults, preparation and validation.
 
 mod decode;
+mod defaults;
+mod pod_defaults;
+pub(crate) mod prepare;
 pub(crate) mod quantity;
 pub(crate) mod types;
 
@@ -46,19 +49,19 @@ pub fn decode(
 
 /// Fills the defaults of the kind; running it twice changes nothing.
 pub fn default(resource: &Resource, object: &mut Value) {
-    let _ = (resource, object);
+    defaults::fill(resource, object);
 }
 
 /// Sets what a fresh object of the kind starts with and clears what its writer may not set
 /// (the initial `status`, generated selectors, finalizers). Runs after `default`.
 pub fn prepare_create(resource: &Resource, object: &mut Value) {
-    let _ = (resource, object);
+    prepare::create(resource, object);
 }
 
 /// Copies what an update may not touch from `old` into `new`. `api` has already carried over
 /// metadata and `status` (or everything but `status` for a status write).
 pub fn prepare_update(resource: &Resource, new: &mut Value, old: &Value) {
-    let _ = (resource, new, old);
+    prepare::update(resource, new, old);
 }
 
 /// Every rule of the kind the object breaks; `old` is present for an update.
