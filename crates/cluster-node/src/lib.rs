@@ -1,4 +1,6 @@
-//! Makes pods real: images, containers, volumes, probes, logs, exec, status.
+//! Makes pods real on one machine: images, containers, volumes, probes, logs, exec, status.
+//! It is one more client of the Kubernetes API and never reads control-plane storage.
 //!
-//! This crate is one more API client: it never reads control-plane storage.
-#![forbid(unsafe_code)]
+//! Start reading at [`Node::start`].
+
+mod pods;
