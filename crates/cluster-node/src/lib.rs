@@ -3,4 +3,15 @@
 //!
 //! Start reading at [`Node::start`].
 
+#![forbid(unsafe_code)]
+
+mod node;
+mod options;
 mod pods;
+mod process;
+mod registration;
+mod tasks;
+mod volumes;
+
+pub use node::{Node, NodeError, Running};
+pub use options::{ImageMirror, Options};

@@ -1,0 +1,6 @@
+//! Volumes of a pod: what they hold, how they are written, and where containers see them.
+
+pub(crate) mod content;
+pub(crate) mod host_path;
+pub(crate) mod ownership;
+pub(crate) mod writer;
