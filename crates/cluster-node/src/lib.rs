@@ -14,4 +14,7 @@ mod tasks;
 mod volumes;
 
 pub use node::{Node, NodeError, Running};
+/// Name of the preloaded executor image, made of our own program.
+pub const EXECUTOR_IMAGE: &str = "shipway.local/executor:latest";
+
 pub use options::{ImageMirror, Options};

@@ -130,7 +130,12 @@ impl Registration {
     }
 
     /// The status to post; `since` are the transition times of the conditions posted before.
-    fn status(&self, images: &[ImageSummary], before: Option<&NodeStatus>, now: Timestamp) -> NodeStatus {
+    fn status(
+        &self,
+        images: &[ImageSummary],
+        before: Option<&NodeStatus>,
+        now: Timestamp,
+    ) -> NodeStatus {
         let machine = &self.machine;
         let capacity = BTreeMap::from([
             ("cpu".to_owned(), Quantity(machine.cpus.to_string())),
@@ -183,7 +188,12 @@ fn image_list(images: &[ImageSummary]) -> Vec<ContainerImage> {
 
 fn conditions(before: Option<&NodeStatus>, now: Timestamp) -> Vec<NodeCondition> {
     let wanted = [
-        ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        (
+            "MemoryPressure",
+            "False",
+            "KubeletHasSufficientMemory",
+            "kubelet has sufficient memory available",
+        ),
         ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
         ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
         (
@@ -370,7 +380,10 @@ mod tests {
     #[test]
     fn images_are_listed_largest_first_and_at_most_fifty() {
         let images: Vec<ImageSummary> = (0..60)
-            .map(|n| ImageSummary { names: (0..9).map(|i| format!("i{n}:{i}")).collect(), bytes: n })
+            .map(|n| ImageSummary {
+                names: (0..9).map(|i| format!("i{n}:{i}")).collect(),
+                bytes: n,
+            })
             .collect();
         let list = image_list(&images);
         assert_eq!(list.len(), 50);

@@ -9,13 +9,8 @@ use super::state::{
 };
 
 /// Condition types that the agent owns; all others are kept as they are.
-const OWNED: [&str; 5] = [
-    "PodReadyToStartContainers",
-    "Initialized",
-    "Ready",
-    "ContainersReady",
-    "PodScheduled",
-];
+const OWNED: [&str; 5] =
+    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
 
 /// The phase that the states of the containers amount to.
 ///
@@ -70,7 +65,11 @@ pub(crate) fn phase(spec: &PodSpec, state: &PodState, previous: Option<&str>) ->
     }
     let anything_began = running + succeeded + failed > 0;
     if init_pending && !anything_began {
-        return if state.stopping && all_stopped && policy == "Never" { "Failed" } else { "Pending" };
+        return if state.stopping && all_stopped && policy == "Never" {
+            "Failed"
+        } else {
+            "Pending"
+        };
     }
     if waiting > 0 && !state.stopping {
         return "Pending";
@@ -105,11 +104,8 @@ pub(crate) fn conditions(
     now: Timestamp,
 ) -> Vec<PodCondition> {
     let Some(spec) = &pod.spec else { return Vec::new() };
-    let existing = pod
-        .status
-        .as_ref()
-        .and_then(|status| status.conditions.as_deref())
-        .unwrap_or_default();
+    let existing =
+        pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     let initialized = initialized(spec, state, phase);
     let containers_ready = containers_ready(spec, state, phase);
     let ready = match &containers_ready {
@@ -126,15 +122,10 @@ pub(crate) fn conditions(
         Wanted { kind: "ContainersReady", result: containers_ready },
         Wanted { kind: "PodScheduled", result: Ok(None) },
     ];
-    let mut conditions: Vec<PodCondition> = wanted
-        .into_iter()
-        .map(|wanted| stamp(pod, wanted, existing, now))
-        .collect();
+    let mut conditions: Vec<PodCondition> =
+        wanted.into_iter().map(|wanted| stamp(pod, wanted, existing, now)).collect();
     conditions.extend(
-        existing
-            .iter()
-            .filter(|condition| !OWNED.contains(&condition.type_.as_str()))
-            .cloned(),
+        existing.iter().filter(|condition| !OWNED.contains(&condition.type_.as_str())).cloned(),
     );
     conditions
 }
@@ -175,10 +166,12 @@ fn initialized(spec: &PodSpec, state: &PodState, phase: &str) -> ConditionResult
         .filter(|container| {
             let view = state.view(&container.name);
             match init_kind(container) {
-                ContainerKind::Sidecar => !view.is_some_and(|view| view.started || view.last.is_some()),
-                ContainerKind::Init | ContainerKind::App => !view.is_some_and(|view| {
-                    matches!(&view.phase, Phase::Terminated(end) if end.exit_code == 0)
-                }),
+                ContainerKind::Sidecar => {
+                    !view.is_some_and(|view| view.started || view.last.is_some())
+                }
+                ContainerKind::Init | ContainerKind::App => !view.is_some_and(
+                    |view| matches!(&view.phase, Phase::Terminated(end) if end.exit_code == 0),
+                ),
             }
         })
         .map(|container| container.name.as_str())
@@ -224,7 +217,9 @@ fn readiness_gates(
     for gate in spec.readiness_gates.iter().flatten() {
         let kind = gate.condition_type.as_str();
         match existing.iter().find(|condition| condition.type_ == kind) {
-            None => open.push(format!("corresponding condition of pod readiness gate \"{kind}\" does not exist.")),
+            None => open.push(format!(
+                "corresponding condition of pod readiness gate \"{kind}\" does not exist."
+            )),
             Some(condition) if condition.status != "True" => open.push(format!(
                 "the status of pod readiness gate \"{kind}\" is not \"True\", but {}",
                 condition.status

@@ -43,7 +43,10 @@ impl Cadence {
     /// Reads a probe; unset or zero fields take the defaults of the API.
     pub(crate) fn of(probe: &Probe) -> Self {
         let positive = |value: Option<i32>, default: u32| {
-            value.and_then(|value| u32::try_from(value).ok()).filter(|value| *value > 0).unwrap_or(default)
+            value
+                .and_then(|value| u32::try_from(value).ok())
+                .filter(|value| *value > 0)
+                .unwrap_or(default)
         };
         Cadence {
             initial_delay: Duration::from_secs(positive(probe.initial_delay_seconds, 0).into()),

@@ -22,10 +22,7 @@ pub(crate) enum Restart {
     /// Start it now.
     Now,
     /// Start it at `until`; it is in a back-off window of `delay`.
-    At {
-        until: Timestamp,
-        delay: SignedDuration,
-    },
+    At { until: Timestamp, delay: SignedDuration },
 }
 
 /// Restart back-off of the containers of one pod.
@@ -54,8 +51,7 @@ impl CrashBackOff {
             Some(entry) if !is_expired(entry, ended) => (entry.delay + entry.delay).min(DELAY_MAX),
             _ => DELAY_FIRST,
         };
-        self.entries
-            .insert(container.to_owned(), Entry { delay, updated: now });
+        self.entries.insert(container.to_owned(), Entry { delay, updated: now });
     }
 }
 
@@ -113,11 +109,15 @@ mod tests {
         let mut back_off = CrashBackOff::default();
         back_off.restarted("c", at(0), at(0));
         back_off.restarted("c", at(5), at(15));
-        assert!(matches!(back_off.check("c", at(20), at(21)), Restart::At { delay, .. } if delay.as_secs() == 20));
+        assert!(
+            matches!(back_off.check("c", at(20), at(21)), Restart::At { delay, .. } if delay.as_secs() == 20)
+        );
         let late = at(15 + 601);
         assert_eq!(back_off.check("c", late, late), Restart::Now);
         back_off.restarted("c", late, late);
-        assert!(matches!(back_off.check("c", late, late), Restart::At { delay, .. } if delay.as_secs() == 10));
+        assert!(
+            matches!(back_off.check("c", late, late), Restart::At { delay, .. } if delay.as_secs() == 10)
+        );
     }
 
     #[test]

@@ -20,7 +20,9 @@ impl ContainerKind {
     /// The event field path of a container of this kind.
     pub(crate) fn field_path(self, name: &str) -> String {
         match self {
-            ContainerKind::Init | ContainerKind::Sidecar => format!("spec.initContainers{{{name}}}"),
+            ContainerKind::Init | ContainerKind::Sidecar => {
+                format!("spec.initContainers{{{name}}}")
+            }
             ContainerKind::App => format!("spec.containers{{{name}}}"),
         }
     }
@@ -46,7 +48,9 @@ impl Termination {
             exit_code: 137,
             signal: None,
             reason: "ContainerStatusUnknown".to_owned(),
-            message: Some("The container could not be located when the pod was terminated".to_owned()),
+            message: Some(
+                "The container could not be located when the pod was terminated".to_owned(),
+            ),
             started_at: None,
             finished_at: Some(now),
             container_id,
@@ -58,10 +62,7 @@ impl Termination {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// Not started yet, or waiting to be started again.
-    Waiting {
-        reason: String,
-        message: Option<String>,
-    },
+    Waiting { reason: String, message: Option<String> },
     /// Its first process runs.
     Running { started_at: Timestamp },
     /// It ended; `Steps` decides whether it starts again.
@@ -122,10 +123,7 @@ impl ContainerView {
 
     /// Moves to waiting; a termination becomes the last state.
     pub(crate) fn wait(&mut self, reason: &str, message: Option<String>) {
-        let next = Phase::Waiting {
-            reason: reason.to_owned(),
-            message,
-        };
+        let next = Phase::Waiting { reason: reason.to_owned(), message };
         if let Phase::Terminated(end) = std::mem::replace(&mut self.phase, next) {
             self.last = Some(end);
         }
@@ -136,10 +134,7 @@ impl ContainerView {
 
 /// Waiting for `reason`, with no message.
 pub(crate) fn waiting(reason: &str) -> Phase {
-    Phase::Waiting {
-        reason: reason.to_owned(),
-        message: None,
-    }
+    Phase::Waiting { reason: reason.to_owned(), message: None }
 }
 
 /// What the agent knows about one pod.
@@ -160,10 +155,7 @@ pub(crate) struct PodState {
 impl PodState {
     /// The state of a pod of which no container exists yet.
     pub(crate) fn new(pod: &Pod, now: Timestamp) -> Self {
-        let mut state = PodState {
-            start_time: Some(now),
-            ..PodState::default()
-        };
+        let mut state = PodState { start_time: Some(now), ..PodState::default() };
         state.add_missing(pod);
         state
     }

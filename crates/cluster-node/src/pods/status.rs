@@ -83,15 +83,12 @@ fn state_of(phase: &Phase) -> ContainerState {
             ..ContainerState::default()
         },
         Phase::Running { started_at } => ContainerState {
-            running: Some(ContainerStateRunning {
-                started_at: Some(Time(*started_at)),
-            }),
+            running: Some(ContainerStateRunning { started_at: Some(Time(*started_at)) }),
             ..ContainerState::default()
         },
-        Phase::Terminated(end) => ContainerState {
-            terminated: Some(terminated(end)),
-            ..ContainerState::default()
-        },
+        Phase::Terminated(end) => {
+            ContainerState { terminated: Some(terminated(end)), ..ContainerState::default() }
+        }
     }
 }
 

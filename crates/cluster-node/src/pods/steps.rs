@@ -72,7 +72,12 @@ pub(crate) fn plan<'a>(
         let again = wants_to_run(view, restart_policy(spec));
         all_done &= !again && !view.is_running();
         if again {
-            apply(need(&container.name, view, schedule, now), container, ContainerKind::App, &mut plan);
+            apply(
+                need(&container.name, view, schedule, now),
+                container,
+                ContainerKind::App,
+                &mut plan,
+            );
         }
     }
     if all_done {
@@ -109,8 +114,15 @@ fn init_step<'a>(
                     continue;
                 }
                 match view.last_end() {
-                    Some(end) if end.exit_code == 0 && matches!(view.phase, Phase::Terminated(_)) => continue,
-                    Some(_) if restart_policy(spec) == "Never" && matches!(view.phase, Phase::Terminated(_)) => {
+                    Some(end)
+                        if end.exit_code == 0 && matches!(view.phase, Phase::Terminated(_)) =>
+                    {
+                        continue;
+                    }
+                    Some(_)
+                        if restart_policy(spec) == "Never"
+                            && matches!(view.phase, Phase::Terminated(_)) =>
+                    {
                         plan.finished = true;
                         plan.start = None;
                         return false;

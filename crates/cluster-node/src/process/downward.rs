@@ -114,12 +114,15 @@ pub(crate) fn resource(
         .split_once('.')
         .ok_or_else(|| DownwardError::Resource(selector.resource.clone()))?;
     let resources = container.resources.as_ref();
-    let quantity_of = |limits: bool| {
-        resources
-            .and_then(|resources| if limits { resources.limits.as_ref() } else { resources.requests.as_ref() })
-            .and_then(|map| map.get(name))
-            .and_then(|quantity| quantity::milli(&quantity.0))
-    };
+    let quantity_of =
+        |limits: bool| {
+            resources
+                .and_then(|resources| {
+                    if limits { resources.limits.as_ref() } else { resources.requests.as_ref() }
+                })
+                .and_then(|map| map.get(name))
+                .and_then(|quantity| quantity::milli(&quantity.0))
+        };
     let fallback = match name {
         "cpu" => i128::from(node.cpu_milli),
         "memory" => i128::from(node.memory_bytes) * 1000,
@@ -135,9 +138,9 @@ pub(crate) fn resource(
         _ => return Err(DownwardError::Resource(selector.resource.clone())),
     };
     let divisor = match &selector.divisor {
-        Some(divisor) if divisor.0 != "0" && !divisor.0.is_empty() => {
-            quantity::milli(&divisor.0).filter(|value| *value > 0).ok_or_else(|| DownwardError::Divisor(divisor.0.clone()))?
-        }
+        Some(divisor) if divisor.0 != "0" && !divisor.0.is_empty() => quantity::milli(&divisor.0)
+            .filter(|value| *value > 0)
+            .ok_or_else(|| DownwardError::Divisor(divisor.0.clone()))?,
         _ => 1000,
     };
     Ok(((value + divisor - 1) / divisor).to_string())
@@ -208,7 +211,11 @@ mod tests {
                 json!({"containerName": container, "resource": name, "divisor": divisor}),
             )
             .expect("selector");
-            assert_eq!(resource(&pod(), None, &selector, &NODE).as_deref(), Ok(expected), "{container} {name} {divisor}");
+            assert_eq!(
+                resource(&pod(), None, &selector, &NODE).as_deref(),
+                Ok(expected),
+                "{container} {name} {divisor}"
+            );
         }
     }
 }

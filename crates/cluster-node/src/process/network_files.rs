@@ -124,14 +124,19 @@ mod tests {
         assert_eq!(resolv_conf(&spec(json!({"dnsPolicy": "ClusterFirst"})), host), host);
         assert_eq!(
             resolv_conf(
-                &spec(json!({"dnsConfig": {"nameservers": ["1.1.1.1", "9.9.9.9"], "searches": ["x"],
-                    "options": [{"name": "ndots", "value": "5"}]}})),
+                &spec(
+                    json!({"dnsConfig": {"nameservers": ["1.1.1.1", "9.9.9.9"], "searches": ["x"],
+                    "options": [{"name": "ndots", "value": "5"}]}})
+                ),
                 host
             ),
             "nameserver 9.9.9.9\nnameserver 1.1.1.1\nsearch lan x\noptions rotate ndots:5\n"
         );
         assert_eq!(
-            resolv_conf(&spec(json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1"]}})), host),
+            resolv_conf(
+                &spec(json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1"]}})),
+                host
+            ),
             "nameserver 1.1.1.1\n"
         );
     }

@@ -23,13 +23,16 @@ pub(crate) struct Limits {
 /// Computes the limits of one container of a pod.
 pub(crate) fn limits(pod: &Pod, container: &Container, node_memory_bytes: u64) -> Limits {
     let resources = container.resources.as_ref();
-    let get = |limits: bool, name: &str| -> Option<i128> {
-        resources
-            .and_then(|resources| if limits { resources.limits.as_ref() } else { resources.requests.as_ref() })
-            .and_then(|map| map.get(name))
-            .and_then(|quantity| quantity::milli(&quantity.0))
-            .filter(|value| *value > 0)
-    };
+    let get =
+        |limits: bool, name: &str| -> Option<i128> {
+            resources
+                .and_then(|resources| {
+                    if limits { resources.limits.as_ref() } else { resources.requests.as_ref() }
+                })
+                .and_then(|map| map.get(name))
+                .and_then(|quantity| quantity::milli(&quantity.0))
+                .filter(|value| *value > 0)
+        };
     let cpu_request = get(false, "cpu").or_else(|| get(true, "cpu")).unwrap_or(0);
     let memory_request = get(false, "memory").or_else(|| get(true, "memory")).unwrap_or(0) / 1000;
     let quota = get(true, "cpu").map(|milli| {
@@ -61,10 +64,7 @@ fn oom_score_adj(qos: &str, memory_request: i128, node_memory_bytes: u64) -> i32
 
 /// The pod's QoS class as the API server stored it; `BestEffort` when it says nothing.
 pub(crate) fn qos_class(pod: &Pod) -> &str {
-    pod.status
-        .as_ref()
-        .and_then(|status| status.qos_class.as_deref())
-        .unwrap_or("BestEffort")
+    pod.status.as_ref().and_then(|status| status.qos_class.as_deref()).unwrap_or("BestEffort")
 }
 
 #[cfg(test)]
@@ -73,7 +73,11 @@ mod tests {
 
     use super::*;
 
-    fn check(resources: serde_json::Value, qos: &str, expected: (u64, Option<u64>, Option<u64>, i32)) {
+    fn check(
+        resources: serde_json::Value,
+        qos: &str,
+        expected: (u64, Option<u64>, Option<u64>, i32),
+    ) {
         let pod: Pod = serde_json::from_value(json!({
             "metadata": {}, "spec": {"containers": [{"name": "c", "resources": resources}]},
             "status": {"qosClass": qos},
@@ -93,7 +97,11 @@ mod tests {
             "Guaranteed",
             (512, Some(50_000), Some(64 << 20), -997),
         );
-        check(json!({"requests": {"cpu": "1", "memory": "512Mi"}}), "Burstable", (1024, None, None, 500));
+        check(
+            json!({"requests": {"cpu": "1", "memory": "512Mi"}}),
+            "Burstable",
+            (1024, None, None, 500),
+        );
         check(json!({"limits": {"cpu": "1m"}}), "Burstable", (2, Some(1000), None, 999));
         check(json!({"requests": {"memory": "1Gi"}}), "Burstable", (2, None, None, 3));
         check(json!({"requests": {"cpu": "1000"}}), "Burstable", (262_144, None, None, 999));

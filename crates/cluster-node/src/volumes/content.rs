@@ -163,8 +163,10 @@ pub(crate) fn payload(
         }
         if let Some(token) = &source.service_account_token {
             let need = TokenNeed::of(token);
-            let text = tokens.get(&need).ok_or_else(|| ContentError::Token(need.audience.clone()))?;
-            let mode = if fs_group.is_some() { default_mode } else { token_mode(pod, default_mode) };
+            let text =
+                tokens.get(&need).ok_or_else(|| ContentError::Token(need.audience.clone()))?;
+            let mode =
+                if fs_group.is_some() { default_mode } else { token_mode(pod, default_mode) };
             insert(&mut files, &token.path, text.clone().into_bytes(), mode)?;
         }
     }

@@ -26,7 +26,9 @@ pub(crate) fn check(path: &Path, kind: &str) -> Result<(), HostPathError> {
     let require = |holds: bool, expected: &'static str| {
         if holds { Ok(()) } else { Err(HostPathError::Type { path: shown(), expected }) }
     };
-    let create = |result: io::Result<()>| result.map_err(|source| HostPathError::Create { path: shown(), source });
+    let create = |result: io::Result<()>| {
+        result.map_err(|source| HostPathError::Create { path: shown(), source })
+    };
     match (kind, file_type) {
         ("", _) => Ok(()),
         ("DirectoryOrCreate", None) => {

@@ -78,8 +78,7 @@ fn create_directories(root: &Path, directory: &Path, owner: Owner) -> io::Result
 
 /// Gives every first path component its symlink and removes those of files that are gone.
 fn link_names(directory: &Path, payload: &Payload) -> io::Result<()> {
-    let names: BTreeSet<&str> =
-        payload.keys().filter_map(|path| path.split('/').next()).collect();
+    let names: BTreeSet<&str> = payload.keys().filter_map(|path| path.split('/').next()).collect();
     for name in &names {
         let link = directory.join(name);
         if fs::symlink_metadata(&link).is_err() {
@@ -89,7 +88,8 @@ fn link_names(directory: &Path, payload: &Payload) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let name = entry.file_name();
-        let gone = name.to_str().is_some_and(|name| !name.starts_with("..") && !names.contains(name));
+        let gone =
+            name.to_str().is_some_and(|name| !name.starts_with("..") && !names.contains(name));
         if gone && entry.file_type()?.is_symlink() {
             fs::remove_file(entry.path())?;
         }

@@ -46,12 +46,16 @@ fn waiting_after_a_crash_keeps_the_end_as_last_state() {
     let pod = pod();
     let mut state = PodState::new(&pod, at(0));
     let view = state.containers.get_mut("a").expect("a");
-    view.phase = Phase::Terminated(Termination { exit_code: 3, ..Termination::unknown(None, at(4)) });
+    view.phase =
+        Phase::Terminated(Termination { exit_code: 3, ..Termination::unknown(None, at(4)) });
     view.wait("CrashLoopBackOff", Some("back-off".into()));
     let status = build(&pod, &state, IP, at(5));
     let a = status.container_statuses.and_then(|list| list.into_iter().next()).expect("a");
     assert_eq!(a.last_state.and_then(|s| s.terminated).map(|t| t.exit_code), Some(3));
-    assert_eq!(a.state.and_then(|s| s.waiting).and_then(|w| w.reason).as_deref(), Some("CrashLoopBackOff"));
+    assert_eq!(
+        a.state.and_then(|s| s.waiting).and_then(|w| w.reason).as_deref(),
+        Some("CrashLoopBackOff")
+    );
 }
 
 #[test]

@@ -130,7 +130,8 @@ fn container_in_back_off_waits_and_the_next_one_starts() {
 #[test]
 fn failed_start_is_not_tried_before_its_time() {
     let pod: Pod =
-        serde_json::from_value(json!({"metadata": {}, "spec": {"containers": [{"name": "a"}]}})).expect("pod");
+        serde_json::from_value(json!({"metadata": {}, "spec": {"containers": [{"name": "a"}]}}))
+            .expect("pod");
     let state = PodState::new(&pod, at(0));
     let mut schedule = Schedule::default();
     schedule.retry_at.insert("a".into(), at(10));
@@ -143,7 +144,8 @@ fn failed_start_is_not_tried_before_its_time() {
 #[test]
 fn stopping_pod_starts_nothing() {
     let pod: Pod =
-        serde_json::from_value(json!({"metadata": {}, "spec": {"containers": [{"name": "a"}]}})).expect("pod");
+        serde_json::from_value(json!({"metadata": {}, "spec": {"containers": [{"name": "a"}]}}))
+            .expect("pod");
     let mut state = PodState::new(&pod, at(0));
     state.stopping = true;
     let spec = pod.spec.as_ref().expect("spec");

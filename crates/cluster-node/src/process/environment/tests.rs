@@ -15,8 +15,16 @@ fn data(pairs: &[(&str, &str)]) -> Option<BTreeMap<String, Vec<u8>>> {
 
 fn objects() -> Objects {
     Objects {
-        secrets: [("s".to_owned(), data(&[("key", "v"), ("bad\u{e9}", "x")])), ("gone".to_owned(), None)].into(),
-        config_maps: [("m".to_owned(), data(&[("A", "from-map"), ("B", "b")])), ("gone".to_owned(), None)].into(),
+        secrets: [
+            ("s".to_owned(), data(&[("key", "v"), ("bad\u{e9}", "x")])),
+            ("gone".to_owned(), None),
+        ]
+        .into(),
+        config_maps: [
+            ("m".to_owned(), data(&[("A", "from-map"), ("B", "b")])),
+            ("gone".to_owned(), None),
+        ]
+        .into(),
     }
 }
 
@@ -62,24 +70,37 @@ fn row_70_invalid_env_from_keys_are_skipped_and_named() {
     let built = build(json!({"envFrom": [{"secretRef": {"name": "s"}}]})).expect("environment");
     assert_eq!(built.variables, [("key".to_owned(), "v".to_owned())]);
     assert_eq!(built.skipped.len(), 1);
-    assert!(built.skipped[0].starts_with("Keys [bad\u{e9}] from the EnvFrom Secret s were skipped"));
+    assert!(
+        built.skipped[0].starts_with("Keys [bad\u{e9}] from the EnvFrom Secret s were skipped")
+    );
 }
 
 #[test]
 fn row_70_missing_references_fail_unless_optional() {
-    let reference = |kind: &str, name: &str, key: &str, optional: bool| {
-        json!({"env": [{"name": "A", "valueFrom": {kind: {"name": name, "key": key, "optional": optional}}}]})
-    };
+    let reference = |kind: &str, name: &str, key: &str, optional: bool| json!({"env": [{"name": "A", "valueFrom": {kind: {"name": name, "key": key, "optional": optional}}}]});
     let text = |container| build(container).expect_err("an error").to_string();
     assert_eq!(text(reference("secretKeyRef", "gone", "k", false)), "secret \"gone\" not found");
-    assert_eq!(text(reference("configMapKeyRef", "gone", "k", false)), "configmap \"gone\" not found");
-    assert_eq!(text(reference("secretKeyRef", "s", "k", false)), "couldn't find key k in Secret ns/s");
-    assert_eq!(text(reference("configMapKeyRef", "m", "k", false)), "couldn't find key k in ConfigMap ns/m");
-    for (kind, name) in [("secretKeyRef", "gone"), ("secretKeyRef", "s"), ("configMapKeyRef", "m")] {
+    assert_eq!(
+        text(reference("configMapKeyRef", "gone", "k", false)),
+        "configmap \"gone\" not found"
+    );
+    assert_eq!(
+        text(reference("secretKeyRef", "s", "k", false)),
+        "couldn't find key k in Secret ns/s"
+    );
+    assert_eq!(
+        text(reference("configMapKeyRef", "m", "k", false)),
+        "couldn't find key k in ConfigMap ns/m"
+    );
+    for (kind, name) in [("secretKeyRef", "gone"), ("secretKeyRef", "s"), ("configMapKeyRef", "m")]
+    {
         check(reference(kind, name, "k", true), &[]);
     }
     check(reference("secretKeyRef", "s", "key", false), &[("A", "v")]);
-    assert_eq!(text(json!({"envFrom": [{"secretRef": {"name": "gone"}}]})), "secret \"gone\" not found");
+    assert_eq!(
+        text(json!({"envFrom": [{"secretRef": {"name": "gone"}}]})),
+        "secret \"gone\" not found"
+    );
     check(json!({"envFrom": [{"secretRef": {"name": "gone", "optional": true}}]}), &[]);
 }
 
@@ -107,9 +128,12 @@ fn api_server_address_is_always_in_the_environment() {
 #[test]
 fn command_replaces_entrypoint_and_args_replace_cmd() {
     let line = |command: Option<&[&str]>, args: Option<&[&str]>| -> String {
-        let owned = |list: Option<&[&str]>| list.map(|list| list.iter().map(|s| (*s).to_owned()).collect());
-        let container = Container { command: owned(command), args: owned(args), ..Container::default() };
-        let environment = Environment { variables: vec![("V".into(), "1".into())], skipped: Vec::new() };
+        let owned =
+            |list: Option<&[&str]>| list.map(|list| list.iter().map(|s| (*s).to_owned()).collect());
+        let container =
+            Container { command: owned(command), args: owned(args), ..Container::default() };
+        let environment =
+            Environment { variables: vec![("V".into(), "1".into())], skipped: Vec::new() };
         command_line(&container, &["/entry".into()], &["cmd".into()], &environment).join(" ")
     };
     assert_eq!(line(None, None), "/entry cmd");

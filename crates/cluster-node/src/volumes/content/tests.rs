@@ -30,7 +30,9 @@ fn build(volume: serde_json::Value) -> Result<Vec<String>, String> {
         .map(|files| {
             files
                 .iter()
-                .map(|(path, file)| format!("{path} {:o} {}", file.mode, String::from_utf8_lossy(&file.bytes)))
+                .map(|(path, file)| {
+                    format!("{path} {:o} {}", file.mode, String::from_utf8_lossy(&file.bytes))
+                })
                 .collect()
         })
         .map_err(|error| error.to_string())
@@ -48,7 +50,10 @@ fn refuse(volume: serde_json::Value, expected: &str) {
 #[test]
 fn row_71_all_keys_or_chosen_items_with_modes() {
     check(json!({"secret": {"secretName": "s"}}), &["pass 644 x", "user 644 ada"]);
-    check(json!({"secret": {"secretName": "s", "defaultMode": 256}}), &["pass 400 x", "user 400 ada"]);
+    check(
+        json!({"secret": {"secretName": "s", "defaultMode": 256}}),
+        &["pass 400 x", "user 400 ada"],
+    );
     check(
         json!({"secret": {"secretName": "s", "items": [{"key": "user", "path": "a/b", "mode": 384}]}}),
         &["a/b 600 ada"],
@@ -62,7 +67,10 @@ fn row_71_missing_sources_fail_unless_optional() {
     refuse(json!({"configMap": {"name": "none"}}), "configmap \"none\" not found");
     check(json!({"secret": {"secretName": "none", "optional": true}}), &[]);
     let items = json!([{"key": "k", "path": "p"}]);
-    refuse(json!({"secret": {"secretName": "s", "items": items}}), "references non-existent secret key: k");
+    refuse(
+        json!({"secret": {"secretName": "s", "items": items}}),
+        "references non-existent secret key: k",
+    );
     check(json!({"configMap": {"name": "m", "items": items, "optional": true}}), &[]);
 }
 
@@ -75,7 +83,13 @@ fn row_71_projected_volume_combines_sources() {
             {"downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}},
                 {"path": "mem", "resourceFieldRef": {"containerName": "c", "resource": "limits.memory"}}]}},
             {"secret": {"name": "s", "items": [{"key": "user", "path": "user"}]}}]}}),
-        &["ca.crt 644 1", "labels 644 app=\"web\"", "mem 644 1048576", "token 644 tok", "user 644 ada"],
+        &[
+            "ca.crt 644 1",
+            "labels 644 app=\"web\"",
+            "mem 644 1048576",
+            "token 644 tok",
+            "user 644 ada",
+        ],
     );
 }
 
