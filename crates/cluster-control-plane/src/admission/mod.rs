@@ -1,11 +1,19 @@
 //! Admission: what the cluster adds to or refuses in a write that is otherwise valid.
 
+mod always_pull_images;
+mod pods;
+mod service_account;
+
 use serde_json::Value;
 
 use crate::client::Client;
 use crate::error::ApiError;
 use crate::identity::User;
-use crate::resources::Resource;
+use crate::object;
+use crate::resources::{NAMESPACES, PERSISTENT_VOLUME_CLAIMS, PODS, Resource};
+
+/// Namespaces without which nothing works; they cannot be deleted.
+const PROTECTED_NAMESPACES: [&str; 3] = ["default", "kube-system", "kube-public"];
 
 /// Which optional admission steps run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,7 +46,22 @@ pub struct AdmissionContext<'a> {
 /// # Errors
 /// 403 with the upstream text of the step that refuses.
 pub async fn admit(context: &AdmissionContext<'_>, object: &mut Value) -> Result<(), ApiError> {
-    let _ = (context, object);
+    if !context.subresource.is_empty() {
+        return Ok(());
+    }
+    if std::ptr::eq(context.resource, &PODS) {
+        if context.old.is_none() {
+            pods::priority(object)?;
+            service_account::admit(context.client, context.namespace, object).await?;
+            pods::tolerations(object);
+        }
+        if context.switches.always_pull_images {
+            always_pull_images::admit(context.old, object);
+        }
+    }
+    if std::ptr::eq(context.resource, &PERSISTENT_VOLUME_CLAIMS) && context.old.is_none() {
+        default_storage_class(context.client, object)?;
+    }
     Ok(())
 }
 
@@ -47,6 +70,30 @@ pub async fn admit(context: &AdmissionContext<'_>, object: &mut Value) -> Result
 /// # Errors
 /// 403 with the upstream text.
 pub fn admit_delete(resource: &Resource, object: &Value) -> Result<(), ApiError> {
-    let _ = (resource, object);
+    let name = object::name(object);
+    if std::ptr::eq(resource, &NAMESPACES) && PROTECTED_NAMESPACES.contains(&name) {
+        return Err(ApiError::forbidden(resource, name, "this namespace may not be deleted"));
+    }
+    Ok(())
+}
+
+/// A claim without a class gets the default one; `""` means none on purpose.
+fn default_storage_class(client: &Client, claim: &mut Value) -> Result<(), ApiError> {
+    if object::at(claim, &["spec", "storageClassName"]).is_some() {
+        return Ok(());
+    }
+    let classes =
+        client.list(&crate::resources::STORAGE_CLASSES, "", &crate::api::ListOptions::default())?;
+    // Of several defaults the youngest counts, as upstream.
+    let default = classes
+        .items
+        .iter()
+        .filter(|class| {
+            object::annotation(class, "storageclass.kubernetes.io/is-default-class") == Some("true")
+        })
+        .max_by_key(|class| object::text(class, &["metadata", "creationTimestamp"]).to_owned());
+    if let Some(class) = default {
+        object::set(claim, &["spec", "storageClassName"], object::name(class));
+    }
     Ok(())
 }
