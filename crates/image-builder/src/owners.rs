@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use dockerfile::plan::{Owner, Principal};
+use dockerfile::{Owner, Principal};
 
 use crate::tree::{Files, LastLink, TreeError, resolve};
 

@@ -1,9 +1,9 @@
 //! Which paths of a source the words of a COPY mean.
 
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use crate::patterns::{is_wildcard, segment_matches};
+use dockerfile::{DoubleStar, PathPattern};
+
 use crate::tree::{Files, LastLink, TreeError, resolve, tree_path};
 
 /// One thing that a source word means.
@@ -81,16 +81,29 @@ fn expand(
         let exists = files.node(&real.join(segment))?.is_some();
         return if exists { expand(files, &next, rest, found) } else { Ok(()) };
     }
+    // A malformed pattern matches nothing, as a wildcard may.
+    let Ok(pattern) = PathPattern::parse(segment, DoubleStar::Plain) else { return Ok(()) };
     for name in files.children(&real)? {
-        if matches(segment, &name) {
+        if pattern.matches(&name.to_string_lossy()) {
             expand(files, &directory.join(&name), rest, found)?;
         }
     }
     Ok(())
 }
 
-fn matches(segment: &str, name: &OsStr) -> bool {
-    segment_matches(segment, &name.to_string_lossy())
+/// Whether a source is a wildcard rather than a path.
+fn is_wildcard(pattern: &str) -> bool {
+    let mut chars = pattern.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => {
+                chars.next();
+            }
+            '*' | '?' | '[' => return true,
+            _ => {}
+        }
+    }
+    false
 }
 
 #[cfg(test)]

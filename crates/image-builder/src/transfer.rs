@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use dockerfile::mode::{FileKind, ModeChange};
+use dockerfile::{FileKind, ModeChange};
 use layers::{ContentSource, Entry, EntryKind, Timestamp, VirtualLayer};
 
 use crate::owners::Ids;
