@@ -92,6 +92,9 @@ pub struct ApplyOptions {
     pub on_forbidden: OnForbidden,
     /// Whether `./` changes the root.
     pub root_entry: RootEntry,
+    /// Paths relative to the root that are left as they are, with everything below them: mount
+    /// points and the caller's own files where the root is the one the caller runs in.
+    pub exclude: Vec<PathBuf>,
     /// Most bytes of the uncompressed archive.
     pub tar_bytes_max: u64,
     /// Most entries of the archive.
@@ -109,9 +112,25 @@ impl ApplyOptions {
             ownership: if root { Ownership::Keep } else { Ownership::Current },
             on_forbidden: if initial { OnForbidden::Fail } else { OnForbidden::Skip },
             root_entry: RootEntry::Apply,
+            exclude: Vec::new(),
             tar_bytes_max: TAR_BYTES_MAX,
             entries_max: ENTRIES_MAX,
         }
+    }
+}
+
+impl ApplyOptions {
+    /// Whether an entry, or what it removes, is none of our business.
+    fn excludes(&self, entry: &Entry) -> bool {
+        if self.exclude.is_empty() {
+            return false;
+        }
+        let removed = match entry.whiteout() {
+            Some(Whiteout::Name { directory, name }) => Some(directory.join(name)),
+            Some(Whiteout::Opaque { .. } | Whiteout::AufsMetadata) | None => None,
+        };
+        let path = removed.as_deref().unwrap_or(&entry.path);
+        self.exclude.iter().any(|excluded| path.starts_with(excluded))
     }
 }
 
@@ -260,7 +279,9 @@ pub fn apply(
             if options.entries_max < entries {
                 return Err(ApplyError::TooManyEntries { entries_max: options.entries_max });
             }
-            applier.apply(&entry, &mut reader)?;
+            if !options.excludes(&entry) {
+                applier.apply(&entry, &mut reader)?;
+            }
         }
         let offset = reader.offset();
         let mut stream = reader.into_inner();
@@ -651,5 +672,29 @@ impl Applier<'_, '_> {
             Ok(()) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(()),
             Err(error) => Err(ApplyError::write(&end.path, error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layer_writer::{LayerWriter, Timestamps};
+
+    #[test]
+    fn excluded_paths_are_neither_written_nor_removed() {
+        let root = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir_all(root.path().join("ours")).expect("a directory");
+        std::fs::write(root.path().join("ours/f"), "kept").expect("a file");
+        std::fs::write(root.path().join("mounted"), "kept").expect("a file");
+        let mut writer = LayerWriter::new(Vec::new(), Timestamps::Keep);
+        writer.whiteout(Path::new("mounted")).expect("memory");
+        writer.add_with(&Entry::file("ours/f", 0o644, 3), &b"new"[..]).expect("memory");
+        writer.add_with(&Entry::file("theirs", 0o644, 3), &b"new"[..]).expect("memory");
+        let archive = writer.finish().expect("memory");
+        let mut options = ApplyOptions::for_this_process(Whiteouts::Remove);
+        options.exclude = vec!["ours".into(), "mounted".into()];
+        apply(&archive[..], root.path(), &options).expect("a good archive");
+        let read = |path: &str| std::fs::read_to_string(root.path().join(path)).expect(path);
+        assert_eq!([read("ours/f"), read("mounted"), read("theirs")], ["kept", "kept", "new"]);
     }
 }
