@@ -100,10 +100,14 @@ pub struct Cause {
     pub field: String,
 }
 
-/// A refusal; becomes a `Status` on the wire.
+/// A refusal; becomes a `Status` on the wire. Boxed, because every call returns one or nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct ApiError {
+#[error("{}", .0.message)]
+pub struct ApiError(Box<Refusal>);
+
+/// What a refusal says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
     /// Why, for programs.
     pub reason: Reason,
     /// Why, for people; the exact upstream text where clients show or match it.
@@ -122,10 +126,24 @@ pub struct ApiError {
     pub retry_after_seconds: Option<u32>,
 }
 
+impl std::ops::Deref for ApiError {
+    type Target = Refusal;
+
+    fn deref(&self) -> &Refusal {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for ApiError {
+    fn deref_mut(&mut self) -> &mut Refusal {
+        &mut self.0
+    }
+}
+
 impl ApiError {
     /// A refusal with a free text and no details.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Refusal {
             reason,
             message: message.into(),
             name: None,
@@ -134,7 +152,7 @@ impl ApiError {
             uid: None,
             causes: Vec::new(),
             retry_after_seconds: None,
-        }
+        }))
     }
 
     /// Names the object in `details`, with the plural resource as its kind.

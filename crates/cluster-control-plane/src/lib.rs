@@ -7,14 +7,25 @@
 
 pub mod admission;
 pub mod api;
+pub mod auth;
 pub mod client;
 pub mod controllers;
+pub mod discovery;
 pub mod error;
 pub mod identity;
 pub mod object;
+pub mod openapi;
 pub mod patch;
 pub mod resources;
 pub mod schema;
 pub mod selectors;
 pub mod storage;
+pub mod table;
 pub mod wire;
+
+mod retention;
+mod server;
+mod start;
+
+pub use server::TlsError;
+pub use start::{ControlPlane, Options, Running, StartError};
