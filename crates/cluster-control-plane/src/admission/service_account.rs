@@ -226,7 +226,7 @@ mod tests {
     fn mirror_pods_may_not_reference_accounts_secrets_or_tokens() {
         let refusal = |spec: Value| {
             let pod = json!({"metadata": {"name": "m"}, "spec": spec});
-            check_mirror(&pod).map_err(|refused| refused.message)
+            check_mirror(&pod).map_err(|refused| refused.message.clone())
         };
         let text = |why: &str| Err(format!("pods \"m\" is forbidden: a mirror pod may not {why}"));
         assert_eq!(refusal(json!({})), Ok(()));

@@ -473,7 +473,7 @@ mod tests {
             let mut object = json!({"data": {"a": data}});
             decode(&resources::SECRETS, &mut object, FieldValidation::Strict, Ingest::Body)
                 .map(|_| object["data"]["a"].clone())
-                .map_err(|refused| refused.message)
+                .map_err(|refused| refused.message.clone())
         };
         let head = "Secret in version \"v1\" cannot be handled as a Secret: illegal base64 data at input byte";
         assert_eq!(decoded("YWI=\n"), Ok(json!("YWI=")));

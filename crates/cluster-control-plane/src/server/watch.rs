@@ -52,10 +52,7 @@ pub(super) fn answer(
     let representation = accept::representation(call.header(ACCEPT))?;
     let options = call.query.list_options()?;
     let seconds = call.query.timeout_seconds()?.unwrap_or_else(|| fastrand::u64(TIMEOUT_SECONDS));
-    let stream = match call.server.api.watch(route.resource, &route.namespace, &options) {
-        Ok(stream) => stream,
-        Err(error) => return Err(error),
-    };
+    let stream = call.server.api.watch(route.resource, &route.namespace, &options)?;
     let body = WatchBody {
         stream,
         resource: route.resource,
