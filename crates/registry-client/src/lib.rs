@@ -1,4 +1,38 @@
-//! The distribution API, spoken: pull into and push from a store; retry, resume, mirrors, auth.
+//! The client side of the OCI distribution API: pulls into and pushes from a blob store.
 //!
-//! This crate reads no environment and no home directory.
+//! Verified digests, resumed downloads, retries that honour what the registry asks for, mirrors,
+//! and an authentication handshake that is a pure step function ([`handshake`]). This crate
+//! reads no environment and no home directory: certificates, proxies and credentials come in as
+//! values.
+//!
+//! Start reading at [`Client`], then [`Client::pull`] and [`Client::push`].
 #![forbid(unsafe_code)]
+
+mod blobs;
+mod challenge;
+mod client;
+mod copy;
+mod endpoint;
+mod error;
+pub mod handshake;
+mod manifests;
+mod options;
+mod progress;
+mod pull;
+mod push;
+mod retry;
+mod tags;
+mod tls;
+mod tokens;
+mod transport;
+mod uploads;
+
+pub use challenge::{Challenge, Scheme};
+pub use client::{Client, Remote};
+pub use copy::CopyOptions;
+pub use error::{RegistryError, RegistryErrorKind};
+pub use options::{ClientOptions, ClientOptionsError, Mirror, Proxy};
+pub use progress::{Progress, ProgressEvent};
+pub use pull::{Layers, Platforms, PullOptions, Pulled, PulledImage};
+pub use push::{PushOptions, Pushed};
+pub use uploads::BlobUpload;

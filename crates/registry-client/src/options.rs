@@ -1,0 +1,103 @@
+//! How a client reaches registries.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use credentials::RegistryAuth;
+
+/// Retries of one request after a transient failure.
+const RETRIES_MAX: u32 = 5;
+/// Blobs moved at once per pull or push: what docker and containerd use for pulls.
+const CONCURRENT_BLOBS_MAX: usize = 4;
+
+/// How a client reaches registries.
+#[derive(Debug, Clone)]
+pub struct ClientOptions {
+    /// Sent as `User-Agent`.
+    pub user_agent: String,
+    /// Registries (`host[:port]`) that may speak plain HTTP and whose certificates are not
+    /// checked; `*` stands for all. Registries on loopback addresses always belong to them, as
+    /// in docker. HTTPS is tried first.
+    pub insecure_registries: Vec<String>,
+    /// Registries that are spoken to in plain HTTP without an attempt at HTTPS.
+    pub plain_http_registries: Vec<String>,
+    /// Registries whose certificates are not checked, and that still must speak HTTPS; `*`
+    /// stands for all.
+    pub skip_tls_verify: Vec<String>,
+    /// Certificates trusted in addition to the system's, in PEM.
+    pub extra_roots_pem: Vec<Vec<u8>>,
+    /// Endpoints asked before the registry itself when pulling, by registry (`docker.io`).
+    pub mirrors: BTreeMap<String, Vec<Mirror>>,
+    /// Proxy for connections that leave the machine.
+    pub proxy: Option<Proxy>,
+    /// Retries of one request after a transient failure.
+    pub retries_max: u32,
+    /// Blobs moved at once per pull or push.
+    pub concurrent_blobs_max: usize,
+    /// Longest wait for a connection.
+    pub connect_timeout: Duration,
+    /// Longest silence of a registry in the middle of an answer.
+    pub read_timeout: Duration,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self {
+            user_agent: concat!("shipway/", env!("CARGO_PKG_VERSION")).to_owned(),
+            insecure_registries: Vec::new(),
+            plain_http_registries: Vec::new(),
+            skip_tls_verify: Vec::new(),
+            extra_roots_pem: Vec::new(),
+            mirrors: BTreeMap::new(),
+            proxy: None,
+            retries_max: RETRIES_MAX,
+            concurrent_blobs_max: CONCURRENT_BLOBS_MAX,
+            connect_timeout: Duration::from_secs(30),
+            read_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Another place that serves a registry's images.
+#[derive(Debug, Clone)]
+pub struct Mirror {
+    /// `http://` or `https://` with host, port and nothing else.
+    pub url: String,
+    /// Put in front of the repository path (`gcr.io/`), empty for none.
+    pub repository_prefix: String,
+    /// Credential for the mirror; the registry's own credentials are never sent to it.
+    pub auth: Option<RegistryAuth>,
+}
+
+/// Proxies as the usual environment variables describe them.
+#[derive(Debug, Clone, Default)]
+pub struct Proxy {
+    /// URL of the proxy for HTTP.
+    pub http: Option<String>,
+    /// URL of the proxy for HTTPS.
+    pub https: Option<String>,
+    /// Hosts that are reached directly, comma separated.
+    pub no_proxy: String,
+}
+
+/// Why a client could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientOptionsError {
+    /// A certificate is not PEM or not a certificate.
+    #[error("cannot use an extra root certificate: {reason}")]
+    Certificate {
+        /// What is wrong.
+        reason: String,
+    },
+    /// The URL of a proxy or mirror.
+    #[error("{url:?} is not a usable URL for a {what}")]
+    Url {
+        /// The text.
+        url: String,
+        /// `proxy` or `mirror`.
+        what: &'static str,
+    },
+    /// The HTTP client refused to start.
+    #[error("cannot start the HTTP client")]
+    Http(#[source] reqwest::Error),
+}

@@ -1,0 +1,393 @@
+//! Sends one request: picks HTTP or HTTPS, authenticates, retries, and turns refusals into
+//! errors.
+
+use std::time::{Duration, Instant};
+
+use credentials::{RegistryAuth, Secret};
+use http::header;
+use oci_model::ErrorBody;
+use reqwest::{RequestBuilder, Response};
+use serde::Deserialize;
+use url::Url;
+
+use crate::challenge::Challenge;
+use crate::client::Remote;
+use crate::endpoint::Security;
+use crate::error::{Refusal, RegistryError, RegistryErrorKind, with_causes};
+use crate::handshake::{GiveUp, Grant, NextStep, TokenRequest, Tried, after_unauthorized};
+use crate::progress::{Progress, ProgressEvent};
+use crate::retry;
+use crate::tls;
+use crate::tokens::{Authorization, TokenKey};
+
+/// Largest answer of a token service, in bytes (1 MiB, as containers/image has it).
+const TOKEN_BYTES_MAX: usize = 1024 * 1024;
+/// Largest error answer that is read, in bytes.
+const ERROR_BYTES_MAX: usize = 64 * 1024;
+
+/// What the request is about, for authorisation and for messages.
+pub(crate) struct About<'a> {
+    pub(crate) method: &'static str,
+    /// Path and query below `/v2/`, or an absolute URL from a `Location`.
+    pub(crate) target: &'a str,
+    pub(crate) scopes: Vec<String>,
+    /// What is looked for, in words for an error.
+    pub(crate) what: String,
+    pub(crate) progress: &'a Progress,
+}
+
+impl Remote {
+    /// Sends a request until it succeeds or nothing is left to try. `finish` adds headers and
+    /// the body; it is called again for each attempt.
+    pub(crate) async fn send(
+        &self,
+        about: &About<'_>,
+        finish: impl Fn(RequestBuilder) -> RequestBuilder,
+    ) -> Result<Response, RegistryError> {
+        let mut retries = 0;
+        loop {
+            let (error, retry_after) = match self.send_authorized(about, &finish).await {
+                Ok(response) if response.status().is_success() => return Ok(response),
+                Ok(response) => {
+                    let refusal = refusal(response, about).await;
+                    let transient = retry::is_transient_status(refusal.status);
+                    let retry_after = refusal.retry_after;
+                    if !transient {
+                        return Err(refusal.into());
+                    }
+                    (RegistryError::from(refusal), retry_after)
+                }
+                Err(error) if error.is_transient() && !is_unreachable(&error) => (error, None),
+                Err(error) => return Err(error),
+            };
+            if self.client.options().retries_max <= retries {
+                return Err(error);
+            }
+            let Some(wait) = retry::pause(retries, retry_after, fastrand::f64()) else {
+                return Err(error);
+            };
+            tracing::debug!(reason = %error, wait_ms = wait.as_millis() as u64, "retrying");
+            about.progress.tell(ProgressEvent::Retrying { reason: error.to_string(), wait });
+            tokio::time::sleep(wait).await;
+            retries += 1;
+        }
+    }
+
+    /// Sends a request once, handshake included, without retries: for bodies that are not simply
+    /// sent again.
+    pub(crate) async fn send_once_authorized(
+        &self,
+        about: &About<'_>,
+        finish: impl Fn(RequestBuilder) -> RequestBuilder,
+    ) -> Result<Response, RegistryError> {
+        let response = self.send_authorized(about, &finish).await?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        Err(refusal(response, about).await.into())
+    }
+
+    /// One attempt with the handshake that it may need.
+    async fn send_authorized(
+        &self,
+        about: &About<'_>,
+        finish: &impl Fn(RequestBuilder) -> RequestBuilder,
+    ) -> Result<Response, RegistryError> {
+        let key = TokenKey::new(&self.endpoint.host, self.auth.as_ref(), &about.scopes);
+        let tokens = &self.client.inner.tokens;
+        let mut authorization = match &self.auth {
+            Some(RegistryAuth::RegistryToken { token }) => {
+                Some(Authorization::Bearer(token.clone()))
+            }
+            _ => tokens.get(&key, Instant::now()),
+        };
+        let mut tried = match (&self.auth, &authorization) {
+            (Some(RegistryAuth::RegistryToken { .. }), _) => Tried::RegistryToken,
+            (_, Some(Authorization::Basic { .. })) => Tried::Basic,
+            _ => Tried::Nothing,
+        };
+        loop {
+            let response = self.send_once(about, authorization.as_ref(), finish).await?;
+            if response.status() != http::StatusCode::UNAUTHORIZED {
+                return Ok(response);
+            }
+            tokens.forget(&key);
+            let challenges = response
+                .headers()
+                .get_all(header::WWW_AUTHENTICATE)
+                .iter()
+                .filter_map(|value| value.to_str().ok());
+            let challenges = Challenge::parse_all(challenges);
+            match after_unauthorized(&challenges, self.auth.as_ref(), &about.scopes, tried) {
+                NextStep::SendBasic { username, password } => {
+                    let basic = Authorization::Basic { username, password };
+                    tokens.put_basic(&key, basic.clone());
+                    authorization = Some(basic);
+                    tried = Tried::Basic;
+                }
+                NextStep::FetchToken(request) => {
+                    let token = self.fetch_token(&request, about).await?;
+                    let (lifetime, now) = (token.expires_in, Instant::now());
+                    tokens.put_bearer(&key, token.value.clone(), lifetime, now);
+                    authorization = Some(Authorization::Bearer(token.value));
+                    tried = Tried::FreshToken;
+                }
+                // An attempt with a credential ends in the registry's own words.
+                NextStep::GiveUp(GiveUp::Refused) => return Ok(response),
+                NextStep::GiveUp(why) => {
+                    let reason = format!(
+                        "pull access denied, repository does not exist or may require \
+                         authorization: {}",
+                        why.reason()
+                    );
+                    let reason = match about.scopes.first() {
+                        None => why.reason(),
+                        Some(scope) if scope.contains("push") || scope.contains("delete") => {
+                            reason.replace("pull access", "push access")
+                        }
+                        Some(_) => reason,
+                    };
+                    return Err(RegistryErrorKind::Unauthorized { reason }.into());
+                }
+            }
+        }
+    }
+
+    /// One request. For insecure hosts HTTPS comes first and plain HTTP second.
+    async fn send_once(
+        &self,
+        about: &About<'_>,
+        authorization: Option<&Authorization>,
+        finish: &impl Fn(RequestBuilder) -> RequestBuilder,
+    ) -> Result<Response, RegistryError> {
+        let host = &self.endpoint.host;
+        let plain = self.endpoint.security == Security::Plain
+            || (self.endpoint.security == Security::Insecure
+                && self.client.speaks_plain_http(host));
+        let first = self.url(about.target, if plain { "http" } else { "https" })?;
+        match self.execute(first, about, authorization, finish).await {
+            Err(error) if !plain && tls::tls_error(&error).is_some_and(tls::is_not_tls) => {
+                if self.endpoint.security != Security::Insecure {
+                    return Err(RegistryErrorKind::PlainHttp { registry: host.clone() }.into());
+                }
+                self.client.note_plain_http(host);
+                let second = self.url(about.target, "http")?;
+                let sent = self.execute(second, about, authorization, finish).await;
+                sent.map_err(|error| request_error(&error, host))
+            }
+            sent => sent.map_err(|error| request_error(&error, host)),
+        }
+    }
+
+    async fn execute(
+        &self,
+        url: Url,
+        about: &About<'_>,
+        authorization: Option<&Authorization>,
+        finish: &impl Fn(RequestBuilder) -> RequestBuilder,
+    ) -> Result<Response, reqwest::Error> {
+        let method = http::Method::from_bytes(about.method.as_bytes()).unwrap_or(http::Method::GET);
+        // An upload may continue at another host; our credential is not for it.
+        let ours = authority(&url) == self.endpoint.host
+            || url.host_str() == Some(self.endpoint.host.as_str());
+        let mut request = self.client.http(self.endpoint.security).request(method, url);
+        match authorization.filter(|_| ours) {
+            None => {}
+            Some(Authorization::Basic { username, password }) => {
+                request = request.basic_auth(username, Some(password.expose()));
+            }
+            Some(Authorization::Bearer(token)) => request = request.bearer_auth(token.expose()),
+        }
+        finish(request).send().await
+    }
+
+    /// The address of a target: a path below `/v2/`, or what a `Location` said.
+    pub(crate) fn url(&self, target: &str, scheme: &str) -> Result<Url, RegistryError> {
+        let malformed = |_| RegistryErrorKind::Malformed {
+            reason: format!("registry {} sent a bad address {target:?}", self.endpoint.host),
+        };
+        if target.starts_with("http://") || target.starts_with("https://") {
+            return Ok(Url::parse(target).map_err(malformed)?);
+        }
+        let path = target.strip_prefix('/').map_or_else(|| format!("v2/{target}"), str::to_owned);
+        let text = format!("{scheme}://{}/{path}", self.endpoint.host);
+        let mut url = Url::parse(&text).map_err(malformed)?;
+        if let Some(registry) = &self.endpoint.mirror_of {
+            url.query_pairs_mut().append_pair("ns", registry);
+        }
+        Ok(url)
+    }
+
+    async fn fetch_token(
+        &self,
+        request: &TokenRequest,
+        about: &About<'_>,
+    ) -> Result<Token, RegistryError> {
+        let http = self.client.http(self.endpoint.security);
+        let (method, builder) = match &request.grant {
+            Grant::Anonymous => ("GET", http.get(request.get_url())),
+            Grant::Basic { username, password } => {
+                ("GET", http.get(request.get_url()).basic_auth(username, Some(password.expose())))
+            }
+            Grant::Refresh { token } => {
+                let form = request.post_form(token.expose());
+                let body = url::form_urlencoded::Serializer::new(String::new())
+                    .extend_pairs(form.iter().map(|(key, value)| (*key, value.as_str())))
+                    .finish();
+                let builder = http
+                    .post(request.realm.clone())
+                    .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+                    .body(body);
+                ("POST", builder)
+            }
+        };
+        let service = authority(&request.realm);
+        let response = builder.send().await.map_err(|error| request_error(&error, &service))?;
+        let asked = redacted(&request.realm);
+        let kind = match request.grant {
+            Grant::Anonymous => "anonymous token",
+            Grant::Basic { .. } | Grant::Refresh { .. } => "token",
+        };
+        let context = format!("failed to authorize: failed to fetch {kind}");
+        if !response.status().is_success() {
+            let about = About {
+                method,
+                target: &asked,
+                scopes: Vec::new(),
+                what: format!("token service {asked}"),
+                progress: about.progress,
+            };
+            return Err(RegistryError::from(refusal(response, &about).await).context(context));
+        }
+        let bytes = body_up_to(response, TOKEN_BYTES_MAX).await.map_err(|error| match error {
+            BodyError::TooLarge => RegistryErrorKind::Malformed {
+                reason: format!("token service {asked} sent too much"),
+            },
+            BodyError::Broken(reason) => RegistryErrorKind::Interrupted { reason },
+        })?;
+        let answer: TokenAnswer = serde_json::from_slice(&bytes).map_err(|_| {
+            RegistryErrorKind::Malformed { reason: format!("token service {asked} sent no token") }
+        })?;
+        let value = answer.token.filter(|token| !token.is_empty()).or(answer.access_token);
+        match value {
+            Some(value) if !value.is_empty() => {
+                Ok(Token { value: Secret::new(value), expires_in: answer.expires_in })
+            }
+            _ => Err(RegistryErrorKind::Malformed {
+                reason: format!("token service {asked} sent no token"),
+            }
+            .into()),
+        }
+    }
+}
+
+struct Token {
+    value: Secret,
+    expires_in: Option<u64>,
+}
+
+/// The answer of a token service (distribution token specification).
+#[derive(Deserialize)]
+struct TokenAnswer {
+    #[serde(default)]
+    token: Option<String>,
+    #[serde(default)]
+    access_token: Option<String>,
+    #[serde(default)]
+    expires_in: Option<u64>,
+}
+
+fn is_unreachable(error: &RegistryError) -> bool {
+    matches!(error.kind(), RegistryErrorKind::Unreachable { .. })
+}
+
+/// `host[:port]` of an address.
+fn authority(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+/// An address without anything that may be a secret: signed URLs carry keys in their query.
+fn redacted(url: &Url) -> String {
+    format!("{}://{}{}", url.scheme(), authority(url), url.path())
+}
+
+/// Sorts a failed exchange by what can be done about it.
+fn request_error(error: &reqwest::Error, registry: &str) -> RegistryError {
+    if let Some(tls_error) = tls::tls_error(error) {
+        let reason = tls::describe(tls_error);
+        return RegistryErrorKind::Tls { registry: registry.to_owned(), reason }.into();
+    }
+    // The URL in reqwest's own text may be a signed one.
+    let mut reason = String::new();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        reason = error.to_string();
+        cause = error.source();
+    }
+    if reason.is_empty() {
+        reason = if error.is_timeout() { "i/o timeout".to_owned() } else { error.to_string() };
+    }
+    if error.is_connect() {
+        let registry = registry.to_owned();
+        return RegistryErrorKind::Unreachable { registry, reason }.into();
+    }
+    RegistryErrorKind::Interrupted { reason: format!("connection to {registry}: {reason}") }.into()
+}
+
+/// Reads what a refusal says.
+async fn refusal(response: Response, about: &About<'_>) -> Refusal {
+    let status = response.status().as_u16();
+    let url = redacted(response.url());
+    let retry_after = response
+        .headers()
+        .get(header::RETRY_AFTER)
+        .and_then(|value| value.to_str().ok())
+        .and_then(retry::parse_retry_after);
+    let body = body_up_to(response, ERROR_BYTES_MAX).await.unwrap_or_default();
+    let body = serde_json::from_slice::<ErrorBody>(&body).unwrap_or_default();
+    Refusal { method: about.method, url, status, body, retry_after, what: about.what.clone() }
+}
+
+/// Why a body was not read.
+pub(crate) enum BodyError {
+    TooLarge,
+    Broken(String),
+}
+
+/// Reads a body that must be small.
+pub(crate) async fn body_up_to(
+    mut response: Response,
+    bytes_max: usize,
+) -> Result<Vec<u8>, BodyError> {
+    let mut body = Vec::new();
+    loop {
+        match response.chunk().await {
+            Ok(None) => return Ok(body),
+            Ok(Some(chunk)) => {
+                if bytes_max < body.len() + chunk.len() {
+                    return Err(BodyError::TooLarge);
+                }
+                body.extend_from_slice(&chunk);
+            }
+            Err(error) => return Err(BodyError::Broken(with_causes(&error.without_url()))),
+        }
+    }
+}
+
+/// Tells the registry's `Warning` headers (RFC 7234 section 5.5, code 299).
+pub(crate) fn tell_warnings(response: &Response, progress: &Progress) {
+    const WARNING_BYTES_MAX: usize = 4096;
+    for value in response.headers().get_all(header::WARNING) {
+        let Ok(value) = value.to_str() else { continue };
+        let Some(text) = value.strip_prefix("299 - \"").and_then(|text| text.strip_suffix('"'))
+        else {
+            continue;
+        };
+        let text = text.chars().take(WARNING_BYTES_MAX).collect();
+        progress.tell(ProgressEvent::Warning { text });
+    }
+}
+
+/// Longest time without any progress before a body is given up; reqwest's read timeout ends it.
+pub(crate) const STALL_RETRIES_PAUSE: Duration = Duration::from_millis(500);
