@@ -137,7 +137,7 @@ fn pause_doubles_with_each_failure_up_to_ten_minutes() {
         let plan = decide(&job, &pods, at(last + i64::try_from(pause).expect("small")));
         assert_eq!((plan.create, plan.look_again), (1, None));
     }
-    let job = super::tests::job(json!({"completions": 3}));
+    let job = self::job(json!({"completions": 3}));
     let pods = [pod("a", "Failed", 1), pod("b", "Succeeded", 2)];
     assert_eq!(decide(&job, &pods, at(2)).create, 1);
 }
