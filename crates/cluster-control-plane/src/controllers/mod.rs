@@ -2,11 +2,13 @@
 
 mod bootstrap;
 mod children;
+mod deployment;
 mod job;
 mod namespaces;
 mod queue;
 mod reconcile;
 mod recorder;
+mod replicas;
 mod scheduler;
 
 use std::path::PathBuf;
@@ -14,8 +16,10 @@ use std::path::PathBuf;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::deployment::DeploymentController;
 use self::job::JobController;
 use self::namespaces::{Furnisher, Terminator};
+use self::replicas::ReplicaController;
 use self::scheduler::Scheduler;
 use crate::client::Client;
 
@@ -49,6 +53,12 @@ pub async fn run(client: Client, options: ControllerOptions, stop: CancellationT
     tasks.spawn(reconcile::run(client.clone(), Furnisher::new(&client, ca), stop.clone()));
     tasks.spawn(reconcile::run(client.clone(), Terminator::new(&client), stop.clone()));
     tasks.spawn(reconcile::run(client.clone(), JobController::new(&client), stop.clone()));
+    let sets = ReplicaController::of_replica_sets(&client);
+    tasks.spawn(reconcile::run(client.clone(), sets, stop.clone()));
+    let replication = ReplicaController::of_replication_controllers(&client);
+    tasks.spawn(reconcile::run(client.clone(), replication, stop.clone()));
+    let deployments = DeploymentController::new(&client);
+    tasks.spawn(reconcile::run(client.clone(), deployments, stop.clone()));
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "a controller died");
