@@ -1,4 +1,39 @@
 //! The distribution API, served: uploads, tags, referrers, auth, tenancy.
 //!
-//! This crate keeps no state outside its stores.
+//! This crate keeps no state outside its stores: bytes of blobs are in the shared
+//! [`blob_store::BlobStore`], everything else (manifests, tags, which repository may show which
+//! blob) in one database below `<state>/registry`. It reads no environment and prints nothing.
+//!
+//! Start reading at [`RegistryServer::bind`], then `route`, `service` and `metadata`.
+//!
+//! # State below `<state>/registry`
+//! | path | content |
+//! |---|---|
+//! | `metadata.redb` | the database; its tables are documented in `metadata` |
+//! | `links.journal` | blobs uploaded since the last commit of the database |
+//! | `token-key.pem` | the key that signs bearer tokens, mode 0600 |
 #![forbid(unsafe_code)]
+
+mod auth;
+mod blobs;
+mod body;
+mod connection;
+mod listing;
+mod manifests;
+mod metadata;
+mod options;
+mod range;
+mod refusal;
+mod route;
+mod serve;
+mod service;
+mod token_endpoint;
+mod uploads;
+mod users_file;
+
+pub use auth::{AccessRule, Holder, Role};
+pub use options::{
+    Anonymous, AuthScheme, CollectionSchedule, PlainHttp, RegistryOptions, TlsFiles,
+};
+pub use serve::{BindError, RegistryServer, Running};
+pub use users_file::{UserFileError, add_user};

@@ -1,0 +1,203 @@
+//! Bodies of responses, and of requests on their way into an upload.
+
+use std::fs::File;
+use std::future::Future as _;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use oci_model::ErrorCode;
+use tokio::task::JoinHandle;
+
+use crate::refusal::Refusal;
+
+/// Bytes of a blob read and sent at once. Two such pieces are in memory per download.
+const PIECE_BYTES: u64 = 512 * 1024;
+
+/// How long a client may send nothing in the middle of a body.
+const BODY_IDLE_MAX: Duration = Duration::from_secs(60);
+
+/// How much of a refused body is read so that the client sees the refusal, in bytes.
+const DRAIN_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// How long that may take.
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// The body of a response.
+pub(crate) enum Body {
+    /// All of it, or nothing if it was taken.
+    Whole(Option<Bytes>),
+    /// A part of a file.
+    File(FileBody),
+}
+
+/// A part of a file, read ahead by one piece on the blocking threads.
+pub(crate) struct FileBody {
+    file: Arc<File>,
+    /// Where the next piece to read begins.
+    offset: u64,
+    /// Bytes not yet asked for.
+    unread: u64,
+    /// Bytes not yet sent.
+    unsent: u64,
+    next: Option<JoinHandle<io::Result<Bytes>>>,
+}
+
+impl Body {
+    pub(crate) const fn empty() -> Self {
+        Self::Whole(None)
+    }
+
+    /// The bytes `first..first + size` of a file.
+    pub(crate) fn file(file: File, first: u64, size: u64) -> Self {
+        let mut body = FileBody {
+            file: Arc::new(file),
+            offset: first,
+            unread: size,
+            unsent: size,
+            next: None,
+        };
+        body.read_ahead();
+        Self::File(body)
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self::Whole(Some(bytes))
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Whole(Some(bytes.into()))
+    }
+}
+
+impl FileBody {
+    fn read_ahead(&mut self) {
+        if self.unread == 0 {
+            return;
+        }
+        let size = self.unread.min(PIECE_BYTES);
+        let (file, offset) = (Arc::clone(&self.file), self.offset);
+        self.offset += size;
+        self.unread -= size;
+        self.next = Some(tokio::task::spawn_blocking(move || {
+            let mut piece = vec![0; usize::try_from(size).unwrap_or(0)];
+            file.read_exact_at(&mut piece, offset)?;
+            Ok(piece.into())
+        }));
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        match self.get_mut() {
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::File(body) => {
+                let Some(next) = &mut body.next else { return Poll::Ready(None) };
+                let piece = match Pin::new(next).poll(context) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(piece) => piece.map_err(io::Error::other).flatten(),
+                };
+                body.next = None;
+                body.read_ahead();
+                if let Ok(piece) = &piece {
+                    body.unsent -= piece.len() as u64;
+                }
+                Poll::Ready(Some(piece.map(Frame::data)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(bytes) => bytes.is_none(),
+            Self::File(body) => body.next.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+            Self::File(body) => SizeHint::with_exact(body.unsent),
+        }
+    }
+}
+
+/// The next bytes of a request, or `None` at its end.
+///
+/// # Errors
+/// 400 if the client broke off, 408 if it fell silent.
+pub(crate) async fn next_piece(body: &mut Incoming) -> Result<Option<Bytes>, Refusal> {
+    loop {
+        let frame = match tokio::time::timeout(BODY_IDLE_MAX, body.frame()).await {
+            Ok(Some(Ok(frame))) => frame,
+            Ok(None) => return Ok(None),
+            Ok(Some(Err(error))) => {
+                return Err(Refusal::new(ErrorCode::SizeInvalid, format!("body: {error}")));
+            }
+            Err(_) => {
+                return Err(Refusal::new(ErrorCode::SizeInvalid, "the body stopped coming")
+                    .with_status(http::StatusCode::REQUEST_TIMEOUT));
+            }
+        };
+        if let Ok(data) = frame.into_data() {
+            return Ok(Some(data));
+        }
+    }
+}
+
+/// Reads and forgets the rest of a body, within limits.
+pub(crate) async fn drain(body: &mut Incoming) {
+    let rest = async {
+        let mut drained = 0;
+        while let Ok(Some(piece)) = next_piece(body).await {
+            drained += piece.len();
+            if drained > DRAIN_BYTES_MAX {
+                break;
+            }
+        }
+    };
+    // Whoever sends more has its connection closed.
+    let _ = tokio::time::timeout(DRAIN_TIME_MAX, rest).await;
+}
+
+/// A whole body of at most `bytes_max` bytes.
+///
+/// # Errors
+/// 413 as soon as it is known to be larger.
+pub(crate) async fn read_whole(body: &mut Incoming, bytes_max: usize) -> Result<Bytes, Refusal> {
+    let too_large = || {
+        Refusal::new(ErrorCode::SizeInvalid, format!("the body is larger than {bytes_max} bytes"))
+            .with_status(http::StatusCode::PAYLOAD_TOO_LARGE)
+    };
+    let announced = http_body::Body::size_hint(body).lower();
+    if announced > bytes_max as u64 {
+        return Err(too_large());
+    }
+    let mut whole = Vec::with_capacity(usize::try_from(announced).unwrap_or(0));
+    while let Some(piece) = next_piece(body).await? {
+        if whole.len() + piece.len() > bytes_max {
+            return Err(too_large());
+        }
+        whole.extend_from_slice(&piece);
+    }
+    Ok(whole.into())
+}

@@ -1,0 +1,136 @@
+//! Lists: tags, repositories, referrers (distribution-spec end-8, end-12, and the catalog of the
+//! Docker registry API).
+
+use http::{HeaderName, HeaderValue, header};
+use oci_model::{Digest, ErrorCode, MANIFEST_BYTES_MAX, MediaType};
+
+use crate::auth::{Principal, Role};
+use crate::metadata::Page;
+use crate::refusal::Refusal;
+use crate::route::Query;
+use crate::service::{Answer, Call, Service, header_value, json};
+
+/// Names in one reply. Many clients do not follow links, so it is large.
+const NAMES_MAX: usize = 10_000;
+
+/// Room for what surrounds the descriptors in a list of referrers, in bytes.
+const INDEX_FRAME_BYTES: usize = 1024;
+
+/// The tags of a repository.
+pub(crate) fn tags(call: &Call<'_>) -> Answer {
+    let metadata = &call.service.metadata;
+    let names_max = names_max(&call.query)?;
+    let page = metadata.tags(&call.repository, call.query.get("last"), names_max)?;
+    if page.names.is_empty() && !metadata.knows(&call.repository)? {
+        return Err(Refusal::new(ErrorCode::NameUnknown, "repository name not known to registry")
+            .with_detail(serde_json::json!({ "name": call.repository.as_str() })));
+    }
+    let body = serde_json::json!({ "name": call.repository.as_str(), "tags": page.names });
+    listed(&body, &page, names_max, &format!("/v2/{}/tags/list", call.repository))
+}
+
+/// The repositories that the caller may read.
+pub(crate) fn catalog(service: &Service, principal: &Principal, query: &Query) -> Answer {
+    let names_max = names_max(query)?;
+    let visible = |name: &str| service.authority.grants(principal.name(), name, Role::Pull);
+    let page = service.metadata.repositories(query.get("last"), names_max, visible)?;
+    let body = serde_json::json!({ "repositories": page.names });
+    listed(&body, &page, names_max, "/v2/_catalog")
+}
+
+/// The manifests that say they are about `subject`. Unknown subjects and repositories have none.
+pub(crate) fn referrers(call: &Call<'_>, subject: &Digest) -> Answer {
+    let filter = call.query.get("artifactType").filter(|filter| !filter.is_empty());
+    let last = call.query.get("last").unwrap_or_default();
+    let mut body =
+        format!("{{\"schemaVersion\":2,\"mediaType\":\"{}\",\"manifests\":[", MediaType::OCI_INDEX)
+            .into_bytes();
+    let mut listed_last = None;
+    let mut more = false;
+    let visit = |digest: &str, descriptor: &[u8]| {
+        if let Some(filter) = filter {
+            let parsed: Option<oci_model::Descriptor> = serde_json::from_slice(descriptor).ok();
+            if parsed.and_then(|parsed| parsed.artifact_type).as_deref() != Some(filter) {
+                return true;
+            }
+        }
+        // Clients do not read more than a manifest's worth.
+        if body.len() + descriptor.len() + INDEX_FRAME_BYTES > MANIFEST_BYTES_MAX
+            && listed_last.is_some()
+        {
+            more = true;
+            return false;
+        }
+        if listed_last.is_some() {
+            body.push(b',');
+        }
+        body.extend_from_slice(descriptor);
+        listed_last = Some(digest.to_owned());
+        true
+    };
+    call.service.metadata.referrers(&call.repository, subject, last, visit)?;
+    body.extend_from_slice(b"]}");
+    let mut response = json(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, header_value(MediaType::OCI_INDEX.as_str()));
+    if filter.is_some() {
+        let name = HeaderName::from_static("oci-filters-applied");
+        headers.insert(name, HeaderValue::from_static("artifactType"));
+    }
+    if let (true, Some(last)) = (more, listed_last) {
+        let mut target = format!("/v2/{}/referrers/{subject}?last={last}", call.repository);
+        if let Some(filter) = filter {
+            target.push_str(&format!("&artifactType={}", encode(filter)));
+        }
+        headers.insert(header::LINK, header_value(&format!("<{target}>; rel=\"next\"")));
+    }
+    Ok(response)
+}
+
+fn listed(body: &serde_json::Value, page: &Page, names_max: usize, path: &str) -> Answer {
+    let mut response = json(body.to_string().into_bytes());
+    if let (true, Some(last)) = (page.more, page.names.last()) {
+        let link = format!("<{path}?n={names_max}&last={}>; rel=\"next\"", encode(last));
+        response.headers_mut().insert(header::LINK, header_value(&link));
+    }
+    Ok(response)
+}
+
+fn encode(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
+/// How many names the client wants, clamped to what it gets at most.
+fn names_max(query: &Query) -> Result<usize, Refusal> {
+    let Some(text) = query.get("n") else { return Ok(NAMES_MAX) };
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(Refusal::new(
+            ErrorCode::PaginationNumberInvalid,
+            format!("{text:?} is not a number of results"),
+        ));
+    }
+    // More digits than fit is still a number, and too many results.
+    Ok(text.parse().unwrap_or(NAMES_MAX).min(NAMES_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_results_is_a_number_within_bounds() {
+        let read = |query: &str| names_max(&Query::parse(Some(query))).map_err(|_| ());
+        for (query, expected) in [
+            ("", Ok(10_000)),
+            ("n=0", Ok(0)),
+            ("n=7", Ok(7)),
+            ("n=2147483648", Ok(10_000)),
+            ("n=99999999999999999999999999", Ok(10_000)),
+            ("n=-1", Err(())),
+            ("n=ten", Err(())),
+            ("n=", Err(())),
+        ] {
+            assert_eq!(read(query), expected, "{query}");
+        }
+    }
+}

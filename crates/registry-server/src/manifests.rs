@@ -1,0 +1,205 @@
+//! Manifests: GET, PUT, DELETE (distribution-spec end-3, end-7, end-9).
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use hyper::body::Incoming;
+use oci_model::{
+    Descriptor, Digest, ErrorCode, Hasher, MANIFEST_BYTES_MAX, Manifest, ManifestError, MediaType,
+    RawManifest, Tag,
+};
+
+use crate::body::{Body, read_whole};
+use crate::metadata::{Change, ChangeError, Child, NewManifest};
+use crate::refusal::Refusal;
+use crate::route::{self, ManifestReference};
+use crate::service::{Answer, Call, empty, header_value};
+
+/// Tags that one PUT may set (distribution-spec main, end-7b: ten should work).
+const TAGS_MAX: usize = 64;
+
+/// Longest media type accepted, in bytes; the four known ones are shorter.
+const MEDIA_TYPE_BYTES_MAX: usize = 255;
+
+pub(crate) const DIGEST_HEADER: HeaderName = HeaderName::from_static("docker-content-digest");
+
+/// The manifest's bytes as they were pushed, whatever the client says it accepts: anything else
+/// would change its digest.
+pub(crate) fn get(call: &Call<'_>, reference: &ManifestReference) -> Answer {
+    let found = call.service.metadata.manifest(&call.repository, reference)?;
+    let manifest = found.ok_or_else(|| unknown(reference))?;
+    let digest = manifest.digest.to_string();
+    let entity_tag = format!("\"{digest}\"");
+    let mut response = if call.has_already(&entity_tag) {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    } else {
+        let mut response = Response::new(Body::from(manifest.bytes.clone()));
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, header_value(manifest.media_type.as_str()));
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(manifest.bytes.len()));
+        response
+    };
+    let headers = response.headers_mut();
+    headers.insert(DIGEST_HEADER, header_value(&digest));
+    headers.insert(header::ETAG, header_value(&entity_tag));
+    let caching = match reference {
+        ManifestReference::Tag(_) => "no-cache",
+        ManifestReference::Digest(_) => "max-age=31536000, immutable",
+    };
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(caching));
+    Ok(response)
+}
+
+/// Stores a manifest and moves the tags of the request to it.
+pub(crate) async fn put(
+    call: &Call<'_>,
+    reference: ManifestReference,
+    body: &mut Incoming,
+) -> Answer {
+    let mut tags: Vec<Tag> = call.query.all("tag").map(route::tag).collect::<Result<_, _>>()?;
+    if tags.len() > TAGS_MAX {
+        return Err(Refusal::new(ErrorCode::TagInvalid, format!("more than {TAGS_MAX} tags"))
+            .with_status(StatusCode::URI_TOO_LONG));
+    }
+    let media_type = content_type(call)?;
+    let bytes = read_whole(body, MANIFEST_BYTES_MAX).await?;
+    let manifest = parse(&media_type, &bytes)?;
+    let digest = match &reference {
+        ManifestReference::Tag(_) => *manifest.digest(),
+        ManifestReference::Digest(expected) => {
+            check_digest(expected, &bytes)?;
+            *expected
+        }
+    };
+    let by_query = tags.clone();
+    if let ManifestReference::Tag(tag) = reference {
+        tags.push(tag);
+    }
+    let subject = manifest.parsed().subject().map(|subject| subject.digest);
+    let new = NewManifest {
+        repository: call.repository.clone(),
+        digest,
+        media_type: media_type.clone(),
+        tags,
+        children: children(manifest.parsed()),
+        subject: match subject {
+            Some(subject) => Some((subject, referrer(&manifest, digest)?)),
+            None => None,
+        },
+        bytes,
+    };
+    call.service.metadata.change(Change::PutManifest(Box::new(new))).await?;
+    tracing::info!(
+        repository = %call.repository,
+        %digest,
+        user = call.principal.name(),
+        "manifest stored"
+    );
+    let mut response = empty(StatusCode::CREATED);
+    let headers = response.headers_mut();
+    let location = format!("/v2/{}/manifests/{digest}", call.repository);
+    headers.insert(header::LOCATION, header_value(&location));
+    headers.insert(DIGEST_HEADER, header_value(&digest.to_string()));
+    if let Some(subject) = subject {
+        let name = HeaderName::from_static("oci-subject");
+        headers.insert(name, header_value(&subject.to_string()));
+    }
+    for tag in by_query {
+        headers.append(HeaderName::from_static("oci-tag"), header_value(tag.as_str()));
+    }
+    Ok(response)
+}
+
+/// Removes a tag, or a manifest with all its tags.
+pub(crate) async fn delete(call: &Call<'_>, reference: ManifestReference) -> Answer {
+    let change = match &reference {
+        ManifestReference::Tag(tag) => Change::DeleteTag(call.repository.clone(), tag.clone()),
+        ManifestReference::Digest(digest) => {
+            Change::DeleteManifest(call.repository.clone(), *digest)
+        }
+    };
+    match call.service.metadata.change(change).await {
+        Ok(()) => {
+            tracing::info!(
+                repository = %call.repository,
+                ?reference,
+                user = call.principal.name(),
+                "manifest deleted"
+            );
+            Ok(empty(StatusCode::ACCEPTED))
+        }
+        Err(ChangeError::Unknown) => Err(unknown(&reference)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn unknown(reference: &ManifestReference) -> Refusal {
+    let text = match reference {
+        ManifestReference::Tag(tag) => tag.to_string(),
+        ManifestReference::Digest(digest) => digest.to_string(),
+    };
+    Refusal::new(ErrorCode::ManifestUnknown, "manifest unknown to the repository")
+        .with_detail(serde_json::json!({ "reference": text }))
+}
+
+/// The type of the body, without parameters.
+fn content_type(call: &Call<'_>) -> Result<MediaType, Refusal> {
+    let value = call.header(header::CONTENT_TYPE).unwrap_or_default();
+    let value = value.split(';').next().unwrap_or_default().trim();
+    if value.is_empty() || value.len() > MEDIA_TYPE_BYTES_MAX {
+        return Err(Refusal::new(
+            ErrorCode::ManifestInvalid,
+            "a manifest needs a Content-Type that says what it is",
+        ));
+    }
+    Ok(MediaType::new(value))
+}
+
+fn parse(media_type: &MediaType, bytes: &Bytes) -> Result<RawManifest, Refusal> {
+    RawManifest::parse(Some(media_type), bytes.to_vec()).map_err(|error| {
+        let text = match std::error::Error::source(&error) {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        };
+        let refusal = Refusal::new(ErrorCode::ManifestInvalid, text);
+        match error {
+            ManifestError::TooLarge => refusal.with_status(StatusCode::PAYLOAD_TOO_LARGE),
+            ManifestError::UnsupportedMediaType(_)
+            | ManifestError::MediaTypeMismatch { .. }
+            | ManifestError::Ambiguous
+            | ManifestError::SchemaVersion(_)
+            | ManifestError::Json(_) => refusal,
+        }
+    })
+}
+
+fn check_digest(expected: &Digest, bytes: &[u8]) -> Result<(), Refusal> {
+    let mut hasher = Hasher::new(expected.algorithm());
+    hasher.update(bytes);
+    let actual = hasher.finish();
+    if actual == *expected {
+        return Ok(());
+    }
+    let text = format!("the manifest has digest {actual}, not {expected}");
+    Err(Refusal::new(ErrorCode::DigestInvalid, text))
+}
+
+/// What the repository must hold before it may hold the manifest.
+fn children(manifest: &Manifest) -> Vec<Child> {
+    let child = |descriptor: &Descriptor| match manifest {
+        Manifest::Image(_) => Child::Blob(descriptor.digest),
+        Manifest::Index(_) => Child::Entry(descriptor.digest),
+    };
+    manifest.references().map(child).collect()
+}
+
+/// The descriptor by which the manifest is listed at its subject (distribution-spec, "Listing
+/// Referrers").
+fn referrer(manifest: &RawManifest, digest: Digest) -> Result<Vec<u8>, Refusal> {
+    let size = manifest.bytes().len() as u64;
+    let mut descriptor = Descriptor::new(manifest.media_type().clone(), digest, size);
+    descriptor.artifact_type = manifest.parsed().artifact_type().map(str::to_owned);
+    descriptor.annotations = manifest.parsed().annotations().clone();
+    serde_json::to_vec(&descriptor).map_err(|error| Refusal::internal(&error))
+}

@@ -1,0 +1,90 @@
+//! Links on their way to the database: lines `<repository> <digest> <size>`.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use oci_model::Repository;
+
+use super::MetadataError;
+use super::tables::StoredLink;
+
+/// The open journal.
+pub(crate) struct Journal {
+    file: File,
+    path: PathBuf,
+}
+
+impl Journal {
+    /// Opens the journal and reads what the last process left in it.
+    pub(crate) fn open(path: &Path) -> Result<(Self, Vec<StoredLink>), MetadataError> {
+        let failed = |source| MetadataError::File { path: path.to_owned(), source };
+        let mut file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(failed)?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(failed)?;
+        // What follows the last line feed was torn by a crash.
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+        file.set_len(whole as u64).map_err(failed)?;
+        let text = String::from_utf8_lossy(&bytes[..whole]);
+        let links = text.lines().filter_map(decode).collect();
+        Ok((Self { file, path: path.to_owned() }, links))
+    }
+
+    /// Writes a link. It survives the death of the process when this returns.
+    pub(crate) fn append(&mut self, link: &StoredLink) -> Result<(), MetadataError> {
+        self.file.write_all(encode(link).as_bytes()).map_err(|source| self.failed(source))
+    }
+
+    /// Forgets everything: the database has it.
+    pub(crate) fn clear(&mut self) -> Result<(), MetadataError> {
+        self.file.set_len(0).map_err(|source| self.failed(source))
+    }
+
+    fn failed(&self, source: std::io::Error) -> MetadataError {
+        MetadataError::File { path: self.path.clone(), source }
+    }
+}
+
+fn encode(link: &StoredLink) -> String {
+    format!("{} {} {}\n", link.repository, link.digest, link.size)
+}
+
+fn decode(line: &str) -> Option<StoredLink> {
+    let mut words = line.split(' ');
+    let repository = Repository::new(words.next()?).ok()?;
+    let digest = words.next()?.parse().ok()?;
+    let size = words.next()?.parse().ok()?;
+    words.next().is_none().then_some(StoredLink { repository, digest, size })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_torn_line_is_cut_off_and_the_rest_comes_back() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("links.journal");
+        let link = StoredLink {
+            repository: Repository::new("team/app").expect("a name"),
+            digest: oci_model::Digest::of(b""),
+            size: 12,
+        };
+        let line = encode(&link);
+        assert_eq!(line, format!("team/app {} 12\n", oci_model::Digest::of(b"")));
+        std::fs::write(&path, format!("{line}{}", &line[..line.len() - 1])).expect("a journal");
+        let (mut journal, links) = Journal::open(&path).expect("the journal");
+        assert_eq!(links, std::slice::from_ref(&link));
+        journal.append(&link).expect("an append");
+        assert_eq!(std::fs::read_to_string(&path).expect("text"), line.repeat(2));
+        journal.clear().expect("a clear");
+        assert_eq!(Journal::open(&path).expect("the journal").1, []);
+    }
+}

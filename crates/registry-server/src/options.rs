@@ -1,0 +1,119 @@
+//! What the caller decides.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use blob_store::BlobStore;
+
+use crate::auth::AccessRule;
+
+/// How a registry behaves. Build it with [`RegistryOptions::new`] and change fields.
+#[derive(Clone, Debug)]
+pub struct RegistryOptions {
+    /// Directory of the metadata, usually `<state>/registry`; created if missing.
+    pub directory: PathBuf,
+    /// The store of the blobs.
+    pub store: BlobStore,
+    /// Where to listen; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// Serve HTTPS with these files; plain HTTP without.
+    pub tls: Option<TlsFiles>,
+    /// Whether plain HTTP may be served beyond loopback.
+    pub plain_http: PlainHttp,
+    /// htpasswd file with bcrypt entries; read again when it changes. Without it nobody can log
+    /// in, and only `anonymous` counts.
+    pub users: Option<PathBuf>,
+    /// What clients without credentials may do.
+    pub anonymous: Anonymous,
+    /// Rights of users per repository prefix. Empty: every user may do everything.
+    pub access: Vec<AccessRule>,
+    /// How clients are asked to authenticate.
+    pub scheme: AuthScheme,
+    /// The URL under which clients reach the registry, such as `https://registry.example`, used in
+    /// the realm of bearer challenges. Without it the address of the listener is used, or the
+    /// request's `Host` if that is a loopback name with the listener's port.
+    pub external_url: Option<String>,
+    /// When unneeded blobs are collected; never without.
+    pub collection: Option<CollectionSchedule>,
+    /// How long requests may go on after a shutdown began.
+    pub drain_max: Duration,
+}
+
+/// PEM files of a TLS server.
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    /// The certificate chain, leaf first.
+    pub certificate: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+/// Whether plain HTTP may leave the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlainHttp {
+    /// Only on a loopback address, as docker trusts it.
+    LoopbackOnly,
+    /// Anywhere: something in front terminates TLS, or the network is trusted.
+    Anywhere,
+}
+
+/// What a client without credentials may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Anonymous {
+    /// Nothing: every request needs credentials.
+    Nothing,
+    /// Pull.
+    Pull,
+    /// Pull and push; delete as well if there is no user file, since nobody else could.
+    Push,
+}
+
+/// How clients are asked to authenticate. Credentials of either kind are always accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthScheme {
+    /// User and password with each request (RFC 7617).
+    Basic,
+    /// Tokens from the built-in token service at `/auth/token` (distribution token
+    /// specification).
+    Bearer,
+}
+
+/// When and how unneeded blobs go.
+#[derive(Clone, Copy, Debug)]
+pub struct CollectionSchedule {
+    /// Time between collections.
+    pub interval: Duration,
+    /// How long an unneeded blob is kept after its last use.
+    pub delay: Duration,
+}
+
+/// Default time that an unneeded blob is kept: a day, longer than any push takes.
+pub(crate) const COLLECTION_DELAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Default time after which a silent upload is dropped.
+pub(crate) const UPLOAD_IDLE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+impl RegistryOptions {
+    /// A registry on a free loopback port that serves everybody: a fixture. A product sets the
+    /// address, the users and what is anonymous.
+    pub fn new(directory: impl Into<PathBuf>, store: BlobStore) -> Self {
+        Self {
+            directory: directory.into(),
+            store,
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            tls: None,
+            plain_http: PlainHttp::LoopbackOnly,
+            users: None,
+            anonymous: Anonymous::Push,
+            access: Vec::new(),
+            scheme: AuthScheme::Basic,
+            external_url: None,
+            collection: Some(CollectionSchedule {
+                interval: Duration::from_secs(3600),
+                delay: COLLECTION_DELAY,
+            }),
+            drain_max: Duration::from_secs(10),
+        }
+    }
+}

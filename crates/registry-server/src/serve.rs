@@ -1,0 +1,330 @@
+//! The running server: listener, connections, housekeeping, shutdown.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use blob_store::{BlobStore, CollectMode, CollectOptions};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
+
+use crate::auth::{Authority, TokenError, TokenService};
+use crate::connection::{Connection, Transport};
+use crate::metadata::{Metadata, MetadataError};
+use crate::options::{CollectionSchedule, PlainHttp, RegistryOptions, TlsFiles, UPLOAD_IDLE_MAX};
+use crate::service::{self, Service, Site};
+use crate::users_file::UserFileError;
+
+/// Connections served at once; more wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 4096;
+
+/// How long a client may take for the head of a request, or for the TLS handshake.
+const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Requests that one HTTP/2 connection may have open.
+const STREAMS_MAX: u32 = 128;
+
+/// Pause after the kernel refused a connection, such as for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why a registry did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Another registry uses the directory.
+    #[error("another registry uses {}", path.display())]
+    InUse {
+        /// The database of the registry.
+        path: PathBuf,
+    },
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Passwords would cross a network in clear text.
+    #[error("{address} is not a loopback address: plain HTTP there needs a certificate or consent")]
+    PlainHttp {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The TLS files do not make a server.
+    #[error("cannot use TLS file {}: {reason}", path.display())]
+    Tls {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The user file cannot be read.
+    #[error(transparent)]
+    Users(#[from] UserFileError),
+    /// The state of the registry cannot be read.
+    #[error("cannot open the registry in {}", path.display())]
+    State {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// The registry before it runs.
+#[derive(Debug)]
+pub struct RegistryServer;
+
+/// A registry that serves. Dropping it begins the same end as [`Running::shutdown`], without
+/// waiting for it.
+#[derive(Debug)]
+pub struct Running {
+    address: SocketAddr,
+    scheme: &'static str,
+    stop: watch::Sender<bool>,
+    server: JoinHandle<()>,
+}
+
+impl RegistryServer {
+    /// Opens the state, listens and serves in the background.
+    ///
+    /// # Errors
+    /// [`BindError`]
+    pub async fn bind(options: RegistryOptions) -> Result<Running, BindError> {
+        let loopback = options.address.ip().is_loopback();
+        if options.tls.is_none() && !loopback && options.plain_http == PlainHttp::LoopbackOnly {
+            return Err(BindError::PlainHttp { address: options.address });
+        }
+        let acceptor = options.tls.as_ref().map(tls_acceptor).transpose()?;
+        let listen = |source| BindError::Listen { address: options.address, source };
+        let listener = TcpListener::bind(options.address).await.map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+        let scheme = if acceptor.is_some() { "https" } else { "http" };
+        let opened = options.clone();
+        let service = tokio::task::spawn_blocking(move || {
+            open(&opened, Site { address, external_url: opened.external_url.clone(), scheme })
+        })
+        .await
+        .map_err(|error| listen(io::Error::other(error)))??;
+        let (stop, stopped) = watch::channel(false);
+        let server = tokio::spawn(serve(Arc::new(service), listener, acceptor, options, stopped));
+        tracing::info!(%address, scheme, "registry serves");
+        Ok(Running { address, scheme, stop, server })
+    }
+}
+
+impl Running {
+    /// Where it listens.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its URL, such as `http://127.0.0.1:5000`.
+    pub fn url(&self) -> String {
+        format!("{}://{}", self.scheme, self.address)
+    }
+
+    /// Accepts no more connections, lets requests finish for a while, commits everything.
+    pub async fn shutdown(self) {
+        self.stop.send_replace(true);
+        if self.server.await.is_err() {
+            tracing::error!("the registry's server task panicked");
+        }
+    }
+}
+
+fn open(options: &RegistryOptions, site: Site) -> Result<Service, BindError> {
+    let directory = &options.directory;
+    let state = |source: Box<dyn std::error::Error + Send + Sync>| BindError::State {
+        path: directory.clone(),
+        source,
+    };
+    let metadata =
+        Metadata::open(directory, options.store.clone()).map_err(|error| match error {
+            MetadataError::InUse { path } => BindError::InUse { path },
+            error => state(error.into()),
+        })?;
+    let tokens = TokenService::open(&directory.join("token-key.pem"))
+        .map_err(|error: TokenError| state(error.into()))?;
+    let authority = Authority::new(options, tokens)?;
+    Ok(Service {
+        store: options.store.clone(),
+        metadata,
+        authority,
+        upload_locks: Mutex::new(HashMap::new()),
+        site,
+    })
+}
+
+fn tls_acceptor(files: &TlsFiles) -> Result<TlsAcceptor, BindError> {
+    fn failed(path: &Path) -> impl Fn(String) -> BindError {
+        move |reason| BindError::Tls { path: path.to_owned(), reason }
+    }
+    let certificate = failed(&files.certificate);
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&files.certificate)
+        .and_then(Iterator::collect)
+        .map_err(|error| certificate(error.to_string()))?;
+    if chain.is_empty() {
+        return Err(certificate("it holds no certificate".to_owned()));
+    }
+    let key = PrivateKeyDer::from_pem_file(&files.key)
+        .map_err(|error| failed(&files.key)(error.to_string()))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| certificate(error.to_string()))?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(|error| certificate(error.to_string()))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// Accepts until stopped, then drains.
+async fn serve(
+    service: Arc<Service>,
+    listener: TcpListener,
+    acceptor: Option<TlsAcceptor>,
+    options: RegistryOptions,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let keeper = options
+        .collection
+        .map(|schedule| tokio::spawn(keep_house(Arc::clone(&service), schedule, stopped.clone())));
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let graceful = GracefulShutdown::new();
+    let mut connections = JoinSet::new();
+    loop {
+        // Ended connections leave the set as they go.
+        while connections.try_join_next().is_some() {}
+        let accepted = tokio::select! {
+            // Also when the handle was dropped.
+            _ = stopped.wait_for(|stopped| *stopped) => break,
+            accepted = accept(&listener, &slots) => accepted,
+        };
+        match accepted {
+            Ok((stream, permit)) => {
+                let watcher = graceful.watcher();
+                let (service, acceptor) = (Arc::clone(&service), acceptor.clone());
+                connections.spawn(async move {
+                    serve_connection(service, stream, acceptor, watcher).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    if tokio::time::timeout(options.drain_max, graceful.shutdown()).await.is_err() {
+        tracing::warn!("requests were still running and are cut off");
+    }
+    connections.shutdown().await;
+    if let Some(keeper) = keeper {
+        // It ends on the same signal.
+        let _ = keeper.await;
+    }
+    let metadata = service.metadata.clone();
+    let _ = tokio::task::spawn_blocking(move || metadata.close()).await;
+}
+
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let permit = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    // Replies are small and complete: waiting for more to send would only delay them.
+    stream.set_nodelay(true)?;
+    Ok((stream, permit))
+}
+
+async fn serve_connection(
+    service: Arc<Service>,
+    stream: TcpStream,
+    acceptor: Option<TlsAcceptor>,
+    watcher: hyper_util::server::graceful::Watcher,
+) {
+    let transport = match acceptor {
+        None => Transport::Plain(stream),
+        Some(acceptor) => {
+            match tokio::time::timeout(HEAD_TIME_MAX, acceptor.accept(stream)).await {
+                Ok(Ok(stream)) => Transport::Tls(Box::new(stream)),
+                Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
+                Err(_) => return tracing::debug!("TLS handshake took too long"),
+            }
+        }
+    };
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIME_MAX);
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS_MAX);
+    let handler = hyper::service::service_fn(move |request| {
+        let service = Arc::clone(&service);
+        async move { Ok::<_, std::convert::Infallible>(service::answer(service, request).await) }
+    });
+    let connection =
+        builder.serve_connection(TokioIo::new(Connection::new(transport)), handler).into_owned();
+    if let Err(error) = watcher.watch(connection).await {
+        tracing::debug!(error, "connection failed");
+    }
+}
+
+/// Collects at intervals until stopped.
+async fn keep_house(
+    service: Arc<Service>,
+    schedule: CollectionSchedule,
+    mut stopped: watch::Receiver<bool>,
+) {
+    loop {
+        tokio::select! {
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+            () = tokio::time::sleep(schedule.interval) => {}
+        }
+        let store = service.store.clone();
+        let collected = tokio::task::spawn_blocking(move || collect(&store, schedule.delay)).await;
+        if collected.is_ok_and(|removed| removed > 0)
+            && let Err(error) = service.metadata.tidy().await
+        {
+            tracing::warn!(%error, "links of removed blobs stay for now");
+        }
+    }
+}
+
+/// One collection; returns the number of blobs removed.
+fn collect(store: &BlobStore, delay: Duration) -> u64 {
+    let options = CollectOptions {
+        now: SystemTime::now(),
+        delay,
+        upload_idle_max: UPLOAD_IDLE_MAX,
+        mode: CollectMode::Apply,
+    };
+    match store.collect(&options, |_, _| {}) {
+        Ok(collected) => {
+            tracing::info!(
+                blobs = collected.blobs,
+                bytes = collected.bytes,
+                uploads = collected.uploads,
+                "unneeded blobs collected"
+            );
+            collected.blobs
+        }
+        Err(error) => {
+            tracing::warn!(%error, "nothing was collected");
+            0
+        }
+    }
+}
