@@ -146,6 +146,15 @@ impl Client {
             .map(|patched| patched.object)
     }
 
+    /// Binds a pod to a node, as a scheduler does.
+    ///
+    /// # Errors
+    /// 404 for a missing pod, 409 when it is bound already or being deleted.
+    pub async fn bind(&self, namespace: &str, name: &str, node: &str) -> Result<(), ApiError> {
+        let binding = serde_json::json!({"target": {"kind": "Node", "name": node}});
+        self.api.bind(namespace, name, &binding, &Default::default()).await
+    }
+
     /// Deletes an object; the answer says whether it is gone or waits for grace or finalizers.
     ///
     /// # Errors

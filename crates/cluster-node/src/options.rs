@@ -32,6 +32,10 @@ pub struct Options {
     pub layers: layers::UnpackedLayers,
     /// Where the node looks for docker config files.
     pub credential_files: SearchDirs,
+    /// How long the result of that search is kept; 5 minutes in the kubelet, zero reads each time.
+    pub credential_files_cache: Duration,
+    /// Registries (`host[:port]`) that may speak plain HTTP or show an unknown certificate.
+    pub insecure_registries: Vec<String>,
     /// Rewrites of image names, first match wins.
     pub mirrors: Vec<ImageMirror>,
     /// Which present images need a proof of access (KEP-2535).

@@ -87,11 +87,6 @@ impl Expander {
         Self { quotes: Quotes::Ordinary, ..Self::new('\\') }
     }
 
-    /// For texts that are only shown, such as progress titles.
-    pub(crate) fn for_display(escape: char) -> Self {
-        Self { quotes: Quotes::Keep, unset: Unset::Keep, ..Self::new(escape) }
-    }
-
     /// Expands `text`.
     ///
     /// # Errors

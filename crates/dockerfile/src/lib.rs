@@ -10,6 +10,7 @@
 mod directives;
 mod error;
 mod expand;
+mod file;
 mod heredoc;
 mod ignore;
 mod instruction;
@@ -18,6 +19,7 @@ mod lines;
 mod lint;
 mod mode;
 mod mount;
+mod parse;
 mod path_pattern;
 mod paths;
 mod pattern;
@@ -28,6 +30,7 @@ mod words;
 
 pub use directives::Directives;
 pub use error::{DockerfileError, ErrorKind};
+pub use file::Dockerfile;
 pub use ignore::{IgnoreFile, ignore_file_names};
 pub use instruction::{
     ArgDeclaration, CommandLine, Device, FromClause, GitDirectory, Healthcheck, HealthcheckTiming,
@@ -39,8 +42,9 @@ pub use mode::{FileKind, ModeChange, ModeClause};
 pub use mount::{Access, Mount, MountKind, MountTemplate, Sharing};
 pub use path_pattern::{DoubleStar, PathPattern};
 pub use plan::{
-    Action, Base, FileSource, ImageRequest, Input, LayerEffect, Owner, Plan, PlanOptions,
-    Principal, RunAction, Script, Selection, Source, Stage, StageId, Step, StepOrigin,
-    TransferAction, TransferVerb, WorkdirAction,
+    Action, Base, Definition, DefinitionPart, Draft, FileSource, ImageRequest, Input, LayerEffect,
+    Owner, Plan, PlanOptions, Principal, RunAction, STEP_KEY_VERSION, Script, Selection, Source,
+    Stage, StageId, Step, StepKey, StepLayer, StepOrigin, TransferAction, TransferVerb,
+    WorkdirAction, assemble_config,
 };
 pub use position::Span;

@@ -32,8 +32,10 @@ pub const EXPANSION_DEPTH_MAX: u32 = 64;
 /// Most work of one shell pattern: pattern characters times value characters.
 pub const PATTERN_WORK_MAX: usize = 16 * 1024 * 1024;
 
-/// Total size of the environment of one stage, in bytes (4 MiB).
-pub const ENVIRONMENT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Total size of the environment of one stage, in bytes (1 MiB).
+///
+/// Linux refuses to start a process with more than about 2 MiB of arguments and environment.
+pub const ENVIRONMENT_BYTES_MAX: usize = 1024 * 1024;
 
 /// Most ports one EXPOSE range may name: the whole port space.
 pub const EXPOSED_PORTS_MAX: usize = 65_536;
@@ -43,3 +45,6 @@ pub const IGNORE_PATTERNS_MAX: usize = 10_000;
 
 /// Most `--build-context` redirections followed for one name.
 pub const NAMED_CONTEXT_DEPTH_MAX: u32 = 10;
+
+/// Most memory the variable parts of a plan may take together, in bytes (256 MiB).
+pub const PLAN_BYTES_MAX: usize = 256 * 1024 * 1024;

@@ -330,7 +330,8 @@ struct Header {
 
 impl Header {
     fn parse(block: &[u8; BLOCK]) -> Result<Self, &'static str> {
-        let stored = number(&block[148..156]).ok_or("header checksum is no number")?;
+        let stored = number(&block[148..156])
+            .ok_or("header checksum is no number; this is no tar archive")?;
         let sum = |signed: bool| {
             block.iter().enumerate().fold(0i64, |sum, (at, byte)| {
                 let byte = if (148..156).contains(&at) { b' ' } else { *byte };

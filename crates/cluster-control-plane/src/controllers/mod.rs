@@ -1,9 +1,26 @@
 //! The control loops. They use the public API through [`crate::client::Client`], never storage.
 
+mod bootstrap;
+mod children;
+mod deployment;
+mod job;
+mod namespaces;
+mod queue;
+mod reconcile;
+mod recorder;
+mod replicas;
+mod scheduler;
+
 use std::path::PathBuf;
 
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::deployment::DeploymentController;
+use self::job::JobController;
+use self::namespaces::{Furnisher, Terminator};
+use self::replicas::ReplicaController;
+use self::scheduler::Scheduler;
 use crate::client::Client;
 
 /// What the controllers need to know about this cluster.
@@ -25,12 +42,26 @@ pub async fn bootstrap(
     client: &Client,
     options: &ControllerOptions,
 ) -> Result<(), crate::error::ApiError> {
-    let _ = (client, options);
-    Ok(())
+    bootstrap::bootstrap(&client.named("kube-controller-manager"), options).await
 }
 
 /// Runs every controller until `stop` is cancelled.
 pub async fn run(client: Client, options: ControllerOptions, stop: CancellationToken) {
-    let _ = (client, options);
-    stop.cancelled().await;
+    let mut tasks = JoinSet::new();
+    let ca = &options.ca_certificate_pem;
+    tasks.spawn(reconcile::run(client.clone(), Scheduler::new(&client), stop.clone()));
+    tasks.spawn(reconcile::run(client.clone(), Furnisher::new(&client, ca), stop.clone()));
+    tasks.spawn(reconcile::run(client.clone(), Terminator::new(&client), stop.clone()));
+    tasks.spawn(reconcile::run(client.clone(), JobController::new(&client), stop.clone()));
+    let sets = ReplicaController::of_replica_sets(&client);
+    tasks.spawn(reconcile::run(client.clone(), sets, stop.clone()));
+    let replication = ReplicaController::of_replication_controllers(&client);
+    tasks.spawn(reconcile::run(client.clone(), replication, stop.clone()));
+    let deployments = DeploymentController::new(&client);
+    tasks.spawn(reconcile::run(client.clone(), deployments, stop.clone()));
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(%error, "a controller died");
+        }
+    }
 }

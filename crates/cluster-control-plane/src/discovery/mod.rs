@@ -8,6 +8,9 @@ use crate::resources::{ALL, Resource, Scope};
 /// version by ours picks a recent one.
 pub const MINOR: &str = "35";
 
+/// The release that the API follows, as `gitVersion` and as the node's `kubeletVersion`.
+pub const KUBERNETES_VERSION: &str = "v1.35.0+shipway";
+
 /// Which form of aggregated discovery a client asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Aggregated {
@@ -32,7 +35,7 @@ pub fn version() -> Value {
     json!({
         "major": "1",
         "minor": MINOR,
-        "gitVersion": format!("v1.{MINOR}.0+shipway"),
+        "gitVersion": KUBERNETES_VERSION,
         "gitCommit": "",
         "gitTreeState": "clean",
         "buildDate": "1970-01-01T00:00:00Z",

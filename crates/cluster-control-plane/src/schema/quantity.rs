@@ -67,6 +67,11 @@ impl Quantity {
         div_ceil(self.nanos, NANO)
     }
 
+    /// Value in thousandths, rounded up.
+    pub(crate) fn millis(self) -> i128 {
+        div_ceil(self.nanos, NANO / 1000)
+    }
+
     /// Whether the value is zero.
     pub(crate) fn is_zero(self) -> bool {
         self.nanos == 0

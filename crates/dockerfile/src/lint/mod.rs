@@ -4,6 +4,12 @@ use std::fmt;
 
 use crate::position::Span;
 
+mod directive;
+mod rules;
+
+pub(crate) use directive::CheckDirective;
+pub(crate) use rules::{Findings, check_text};
+
 /// One finding.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Warning {

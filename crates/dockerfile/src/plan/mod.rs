@@ -5,6 +5,8 @@
 //! triggers take part in expansion). When every base has answered, [`Draft::finish`] folds each
 //! stage over its [`StageState`](state::StageState) and the result is a [`Plan`].
 
+use std::sync::Arc;
+
 use oci_model::{ContainerConfig, Platform, Reference};
 
 use crate::instruction::{Device, GitDirectory, Linking, Network, Parents, Security, Unpack};
@@ -13,8 +15,24 @@ use crate::mode::ModeChange;
 use crate::mount::Mount;
 use crate::position::Span;
 
+mod arguments;
+mod assemble;
+mod draft;
+mod history;
+mod key;
 mod options;
+mod ports;
+mod reach;
+mod signal;
+mod stages;
+mod state;
+#[cfg(test)]
+mod tests;
+mod transfer;
 
+pub use assemble::{StepLayer, assemble_config};
+pub use draft::Draft;
+pub use key::{Definition, DefinitionPart, STEP_KEY_VERSION, StepKey};
 pub use options::PlanOptions;
 
 /// Everything needed to build one target for one platform.
@@ -191,7 +209,7 @@ pub struct RunAction {
     /// A script that must exist, read-only with mode 0755, while the command runs.
     pub script: Option<Script>,
     /// Environment: that of the image and the declared arguments; the last writer has won.
-    pub env: Vec<(String, String)>,
+    pub env: Arc<[(String, String)]>,
     /// Proxy variables, to be added to the environment but kept out of keys and history.
     pub proxies: Vec<(String, String)>,
     /// Working directory, absolute.

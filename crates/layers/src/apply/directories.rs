@@ -83,12 +83,17 @@ impl Directories {
             Some(directory) => directory,
             None => self.resolve(path)?,
         };
+        Ok(self.keep(path, directory))
+    }
+
+    /// Remembers a directory that is open already.
+    pub(super) fn keep(&mut self, path: &Path, directory: Directory) -> Arc<Directory> {
         if OPEN_MAX <= self.open.len() {
             self.open.clear();
         }
         let directory = Arc::new(directory);
         self.open.insert(path.to_owned(), directory.clone());
-        Ok(directory)
+        directory
     }
 
     /// Whether the path is known to be a directory.

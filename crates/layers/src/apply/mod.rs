@@ -419,11 +419,14 @@ impl Applier<'_, '_> {
             }
             Err(error) => return Err(failed(error)),
         }
-        let directory = parent.child(name).map_err(failed)?;
+        let mut directory = parent.child(name).map_err(failed)?;
         self.finish_directory(&directory, entry)?;
         if hides_lower {
             self.mark_opaque(&directory, &entry.path)?;
         }
+        directory.setgid = entry.mode & 0o2000 != 0;
+        // Its children come next.
+        self.directories.keep(&entry.path, directory);
         Ok(())
     }
 
@@ -575,9 +578,15 @@ impl Applier<'_, '_> {
         if path.as_os_str().is_empty() || self.directories.knows(path) {
             return self.open(path);
         }
-        for ancestor in path.ancestors().take_while(|path| !path.as_os_str().is_empty()) {
-            if !self.seen.insert(ancestor) {
-                break;
+        let mut ancestors = path.ancestors().take_while(|path| !path.as_os_str().is_empty());
+        if ancestors.next().is_some_and(|path| !self.seen.insert(path)) {
+            // The archive named it before: perhaps as a file that is still being written.
+            self.writers.drain()?;
+        } else {
+            for ancestor in ancestors {
+                if !self.seen.insert(ancestor) {
+                    break;
+                }
             }
         }
         match self.directories.get(path) {

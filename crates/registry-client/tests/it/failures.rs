@@ -1,0 +1,140 @@
+//! What each failure is told as, and which ones are tried again.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use registry_client::{Client, ClientOptions, RegistryErrorKind};
+
+use crate::fake::{Fake, answer};
+use crate::images::{client, image, not_found, reference};
+
+#[tokio::test]
+async fn overload_is_waited_out() {
+    for status in [429, 500, 502, 503, 504] {
+        let source = image(b"layer");
+        let count = AtomicUsize::new(0);
+        let fake = Fake::start(move |request| match count.fetch_add(1, Ordering::SeqCst) {
+            0 => answer(status).header("Retry-After", "0"),
+            _ => source.serve(request),
+        })
+        .await;
+        let reference = reference(&fake.address, "a/b:1");
+        client().fetch_manifest(&reference, &[]).await.unwrap();
+        assert_eq!(fake.lines().len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn long_requests_for_patience_reach_the_caller() {
+    let fake = Fake::start(|_| {
+        answer(429)
+            .header("Retry-After", "3600")
+            .body(r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"pull rate limit"}]}"#)
+    })
+    .await;
+    let reference = reference(&fake.address, "a/b:1");
+    let error = client().fetch_manifest(&reference, &[]).await.unwrap_err();
+    let RegistryErrorKind::RateLimited { retry_after, .. } = error.kind() else {
+        panic!("{error}")
+    };
+    assert_eq!(*retry_after, Some(Duration::from_secs(3600)));
+    let text = error.to_string();
+    assert!(text.ends_with("429 Too Many Requests: toomanyrequests: pull rate limit"), "{text}");
+    assert!(error.is_transient());
+}
+
+#[tokio::test]
+async fn missing_image_is_not_found() {
+    let fake = Fake::start(|_| not_found()).await;
+    let reference = reference(&fake.address, "a/b:1");
+    let error = client().fetch_manifest(&reference, &[]).await.unwrap_err();
+    assert!(error.is_not_found());
+    let expected = format!("failed to resolve reference \"{reference}\": {reference}: not found");
+    assert_eq!(error.to_string(), expected);
+}
+
+#[tokio::test]
+async fn forbidden_is_denied_with_the_registrys_words() {
+    let fake = Fake::start(|_| {
+        answer(403).body(r#"{"errors":[{"code":"DENIED","message":"not\nyours"}]}"#)
+    })
+    .await;
+    let reference = reference(&fake.address, "a/b:1");
+    let error = client().fetch_manifest(&reference, &[]).await.unwrap_err();
+    assert!(matches!(error.kind(), RegistryErrorKind::Denied { .. }));
+    assert!(error.to_string().ends_with("403 Forbidden: denied: not yours"), "{error}");
+    assert_eq!(fake.lines().len(), 1);
+}
+
+#[tokio::test]
+async fn closed_port_is_unreachable_at_once() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let error = client().fetch_manifest(&reference(&address, "a:1"), &[]).await.unwrap_err();
+    assert!(matches!(error.kind(), RegistryErrorKind::Unreachable { .. }), "{error:?}");
+    let text = error.to_string().to_lowercase();
+    assert!(text.contains(&address) && text.contains("connection refused"), "{text}");
+}
+
+#[tokio::test]
+async fn manifest_that_is_not_the_one_asked_for_is_refused() {
+    let (right, wrong) = (image(b"right"), image(b"wrong"));
+    let digest = *right.manifest.digest();
+    let fake = Fake::start(move |_| answer(200).body(wrong.manifest.bytes())).await;
+    let reference = reference(&fake.address, &format!("a/b@{digest}"));
+    let error = client().fetch_manifest(&reference, &[]).await.unwrap_err();
+    assert!(matches!(error.kind(), RegistryErrorKind::DigestMismatch { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn huge_and_senseless_manifests_are_refused() {
+    for body in [vec![b' '; 5 << 20], b"{}".to_vec(), b"<html>".to_vec()] {
+        let fake = Fake::start(move |_| answer(200).body(body.clone())).await;
+        let reference = reference(&fake.address, "a/b:1");
+        let error = client().fetch_manifest(&reference, &[]).await.unwrap_err();
+        assert!(matches!(error.kind(), RegistryErrorKind::Malformed { .. }), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn head_without_headers_falls_back_to_the_manifest() {
+    let source = image(b"layer");
+    let expected = source.manifest.descriptor();
+    let fake = Fake::start(move |request| match request.method.as_str() {
+        "HEAD" => answer(200),
+        _ => source.serve(request),
+    })
+    .await;
+    let found = client().resolve(&reference(&fake.address, "a/b:1"), &[]).await.unwrap();
+    assert_eq!(found.digest, expected.digest);
+}
+
+#[tokio::test]
+async fn secrets_in_signed_addresses_stay_out_of_messages() {
+    let other = Fake::start(|_| answer(403)).await;
+    let elsewhere = format!("http://{}/signed?key=secret", other.address);
+    let fake = Fake::start(move |_| answer(307).header("Location", elsewhere.clone())).await;
+    let error = client().fetch_manifest(&reference(&fake.address, "a/b:1"), &[]).await.unwrap_err();
+    assert!(!error.to_string().contains("secret"), "{error}");
+}
+
+#[test]
+fn options_that_cannot_work_are_named() {
+    let mirrors = [(
+        "docker.io".to_owned(),
+        vec![registry_client::Mirror {
+            url: "ftp://x".to_owned(),
+            repository_prefix: String::new(),
+            auth: None,
+        }],
+    )];
+    let options = ClientOptions { mirrors: mirrors.into(), ..ClientOptions::default() };
+    let error = Client::new(options).unwrap_err();
+    assert_eq!(error.to_string(), "\"ftp://x\" is not a usable URL for a mirror");
+    let options = ClientOptions {
+        extra_roots_pem: vec![b"no certificate".to_vec()],
+        ..ClientOptions::default()
+    };
+    assert!(Client::new(options).unwrap_err().to_string().contains("extra root certificate"));
+}
