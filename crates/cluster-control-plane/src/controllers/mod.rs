@@ -3,6 +3,7 @@
 mod bootstrap;
 mod children;
 mod deployment;
+mod garbage;
 mod job;
 mod namespaces;
 mod queue;
@@ -10,6 +11,7 @@ mod reconcile;
 mod recorder;
 mod replicas;
 mod scheduler;
+mod volumes;
 
 use std::path::PathBuf;
 
@@ -17,10 +19,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::deployment::DeploymentController;
+use self::garbage::{Collector, PodCollector};
 use self::job::JobController;
 use self::namespaces::{Furnisher, Terminator};
 use self::replicas::ReplicaController;
 use self::scheduler::Scheduler;
+use self::volumes::VolumeController;
 use crate::client::Client;
 
 /// What the controllers need to know about this cluster.
@@ -59,6 +63,10 @@ pub async fn run(client: Client, options: ControllerOptions, stop: CancellationT
     tasks.spawn(reconcile::run(client.clone(), replication, stop.clone()));
     let deployments = DeploymentController::new(&client);
     tasks.spawn(reconcile::run(client.clone(), deployments, stop.clone()));
+    tasks.spawn(reconcile::run(client.clone(), Collector::new(&client), stop.clone()));
+    tasks.spawn(reconcile::run(client.clone(), PodCollector::new(&client), stop.clone()));
+    let volumes = VolumeController::new(&client, &options.volumes_dir, &options.node_name);
+    tasks.spawn(reconcile::run(client.clone(), volumes, stop.clone()));
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "a controller died");
