@@ -7,6 +7,8 @@ use crate::limits::{EXPANSION_BYTES_MAX, EXPANSION_DEPTH_MAX};
 use crate::pattern::{Extent, trim_prefix, trim_suffix};
 
 mod scanner;
+#[cfg(test)]
+mod tests;
 
 /// Where values come from.
 pub(crate) trait Variables {

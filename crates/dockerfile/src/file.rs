@@ -11,6 +11,9 @@ use crate::parse::parse_instruction;
 use crate::position::Span;
 use crate::words::cut_keyword;
 
+#[cfg(test)]
+mod tests;
+
 /// A parsed Dockerfile.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Dockerfile {

@@ -25,6 +25,7 @@ mod paths;
 mod pattern;
 mod plan;
 mod position;
+mod source_pattern;
 mod suggest;
 mod words;
 
@@ -48,3 +49,4 @@ pub use plan::{
     WorkdirAction, assemble_config,
 };
 pub use position::Span;
+pub use source_pattern::SourcePattern;

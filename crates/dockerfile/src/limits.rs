@@ -14,11 +14,11 @@ pub const DOCKERFILE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Most instructions in one file, triggers included.
 ///
-/// A layer or history entry each; image tools refuse far smaller numbers.
-pub const INSTRUCTIONS_MAX: usize = 100_000;
+/// A layer or history entry each; image tools refuse far smaller numbers (Docker: 127 layers).
+pub const INSTRUCTIONS_MAX: usize = 20_000;
 
 /// Most stages in one file.
-pub const STAGES_MAX: usize = 10_000;
+pub const STAGES_MAX: usize = 1_000;
 
 /// Largest result of expanding one word, in bytes (1 MiB).
 ///
@@ -46,5 +46,8 @@ pub const IGNORE_PATTERNS_MAX: usize = 10_000;
 /// Most `--build-context` redirections followed for one name.
 pub const NAMED_CONTEXT_DEPTH_MAX: u32 = 10;
 
-/// Most memory the variable parts of a plan may take together, in bytes (256 MiB).
-pub const PLAN_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Most memory the variable parts of a plan may take together, in bytes (64 MiB).
+pub const PLAN_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Most known words that are compared with an unknown one for a suggestion.
+pub const SUGGESTION_CANDIDATES_MAX: usize = 128;

@@ -96,6 +96,10 @@ pub(crate) fn logical_lines(
     let mut lines = Vec::new();
     let mut comments = Vec::new();
     while let Some(first) = reader.next()? {
+        if first.bytes.trim_ascii().is_empty() {
+            comments.clear();
+            continue;
+        }
         let raw = first.text();
         let trimmed = raw.trim_start();
         if let Some(comment) = trimmed.strip_prefix('#') {

@@ -6,6 +6,8 @@ use crate::suggest::closest;
 
 mod csv;
 mod resolve;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use resolve::MountPlace;
 

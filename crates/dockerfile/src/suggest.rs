@@ -1,5 +1,7 @@
 //! Did-you-mean: the closest known word.
 
+use crate::limits::SUGGESTION_CANDIDATES_MAX;
+
 /// Distances at and above this are no suggestion.
 const DISTANCE_MAX: usize = 3;
 
@@ -11,7 +13,7 @@ pub(crate) fn closest<'a>(
     let word = word.to_lowercase();
     let mut best = None;
     let mut best_distance = DISTANCE_MAX;
-    for candidate in candidates {
+    for candidate in candidates.into_iter().take(SUGGESTION_CANDIDATES_MAX) {
         let lower = candidate.to_lowercase();
         if lower == word {
             return None;

@@ -6,19 +6,21 @@ use crate::position::Span;
 
 mod directive;
 mod rules;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use directive::CheckDirective;
 pub(crate) use rules::{Findings, check_text};
 
-/// One finding.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// One finding; findings sort by their place.
+#[derive(Clone, PartialEq, Eq, Debug, PartialOrd, Ord)]
 pub struct Warning {
+    /// Where.
+    pub span: Span,
     /// Which check.
     pub rule: Rule,
     /// What was found, in one sentence.
     pub text: String,
-    /// Where.
-    pub span: Span,
 }
 
 impl fmt::Display for Warning {

@@ -1,5 +1,7 @@
 //! The checks that need only the text.
 
+use std::collections::BTreeSet;
+
 use super::directive::{CheckDirective, Violations};
 use super::{Rule, Warning};
 use crate::error::{DockerfileError, ErrorKind};
@@ -11,12 +13,12 @@ use crate::position::Span;
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Findings {
     check: CheckDirective,
-    found: Vec<Warning>,
+    found: BTreeSet<Warning>,
 }
 
 impl Findings {
     pub(crate) fn new(check: CheckDirective) -> Self {
-        Self { check, found: Vec::new() }
+        Self { check, found: BTreeSet::new() }
     }
 
     /// Notes a finding at an instruction, unless the file or a comment above it says skip.
@@ -33,9 +35,8 @@ impl Findings {
 
     /// Notes a finding at a place.
     pub(crate) fn report_at(&mut self, rule: Rule, span: Span, text: String) {
-        let warning = Warning { rule, text, span };
-        if self.check.wants(rule) && !self.found.contains(&warning) {
-            self.found.push(warning);
+        if self.check.wants(rule) {
+            self.found.insert(Warning { span, rule, text });
         }
     }
 
@@ -43,8 +44,7 @@ impl Findings {
     ///
     /// # Errors
     /// If there are any and the file or the caller said `error=true`.
-    pub(crate) fn finish(mut self) -> Result<Vec<Warning>, DockerfileError> {
-        self.found.sort_by_key(|warning| (warning.span, warning.rule));
+    pub(crate) fn finish(self) -> Result<Vec<Warning>, DockerfileError> {
         if self.check.violations == Violations::Fail
             && let Some(first) = self.found.first()
         {
@@ -54,7 +54,7 @@ impl Findings {
             let message = format!("lint violation found for rules: {}", names.join(", "));
             return Err(DockerfileError::new(ErrorKind::Lint, message).at(first.span));
         }
-        Ok(self.found)
+        Ok(self.found.into_iter().collect())
     }
 }
 
@@ -65,8 +65,9 @@ pub(crate) fn check_text(file: &Dockerfile, findings: &mut Findings) {
         findings.report_at(Rule::NoEmptyContinuation, *span, text);
     }
     instruction_casing(file, findings);
-    for (index, stage) in file.stages.iter().enumerate() {
-        stage_names(stage, &file.stages[..index], findings);
+    let mut names = BTreeSet::new();
+    for stage in &file.stages {
+        stage_names(stage, &mut names, findings);
         stage_platform(stage, findings);
         repeated_instructions(stage, findings);
     }
@@ -76,7 +77,7 @@ pub(crate) fn check_text(file: &Dockerfile, findings: &mut Findings) {
     }
 }
 
-fn stage_names(stage: &StageText, earlier: &[StageText], findings: &mut Findings) {
+fn stage_names(stage: &StageText, seen: &mut BTreeSet<String>, findings: &mut Findings) {
     let statement = &stage.statement;
     let Some(name) = &stage.head.name else { return };
     if *name != name.to_lowercase() {
@@ -97,10 +98,7 @@ fn stage_names(stage: &StageText, earlier: &[StageText], findings: &mut Findings
         let text = format!("Stage name should not use the same name as reserved stage {lower:?}");
         findings.report(Rule::ReservedStageName, statement, text);
     }
-    let same = |other: &StageText| {
-        other.head.name.as_ref().is_some_and(|other| other.to_lowercase() == lower)
-    };
-    if earlier.iter().any(same) {
+    if !seen.insert(lower) {
         let text = format!("Duplicate stage name {name:?}, stage names should be unique");
         findings.report(Rule::DuplicateStageName, statement, text);
     }

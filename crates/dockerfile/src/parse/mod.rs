@@ -14,6 +14,8 @@ use crate::words::{
 mod duration;
 mod flags;
 mod healthcheck;
+#[cfg(test)]
+mod tests;
 mod transfer;
 
 use flags::{FlagKind, Flags};

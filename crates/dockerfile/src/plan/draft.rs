@@ -1,11 +1,11 @@
 //! From the file to the plan, in as many rounds as base images need.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap};
 
 use oci_model::{ImageConfig, Platform, Reference};
 
 use super::arguments::{GlobalScope, needs_no_declaration};
-use super::stages::{self, DraftBase, DraftStage};
+use super::stages::{self, DraftBase, DraftStage, StageNames};
 use super::state::{Outcome, StageContext, StageState};
 use super::{
     Action, Base, FileSource, ImageRequest, LayerEffect, Plan, PlanOptions, Source, Stage, StageId,
@@ -26,7 +26,10 @@ pub struct Draft {
     globals: GlobalScope,
     stages: Vec<DraftStage>,
     target: usize,
-    bases: Vec<(Base, ImageConfig)>,
+    bases: HashMap<Base, ImageConfig>,
+    names: StageNames,
+    /// Stages each stage needs; kept up to date with the triggers.
+    edges: Vec<Vec<usize>>,
     findings: Findings,
 }
 
@@ -54,9 +57,17 @@ impl Draft {
         let globals = GlobalScope::evaluate(file, &options)?;
         let stages = stages::resolve_heads(file, &options, &globals, &mut findings)?;
         let target = stages::find_target(&stages, options.target.as_deref())?;
-        let file = file.clone();
-        let mut draft =
-            Self { file, options, globals, stages, target, bases: Vec::new(), findings };
+        let mut draft = Self {
+            file: file.clone(),
+            options,
+            globals,
+            names: StageNames::new(&stages),
+            stages,
+            target,
+            bases: HashMap::new(),
+            edges: Vec::new(),
+            findings,
+        };
         draft.splice_triggers_of_stages();
         draft.check_order()?;
         draft.check_bases()?;
@@ -101,9 +112,8 @@ impl Draft {
         base: &Base,
         config: &ImageConfig,
     ) -> Result<(), DockerfileError> {
-        if self.supplied(base).is_none() {
-            self.bases.push((base.clone(), config.clone()));
-        }
+        self.bases.entry(base.clone()).or_insert_with(|| config.clone());
+        let mut spliced = false;
         for stage in &mut self.stages {
             if !matches!(&stage.base, DraftBase::External(Ok(own)) if own == base) {
                 continue;
@@ -121,10 +131,14 @@ impl Draft {
                 let message = format!("more than {INSTRUCTIONS_MAX} instructions in one stage");
                 return Err(DockerfileError::new(ErrorKind::Limit, message).at(stage.from.span));
             }
+            spliced |= !triggers.is_empty();
             stage.statements.splice(0..0, triggers);
         }
-        self.check_order()?;
-        self.check_bases()
+        if spliced {
+            self.check_order()?;
+            self.check_bases()?;
+        }
+        Ok(())
     }
 
     /// Triggers that a stage of this file leaves for the stages built from it.
@@ -148,27 +162,24 @@ impl Draft {
     }
 
     fn supplied(&self, base: &Base) -> Option<&ImageConfig> {
-        self.bases.iter().find(|(own, _)| own == base).map(|(_, config)| config)
-    }
-
-    fn edges(&self) -> Vec<Vec<usize>> {
-        let stages = self.stages.iter();
-        stages.map(|stage| stage.dependencies(&self.stages)).collect()
+        self.bases.get(base)
     }
 
     /// Stages the target needs, ascending; dependencies always have smaller numbers.
     fn needed(&self) -> Vec<usize> {
-        reach::reachable(self.target, &self.edges())
+        reach::reachable(self.target, &self.edges)
     }
 
-    fn check_order(&self) -> Result<(), DockerfileError> {
-        if let Some(number) = reach::circular(&self.edges()) {
+    /// Finds out again which stage needs which, and that the order is possible.
+    fn check_order(&mut self) -> Result<(), DockerfileError> {
+        self.edges = self.stages.iter().map(|stage| stage.dependencies(&self.names)).collect();
+        if let Some(number) = reach::circular(&self.edges) {
             let stage = &self.stages[number];
             let message = format!("circular dependency detected on stage: {}", stage.label());
             return Err(DockerfileError::plan(message).at(stage.from.span));
         }
         for stage in &self.stages {
-            stage.check_forward(&self.stages)?;
+            stage.check_forward(&self.names)?;
         }
         Ok(())
     }
@@ -269,7 +280,7 @@ impl Draft {
         name: &str,
         ids: &BTreeMap<usize, StageId>,
     ) -> Result<Source, DockerfileError> {
-        if let Some(number) = stages::find_stage(&self.stages, name, stage.number)? {
+        if let Some(number) = self.names.find(name, stage.number)? {
             return match ids.get(&number) {
                 Some(id) => Ok(Source::Stage(*id)),
                 None => Err(DockerfileError::plan(format!("invalid from flag value {name}"))),
@@ -313,17 +324,13 @@ impl Draft {
     }
 
     fn unused_build_args(&self, states: &BTreeMap<usize, StageState>) -> Vec<String> {
-        let consumed: BTreeSet<&String> = states
-            .values()
-            .flat_map(|state| &state.consumed)
-            .chain(&self.globals.declared)
-            .collect();
-        let unused = |name: &&String| {
-            !consumed.contains(name)
-                && !needs_no_declaration(name)
-                && !self.globals.defaults.contains_key(name.as_str())
+        let used = |name: &str| {
+            needs_no_declaration(name)
+                || self.globals.declared.contains(name)
+                || self.globals.defaults.contains_key(name)
+                || states.values().any(|state| state.declares(name))
         };
-        self.options.build_args.keys().filter(unused).cloned().collect()
+        self.options.build_args.keys().filter(|name| !used(name)).cloned().collect()
     }
 
     /// `--build-arg` wins over the global default; empty means unset.
@@ -367,7 +374,7 @@ fn weight(outcome: &Outcome, state: &StageState) -> usize {
     let extra = match &outcome.action {
         Action::Run(run) => {
             let words: usize = run.argv.iter().map(String::len).sum();
-            words + run.script.as_ref().map_or(0, |script| script.content.len()) + state.env.bytes()
+            words + run.script.as_ref().map_or(0, |script| script.content.len()) + state.run_weight()
         }
         Action::Transfer(transfer) => transfer
             .files
@@ -377,7 +384,9 @@ fn weight(outcome: &Outcome, state: &StageState) -> usize {
                 FileSource::Path(_) | FileSource::Url(_) | FileSource::Git(_) => 0,
             })
             .sum(),
-        Action::Workdir(_) | Action::Configure => 0,
+        // A config change keeps its text about eight times: ports become a string each.
+        Action::Configure => outcome.created_by.len() * 7,
+        Action::Workdir(_) => 0,
     };
     outcome.created_by.len() + extra
 }

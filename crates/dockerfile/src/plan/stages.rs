@@ -1,5 +1,7 @@
 //! Stages before their bases are known: names, platforms, dependencies.
 
+use std::collections::BTreeMap;
+
 use oci_model::{Platform, Reference};
 
 use super::arguments::GlobalScope;
@@ -63,13 +65,13 @@ impl DraftStage {
     }
 
     /// Numbers of the stages this one needs.
-    pub(super) fn dependencies(&self, stages: &[Self]) -> Vec<usize> {
+    pub(super) fn dependencies(&self, names: &StageNames) -> Vec<usize> {
         let mut needed = Vec::new();
         if let DraftBase::Stage(number) = self.base {
             needed.push(number);
         }
         for (name, _, _) in self.references() {
-            if let Ok(Some(number)) = find_stage(stages, name, self.number) {
+            if let Ok(Some(number)) = names.find(name, self.number) {
                 needed.push(number);
             }
         }
@@ -79,10 +81,10 @@ impl DraftStage {
     }
 
     /// Refuses references to later stages and to numbers that do not exist.
-    pub(super) fn check_forward(&self, stages: &[Self]) -> Result<(), DockerfileError> {
+    pub(super) fn check_forward(&self, names: &StageNames) -> Result<(), DockerfileError> {
         for (name, statement, kind) in self.references() {
             let place = |error: DockerfileError| error.at(statement.span);
-            let found = find_stage(stages, name, self.number).map_err(place)?;
+            let found = names.find(name, self.number).map_err(place)?;
             if found.is_some_and(|number| number >= self.number) {
                 let own = self.label();
                 let message = match kind {
@@ -109,24 +111,41 @@ enum Use {
     Mount,
 }
 
-/// The stage a `from` of stage `current` names: by number, or by name with the nearest earlier
-/// stage first.
-pub(super) fn find_stage(
-    stages: &[DraftStage],
-    name: &str,
-    current: usize,
-) -> Result<Option<usize>, DockerfileError> {
-    if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit()) {
-        return match name.parse::<usize>() {
-            Ok(number) if number < stages.len() => Ok(Some(number)),
-            Ok(_) | Err(_) => Err(DockerfileError::plan(format!("invalid stage index {name}"))),
-        };
+/// Which stages a name stands for.
+#[derive(Clone, Debug)]
+pub(super) struct StageNames {
+    by_name: BTreeMap<String, Vec<usize>>,
+    count: usize,
+}
+
+impl StageNames {
+    pub(super) fn new(stages: &[DraftStage]) -> Self {
+        let mut by_name: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        for stage in stages {
+            if let Some(name) = &stage.name {
+                by_name.entry(name.clone()).or_default().push(stage.number);
+            }
+        }
+        Self { by_name, count: stages.len() }
     }
-    let lower = name.to_lowercase();
-    let named = |stage: &&DraftStage| stage.name.as_deref() == Some(lower.as_str());
-    let (earlier, rest) = stages.split_at(current.min(stages.len()));
-    let found = earlier.iter().rfind(named).or_else(|| rest.iter().find(named));
-    Ok(found.map(|stage| stage.number))
+
+    /// The stage a `from` of stage `current` names: by number, or by name with the nearest earlier
+    /// stage first.
+    pub(super) fn find(
+        &self,
+        name: &str,
+        current: usize,
+    ) -> Result<Option<usize>, DockerfileError> {
+        if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit()) {
+            return match name.parse::<usize>() {
+                Ok(number) if number < self.count => Ok(Some(number)),
+                Ok(_) | Err(_) => Err(DockerfileError::plan(format!("invalid stage index {name}"))),
+            };
+        }
+        let Some(numbers) = self.by_name.get(&name.to_lowercase()) else { return Ok(None) };
+        let earlier = numbers.iter().rfind(|number| **number < current);
+        Ok(earlier.or(numbers.first()).copied())
+    }
 }
 
 /// The stage `--target` names; the last one without it.

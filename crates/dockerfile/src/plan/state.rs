@@ -60,8 +60,8 @@ pub(super) struct StageState {
     shared_env: Option<Arc<[(String, String)]>>,
     /// Declared arguments in the order of first declaration.
     args: Vec<ArgDeclaration>,
-    /// Names this stage and its parents declared with ARG.
-    pub(super) consumed: BTreeSet<String>,
+    /// Where a name stands in `args`.
+    args_index: BTreeMap<String, usize>,
     command: CommandOrigin,
     directory: DirectoryOrigin,
 }
@@ -97,7 +97,7 @@ impl StageState {
             image_env,
             shared_env: None,
             args: Vec::new(),
-            consumed: BTreeSet::new(),
+            args_index: BTreeMap::new(),
             command: CommandOrigin::Inherited,
             directory: DirectoryOrigin::Base,
         })
@@ -282,11 +282,13 @@ impl StageState {
                 Some(value) => format!("{name}={value}"),
                 None => name.clone(),
             });
-            self.consumed.insert(name.clone());
             let declared = ArgDeclaration { name: name.clone(), default: value };
-            match self.args.iter_mut().find(|arg| arg.name == *name) {
-                Some(arg) => *arg = declared,
-                None => self.args.push(declared),
+            match self.args_index.get(name) {
+                Some(&at) => self.args[at] = declared,
+                None => {
+                    self.args_index.insert(name.clone(), self.args.len());
+                    self.args.push(declared);
+                }
             }
         }
         Ok(Outcome::config(format!("ARG {}", texts.join(" "))))
@@ -508,9 +510,17 @@ impl StageState {
         Ok(mounts)
     }
 
+    /// How much memory one RUN in this state takes, about.
+    pub(super) fn run_weight(&self) -> usize {
+        /// What two strings cost besides their text.
+        const PAIR_BYTES: usize = 64;
+        let pairs = self.env.pairs().len() + self.args.len();
+        self.env.bytes() + pairs * PAIR_BYTES
+    }
+
     /// Whether ARG declared `name`, with or without a value.
-    fn declares(&self, name: &str) -> bool {
-        self.args.iter().any(|arg| arg.name == name)
+    pub(super) fn declares(&self, name: &str) -> bool {
+        self.args_index.contains_key(name)
     }
 }
 
