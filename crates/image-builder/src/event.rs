@@ -1,0 +1,138 @@
+//! What a build says while it runs; the caller renders it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dockerfile::Span;
+
+/// Identity of a step for events: the stage's place in the plan and the step's in the stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StepNumber {
+    /// Place of the stage in the plan, from 0.
+    pub stage: usize,
+    /// Place of the step in the stage, from 0.
+    pub step: usize,
+}
+
+/// Where a line of output was written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputStream {
+    /// Standard output of the step.
+    Stdout,
+    /// Standard error of the step.
+    Stderr,
+}
+
+/// One thing that happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum BuildEvent {
+    /// How RUN steps will run, and in one line why no better way.
+    Isolation {
+        /// Name of the mode.
+        mode: &'static str,
+        /// Why better modes were refused; empty if there is none.
+        reason: String,
+    },
+    /// A stage begins from its base.
+    StageStarted {
+        /// Place of the stage in the plan.
+        stage: usize,
+        /// `[name 1/5] FROM base`.
+        title: String,
+    },
+    /// A step begins.
+    StepStarted {
+        /// Which.
+        step: StepNumber,
+        /// `[name 2/5] RUN make`.
+        title: String,
+        /// Where it was written.
+        span: Span,
+    },
+    /// A piece of output, not necessarily a whole line.
+    StepOutput {
+        /// Whose.
+        step: StepNumber,
+        /// From which stream.
+        stream: OutputStream,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+    /// A step is done.
+    StepFinished {
+        /// Which.
+        step: StepNumber,
+        /// How it came about.
+        how: StepEnd,
+        /// Bytes of the compressed layer, if there is one.
+        layer_bytes: Option<u64>,
+        /// How long it took.
+        duration: Duration,
+    },
+    /// A step failed; the error follows as the result of the build.
+    StepFailed {
+        /// Which.
+        step: StepNumber,
+    },
+    /// An image or a layer is being fetched.
+    Fetching {
+        /// What, as a reference or a digest.
+        what: String,
+        /// Bytes, if known.
+        bytes: Option<u64>,
+    },
+    /// The image is complete in the store.
+    ImageReady {
+        /// Digest of its manifest.
+        digest: String,
+    },
+    /// A push begins.
+    Pushing {
+        /// Where to.
+        reference: String,
+    },
+    /// A push is done.
+    Pushed {
+        /// Where to.
+        reference: String,
+        /// Digest of the manifest.
+        digest: String,
+    },
+    /// Something the author of the Dockerfile or the caller should know.
+    Warning(String),
+}
+
+/// How a step came about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StepEnd {
+    /// It was found in the cache.
+    Cached,
+    /// It was executed.
+    Executed,
+}
+
+/// Receives the events of a build; called from several threads.
+#[derive(Clone)]
+pub struct Events(Arc<dyn Fn(BuildEvent) + Send + Sync>);
+
+impl Events {
+    /// Hands every event to `receiver`, which should be quick.
+    pub fn new(receiver: impl Fn(BuildEvent) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(receiver))
+    }
+
+    /// Nobody listens.
+    pub fn ignored() -> Self {
+        Self::new(|_| {})
+    }
+
+    pub(crate) fn send(&self, event: BuildEvent) {
+        (self.0)(event);
+    }
+}
+
+impl std::fmt::Debug for Events {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Events")
+    }
+}

@@ -1,0 +1,319 @@
+//! Layers by reference: their blobs, headers and trees, each made only when somebody asks.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use blob_store::{BlobStore, Lease};
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use layers::{Entry, UnpackedLayers};
+use oci_model::{Descriptor, DiffId, Digest, Reference};
+use tokio::sync::OnceCell;
+
+use crate::archive::Spool;
+use crate::error::StepError;
+use crate::event::{BuildEvent, Events};
+use crate::layer_stack::LayerStack;
+use crate::layer_tree::{LayerHeaders, for_each_content, merge};
+use crate::registry::Registry;
+use crate::tree::{Content, Files, IndexedTree, Node, TreeError};
+
+/// Layers fetched or unpacked at once.
+const LAYERS_AT_ONCE: usize = 4;
+
+/// One layer of a stage: known by name, not necessarily present.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LayerRef {
+    /// Type, digest and size of the blob.
+    pub(crate) descriptor: Descriptor,
+    /// Digest of the uncompressed archive.
+    pub(crate) diff_id: DiffId,
+    /// Where to fetch the blob from; `None` if we made it.
+    pub(crate) origin: Option<Reference>,
+}
+
+/// Fetches, indexes and unpacks layers, each at most once per build.
+#[derive(Debug)]
+pub(crate) struct LayerSource {
+    pub(crate) store: BlobStore,
+    pub(crate) unpacked: UnpackedLayers,
+    registry: Registry,
+    events: Events,
+    lease: Lease,
+    fetched: Mutex<HashMap<Digest, Arc<OnceCell<()>>>>,
+    headers: Mutex<HashMap<DiffId, Arc<OnceCell<Arc<LayerHeaders>>>>>,
+}
+
+impl LayerSource {
+    pub(crate) fn new(
+        store: BlobStore,
+        unpacked: UnpackedLayers,
+        registry: Registry,
+        events: Events,
+        lease: Lease,
+    ) -> Self {
+        let (fetched, headers) = (Mutex::default(), Mutex::default());
+        Self { store, unpacked, registry, events, lease, fetched, headers }
+    }
+
+    /// Keeps blobs from collection while the build runs.
+    pub(crate) fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// Sees to it that the blob of a layer is in the store.
+    pub(crate) async fn ensure_blob(&self, layer: &LayerRef) -> Result<(), StepError> {
+        let digest = layer.descriptor.digest;
+        let cell = entry(&self.fetched, digest);
+        let fetch = || async {
+            let held = self.lease.add(&digest);
+            held.map_err(|error| StepError::layer(format!("cannot keep layer {digest}"), error))?;
+            if self.store.contains(&digest) {
+                return Ok(());
+            }
+            let Some(origin) = &layer.origin else {
+                let what = format!("layer {digest} is gone from the store");
+                return Err(StepError::layer(what, "it was made here and cannot be fetched"));
+            };
+            self.events.send(BuildEvent::Fetching {
+                what: digest.to_string(),
+                bytes: Some(layer.descriptor.size),
+            });
+            self.registry.fetch_blob(origin, &layer.descriptor, &self.store).await.map_err(|error| {
+                StepError::layer(format!("cannot fetch layer {digest} of {origin}"), error)
+            })
+        };
+        cell.get_or_try_init(fetch).await.map(|()| ())
+    }
+
+    /// Sees to it that the blobs of all layers are in the store.
+    pub(crate) async fn ensure_blobs(&self, layers: &[LayerRef]) -> Result<(), StepError> {
+        futures_util::stream::iter(layers)
+            .map(|layer| self.ensure_blob(layer))
+            .buffer_unordered(LAYERS_AT_ONCE)
+            .try_collect()
+            .await
+    }
+
+    /// Notes the headers of a layer that was just written.
+    pub(crate) fn note_headers(&self, diff_id: DiffId, entries: Vec<Entry>) {
+        let cell = entry(&self.headers, diff_id);
+        // Somebody may have read the same layer already; the headers are the same then.
+        let _ = cell.set(Arc::new(LayerHeaders::known(diff_id, entries)));
+    }
+
+    async fn headers(&self, layer: &LayerRef) -> Result<Arc<LayerHeaders>, StepError> {
+        let cell = entry(&self.headers, layer.diff_id);
+        let read = || async {
+            self.ensure_blob(layer).await?;
+            let (store, digest, diff_id) =
+                (self.store.clone(), layer.descriptor.digest, layer.diff_id);
+            blocking(move || {
+                let blob = open(&store, &digest)?;
+                Ok(Arc::new(LayerHeaders::read(diff_id, blob)?))
+            })
+            .await
+        };
+        cell.get_or_try_init(read).await.cloned()
+    }
+
+    /// The files of a stack of layers without unpacking anything.
+    pub(crate) async fn indexed(&self, layers: &[LayerRef]) -> Result<IndexedLayers, StepError> {
+        let headers: Vec<Arc<LayerHeaders>> = futures_util::stream::iter(layers)
+            .map(|layer| self.headers(layer))
+            .buffered(LAYERS_AT_ONCE)
+            .try_collect()
+            .await?;
+        let blobs = layers.iter().map(|l| (l.diff_id, l.descriptor.digest)).collect();
+        let store = self.store.clone();
+        blocking(move || Ok(IndexedLayers { tree: merge(&headers), store, blobs })).await
+    }
+
+    /// The trees of a stack of layers, top first, unpacking what is not unpacked yet.
+    pub(crate) async fn lowers(&self, layers: &[LayerRef]) -> Result<Vec<PathBuf>, StepError> {
+        futures_util::stream::iter(layers)
+            .map(|layer| self.unpack(layer))
+            .buffer_unordered(LAYERS_AT_ONCE)
+            .try_collect::<()>()
+            .await?;
+        let diff_ids: Vec<DiffId> = layers.iter().map(|layer| layer.diff_id).collect();
+        let unpacked = self.unpacked.clone();
+        let found = blocking(move || {
+            unpacked
+                .lower_directories(&diff_ids)
+                .map_err(|error| StepError::layer("cannot stack unpacked layers", error))
+        })
+        .await?;
+        found.ok_or_else(|| {
+            StepError::layer("cannot stack unpacked layers", "one was removed while it was in use")
+        })
+    }
+
+    async fn unpack(&self, layer: &LayerRef) -> Result<(), StepError> {
+        let (unpacked, diff_id) = (self.unpacked.clone(), layer.diff_id);
+        let failed =
+            move |error| StepError::layer(format!("cannot unpack layer {diff_id}"), error);
+        let (store, digest) = (self.store.clone(), layer.descriptor.digest);
+        let present = {
+            let unpacked = unpacked.clone();
+            blocking(move || unpacked.get(&diff_id).map_err(failed)).await?.is_some()
+        };
+        if present {
+            return Ok(());
+        }
+        self.ensure_blob(layer).await?;
+        blocking(move || {
+            let open = || open(&store, &digest).map_err(std::io::Error::other);
+            unpacked.ensure(&diff_id, open).map(|_| ()).map_err(failed)
+        })
+        .await
+    }
+
+    /// Whether all layers are unpacked already.
+    pub(crate) async fn all_unpacked(&self, layers: &[LayerRef]) -> Result<bool, StepError> {
+        let (unpacked, ids) = (self.unpacked.clone(), layers.iter().map(|l| l.diff_id).collect());
+        blocking(move || {
+            let ids: Vec<DiffId> = ids;
+            for diff_id in &ids {
+                let found = unpacked.get(diff_id).map_err(|error| {
+                    StepError::layer(format!("cannot look up layer {diff_id}"), error)
+                })?;
+                if found.is_none() {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })
+        .await
+    }
+
+    /// The files of a stack of unpacked layers.
+    pub(crate) async fn stacked(&self, layers: &[LayerRef]) -> Result<LayerStack, StepError> {
+        let mut lowers = self.lowers(layers).await?;
+        lowers.reverse();
+        Ok(LayerStack::new(lowers))
+    }
+
+    /// Writes the contents that are in layer archives into `spool`, reading each archive once.
+    pub(crate) async fn fetch_contents(
+        &self,
+        nodes: Vec<Node>,
+        layers: &[LayerRef],
+        spool: Arc<Spool>,
+    ) -> Result<Vec<Node>, StepError> {
+        let mut wanted: HashMap<DiffId, HashMap<PathBuf, PathBuf>> = HashMap::new();
+        for node in &nodes {
+            if let Content::Layer(diff_id, path) = &node.content {
+                wanted.entry(*diff_id).or_default().insert(path.clone(), PathBuf::new());
+            }
+        }
+        let mut spooled = HashMap::new();
+        for (diff_id, paths) in wanted {
+            let layer = layers.iter().find(|layer| layer.diff_id == diff_id).ok_or_else(|| {
+                StepError::layer(format!("layer {diff_id} is not part of the source"), "defect")
+            })?;
+            self.ensure_blob(layer).await?;
+            let (store, digest, spool) =
+                (self.store.clone(), layer.descriptor.digest, Arc::clone(&spool));
+            let paths = blocking(move || {
+                let blob = open(&store, &digest)?;
+                let mut written = paths.clone();
+                for_each_content::<StepError>(
+                    diff_id,
+                    blob,
+                    |path| paths.contains_key(path),
+                    |entry, content| {
+                        written.insert(entry.path.clone(), spool.write(content)?);
+                        Ok(())
+                    },
+                )?;
+                Ok(written)
+            })
+            .await?;
+            spooled.insert(diff_id, paths);
+        }
+        let place = |mut node: Node| {
+            if let Content::Layer(diff_id, path) = &node.content {
+                let file = spooled.get(diff_id).and_then(|paths| paths.get(path));
+                let file = file.filter(|file| !file.as_os_str().is_empty()).ok_or_else(|| {
+                    StepError::layer(format!("cannot read layer {diff_id}"), "a file is missing")
+                })?;
+                node.content = Content::File(file.clone());
+            }
+            Ok(node)
+        };
+        nodes.into_iter().map(place).collect()
+    }
+}
+
+fn entry<K: std::hash::Hash + Eq, V>(
+    map: &Mutex<HashMap<K, Arc<OnceCell<V>>>>,
+    key: K,
+) -> Arc<OnceCell<V>> {
+    let mut map = map.lock().unwrap_or_else(PoisonError::into_inner);
+    Arc::clone(map.entry(key).or_default())
+}
+
+fn open(store: &BlobStore, digest: &Digest) -> Result<std::fs::File, StepError> {
+    let blob = store.open_blob(digest);
+    blob.map(blob_store::Blob::into_file)
+        .map_err(|error| StepError::layer(format!("cannot open layer {digest}"), error))
+}
+
+/// Runs blocking work on tokio's threads for it.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StepError> + Send + 'static,
+) -> Result<T, StepError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(_) => Err(StepError::Panicked),
+    }
+}
+
+/// The files of a stack of layers, from headers; contents come out of the archives.
+#[derive(Clone, Debug)]
+pub(crate) struct IndexedLayers {
+    tree: IndexedTree,
+    store: BlobStore,
+    blobs: HashMap<DiffId, Digest>,
+}
+
+impl Files for IndexedLayers {
+    fn node(&self, path: &Path) -> Result<Option<Node>, TreeError> {
+        self.tree.node(path)
+    }
+
+    fn children(&self, directory: &Path) -> Result<Vec<std::ffi::OsString>, TreeError> {
+        self.tree.children(directory)
+    }
+
+    fn read(&self, path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, TreeError> {
+        let Some(node) = self.tree.get(path) else { return Ok(None) };
+        let Content::Layer(diff_id, inside) = &node.content else {
+            return crate::tree::read_local(node, bytes_max);
+        };
+        let size = node.entry.content_bytes();
+        if bytes_max < size {
+            return Err(TreeError::TooLarge { path: path.to_owned(), size, bytes_max });
+        }
+        let damaged = |source: Box<dyn std::error::Error + Send + Sync>| TreeError::Layer {
+            diff_id: *diff_id,
+            source,
+        };
+        let digest = self.blobs.get(diff_id).ok_or_else(|| damaged("unknown layer".into()))?;
+        let blob = self.store.open_blob(digest).map_err(|error| damaged(error.into()))?;
+        let mut found = None;
+        for_each_content::<TreeError>(
+            *diff_id,
+            blob.into_file(),
+            |candidate| candidate == inside,
+            |_, content| {
+                let mut bytes = Vec::new();
+                content.read_to_end(&mut bytes).map_err(|error| damaged(error.into()))?;
+                found = Some(bytes);
+                Ok(())
+            },
+        )?;
+        Ok(found)
+    }
+}

@@ -1,0 +1,75 @@
+//! RUN: a command on the files of a stage, and what it changed as a layer.
+//!
+//! [`sandbox`] runs it in namespaces over an overlay mount, [`root_tree`] without namespaces in
+//! a real directory tree: the executor's own root, or a directory to `chroot(2)` into.
+
+pub(crate) mod caches;
+pub(crate) mod mounts;
+pub(crate) mod root_tree;
+pub(crate) mod sandbox;
+mod stubs;
+
+use std::path::{Path, PathBuf};
+
+use container_runtime::{
+    Cancel, Capabilities, CapabilitySet, Exit, Process, SeccompProfile, StepOutcome, Stream, User,
+};
+use dockerfile::{RunAction, Security};
+
+use crate::error::StepError;
+use crate::event::{BuildEvent, Events, OutputStream, StepNumber};
+
+/// File creation mask of commands: what images expect.
+const UMASK: u32 = 0o022;
+
+/// The process of a RUN.
+pub(crate) fn process(action: &RunAction, extra_env: &[(String, String)]) -> Process {
+    let mut process = Process::new(action.argv.iter().cloned());
+    process.env = action.env.clone();
+    for (name, value) in action.proxies.iter().chain(extra_env) {
+        process.env.push((name.clone(), value.clone()));
+    }
+    process.cwd = PathBuf::from(&action.directory);
+    process.user = User::named(action.user.clone());
+    process.umask = UMASK;
+    match action.security {
+        Security::Sandbox => process.seccomp = SeccompProfile::RuntimeDefault,
+        Security::Insecure => {
+            process.capabilities =
+                Capabilities { bounding: CapabilitySet::ALL, ambient: CapabilitySet::EMPTY };
+        }
+    }
+    process
+}
+
+/// The result of a command as the result of its step.
+pub(crate) fn check_exit(action: &RunAction, outcome: &StepOutcome) -> Result<(), StepError> {
+    match outcome.exit {
+        Exit::Code(0) => Ok(()),
+        exit => {
+            Err(StepError::Exit { command: action.argv.join(" "), code: exit.code() })
+        }
+    }
+}
+
+/// Passes output on as events.
+pub(crate) fn forward(events: &Events, step: StepNumber) -> impl FnMut(Stream, &[u8]) + use<> {
+    let events = events.clone();
+    move |stream, bytes| {
+        let stream = match stream {
+            Stream::Stdout => OutputStream::Stdout,
+            Stream::Stderr => OutputStream::Stderr,
+        };
+        events.send(BuildEvent::StepOutput { step, stream, bytes: bytes.to_vec() });
+    }
+}
+
+/// What every engine gets told about one command.
+pub(crate) struct Command<'a> {
+    pub(crate) action: &'a RunAction,
+    pub(crate) step: StepNumber,
+    pub(crate) events: &'a Events,
+    pub(crate) cancel: &'a Cancel,
+    /// Scratch space of the build.
+    pub(crate) scratch: &'a Path,
+}
