@@ -2,15 +2,62 @@
 //!
 //! This crate never sees Dockerfile text and knows no flags. Blocking work (file systems,
 //! compression, steps) happens on tokio's blocking threads.
+//!
+//! # How it works
+//! * A stage is a stack of layers, known by name long before anybody needs their bytes. COPY,
+//!   ADD and WORKDIR are functions from trees to layer entries (`transfer`); the
+//!   trees come from archive headers or unpacked layers, so a build without RUN unpacks nothing
+//!   and a build whose steps are all cached fetches no layer.
+//! * A step's key is made of what it does, the identity (chain ID) of the files below it, and
+//!   what it reads. Because files are identified by their content, a step that was executed again
+//!   with the same result lets everything after it stay cached.
+//! * RUN happens in an overlay mount (with or without a user namespace) whose upper directory
+//!   becomes the layer, or in a root file system without namespaces, where inventories are
+//!   compared (`run`).
+//!
+//! Start reading at [`Builder::build`], then `session`, then `steps`.
 
 #![forbid(unsafe_code)]
 
 mod archive;
+mod builder;
+mod cache;
+mod commit;
 mod content_digest;
 mod context;
+mod error;
+mod event;
+mod fetch;
+mod image;
+mod images;
+mod isolation;
+mod layer_source;
 mod layer_stack;
 mod layer_tree;
+mod output;
 mod owners;
+mod registry;
+mod run;
 mod select;
+mod session;
+mod sources;
+mod steps;
 mod transfer;
 mod tree;
+mod workspace;
+
+pub use archive::ExtractError;
+pub use builder::{
+    BasePolicy, BuildOutcome, BuildRequest, Builder, BuilderOptions, CacheUse, CacheWrite,
+    ContextDirectory, FamilyChoice, IsolationChoice, NamedContext, RegistryCache, Snapshots,
+};
+pub use commit::Family;
+pub use error::{BuildError, StepError};
+pub use event::{BuildEvent, Events, OutputStream, StepEnd, StepNumber};
+pub use fetch::{GitCredentials, GitReference, Submodules};
+pub use output::{Output, OutputTarget};
+pub use owners::OwnerError;
+pub use registry::CredentialSource;
+pub use run::mounts::{SecretBytes, SecretSource, Secrets};
+pub use transfer::TransferError;
+pub use tree::TreeError;

@@ -230,6 +230,12 @@ impl Destination {
         Ok(Self { path, is_directory: written.ends_with('/') || written.is_empty() })
     }
 
+    /// The same path, which must be a directory.
+    pub(crate) fn as_directory(mut self) -> Self {
+        self.is_directory = true;
+        self
+    }
+
     /// The path, links resolved.
     pub(crate) fn path(&self) -> &Path {
         &self.path

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use blob_store::{BlobStore, IngestError, Lease};
 use bytes::Bytes;
+use credentials::RegistryAuth;
 use http::{StatusCode, header};
-use oci_model::{Descriptor, Digest};
+use oci_model::{Descriptor, Digest, Reference};
 use tokio::sync::mpsc;
 
-use crate::client::Remote;
+use crate::client::{Client, Remote};
 use crate::error::{RegistryError, RegistryErrorKind, with_causes};
 use crate::progress::{Progress, ProgressEvent};
 use crate::transport::{About, STALL_RETRIES_PAUSE};
@@ -16,6 +17,36 @@ use crate::transport::{About, STALL_RETRIES_PAUSE};
 /// Pieces of a body between network and disk; each is what one read returned, 64 KiB at most
 /// in practice.
 const PIECES_MAX: usize = 32;
+
+impl Client {
+    /// Downloads a blob of a reference's repository into the store, verified, from the first
+    /// mirror or registry that has it, with the first credential that opens it.
+    ///
+    /// # Errors
+    /// See [`RegistryErrorKind`]; the store is then as before.
+    pub async fn fetch_blob(
+        &self,
+        reference: &Reference,
+        descriptor: &Descriptor,
+        auths: &[RegistryAuth],
+        store: &BlobStore,
+        lease: Option<&Lease>,
+        progress: &Progress,
+    ) -> Result<(), RegistryError> {
+        let fetch = |auth: Option<RegistryAuth>| async move {
+            let mut last = None;
+            for remote in self.remotes_for_pull(reference, auth.as_ref()) {
+                match remote.fetch_blob(descriptor, store, lease, progress).await {
+                    Ok(()) => return Ok(()),
+                    Err(error) => last = Some(error),
+                }
+            }
+            let what = format!("blob {} of {reference}", descriptor.digest);
+            Err(last.unwrap_or_else(|| RegistryErrorKind::NotFound { what }.into()))
+        };
+        self.with_credentials(auths, fetch).await.map(|((), _)| ())
+    }
+}
 
 impl Remote {
     /// Whether the repository has the blob.

@@ -30,6 +30,7 @@ mod uploads;
 pub use challenge::{Challenge, Scheme};
 pub use client::{Client, Remote};
 pub use copy::CopyOptions;
+pub use credentials::RegistryAuth;
 pub use error::{RegistryError, RegistryErrorKind};
 pub use options::{ClientOptions, ClientOptionsError, Mirror, Proxy};
 pub use progress::{Progress, ProgressEvent};

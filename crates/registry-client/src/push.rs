@@ -93,7 +93,9 @@ impl Remote {
     ) -> Result<(), RegistryError> {
         if !store.contains(&digest) {
             // It may be at the registry from an earlier push or pull.
-            if self.has_blob(&digest, progress).await? {
+            if self.has_blob(&digest, progress).await?
+                || self.mount(&digest, &options.mount_from, progress).await?
+            {
                 return Ok(());
             }
             let reason = format!("blob {digest} is neither in the store nor at the registry");

@@ -70,6 +70,25 @@ impl Remote {
         Ok(())
     }
 
+    /// Mounts a blob from the first of `mount_from` that has it, without a byte of it at hand.
+    ///
+    /// # Errors
+    /// See [`RegistryErrorKind`].
+    pub async fn mount(
+        &self,
+        digest: &Digest,
+        mount_from: &[Repository],
+        progress: &Progress,
+    ) -> Result<bool, RegistryError> {
+        for from in mount_from {
+            if let Mounted::Yes = self.try_mount(digest, from, progress).await? {
+                progress.tell(ProgressEvent::Exists { digest: *digest });
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Opens an upload for bytes that are still being made.
     ///
     /// # Errors

@@ -1,0 +1,348 @@
+//! The public face: open a builder, look up bases, build plans.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use blob_store::BlobStore;
+use container_runtime::{Cancel, Mode};
+use dockerfile::{Base, IgnoreFile, ImageRequest, Plan};
+use layers::{Compression, UnpackedLayers};
+use oci_model::{Digest, ImageConfig, Platform, RawManifest, Reference};
+use registry_client::Client;
+
+use crate::commit::Family;
+use crate::error::BuildError;
+use crate::event::Events;
+use crate::fetch::GitCredentials;
+use crate::images::Images;
+use crate::registry::{CredentialSource, Registry};
+use crate::run::mounts::Secrets;
+use crate::session;
+
+/// What a builder works with.
+#[derive(Debug)]
+pub struct BuilderOptions {
+    /// Directory of the builder below the state directory: cache and scratch space.
+    pub directory: PathBuf,
+    /// Where blobs are.
+    pub store: BlobStore,
+    /// Where unpacked layers are.
+    pub unpacked: UnpackedLayers,
+    /// Client for bases and caches.
+    pub pull: Client,
+    /// Client for results and caches.
+    pub push: Client,
+    /// Credentials for both.
+    pub credentials: CredentialSource,
+    /// Which copy of a base counts.
+    pub bases: BasePolicy,
+    /// How RUN steps run.
+    pub isolation: IsolationChoice,
+    /// Who hears what happens.
+    pub events: Events,
+}
+
+/// Which copy of a base image counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BasePolicy {
+    /// An image of this name in the store, else that of the registry.
+    LocalFirst,
+    /// That of the registry.
+    Registry,
+}
+
+/// How RUN steps run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IsolationChoice {
+    /// The best way that the machine permits.
+    Auto {
+        /// What is not the image's if the root of this process may be used; `None` forbids it.
+        in_place: Option<Vec<PathBuf>>,
+    },
+    /// Exactly this way, or an error that says why not.
+    Exactly {
+        /// Which.
+        mode: Mode,
+        /// What is not the image's with [`Mode::InPlace`].
+        keep: Vec<PathBuf>,
+    },
+}
+
+/// The build context, fetched already.
+#[derive(Clone, Debug)]
+pub struct ContextDirectory {
+    /// The directory.
+    pub root: PathBuf,
+    /// What of it is left out.
+    pub ignore: IgnoreFile,
+}
+
+/// What the caller gave under a name (`--build-context`).
+#[derive(Clone, Debug)]
+pub enum NamedContext {
+    /// A directory.
+    Directory(ContextDirectory),
+    /// An image.
+    Image(Reference),
+}
+
+/// A cache that outlives this machine.
+#[derive(Clone, Debug)]
+pub struct RegistryCache {
+    /// Repository of the cache.
+    pub repository: Reference,
+    /// Older records count as missing.
+    pub ttl: Duration,
+    /// Whether records of this build are added.
+    pub write: CacheWrite,
+}
+
+/// Whether a registry cache is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheWrite {
+    /// It is.
+    Export,
+    /// It is only read.
+    ReadOnly,
+}
+
+/// Whether earlier results count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheUse {
+    /// They do.
+    Use,
+    /// Everything is executed, with empty cache mounts.
+    Ignore,
+}
+
+/// How many layers the target's own steps become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Snapshots {
+    /// One per step that changes files.
+    PerStep,
+    /// One for all.
+    Single,
+}
+
+/// Which family of media types the image gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FamilyChoice {
+    /// This one.
+    Exactly(Family),
+    /// That of the base; of scratch, Docker's, as kaniko does.
+    OfBase,
+}
+
+/// One build.
+#[derive(Clone, Debug)]
+pub struct BuildRequest {
+    /// The context; `None` if the Dockerfile came alone.
+    pub context: Option<ContextDirectory>,
+    /// Contexts by name.
+    pub named_contexts: BTreeMap<String, NamedContext>,
+    /// Secrets by id.
+    pub secrets: Secrets,
+    /// Agent sockets by id (`default` is the usual one).
+    pub agents: BTreeMap<String, PathBuf>,
+    /// Credentials for git repositories of ADD.
+    pub git: GitCredentials,
+    /// Whether earlier results count.
+    pub cache: CacheUse,
+    /// A cache in a registry.
+    pub registry_cache: Option<RegistryCache>,
+    /// Media types.
+    pub family: FamilyChoice,
+    /// Compression of new layers.
+    pub compression: Compression,
+    /// Layers of the target.
+    pub snapshots: Snapshots,
+    /// Unix seconds that stand for now, and that no file is newer than; `None` is the clock.
+    pub epoch: Option<i64>,
+    /// Annotations of the manifest.
+    pub annotations: BTreeMap<String, String>,
+    /// Where layers are sent to as soon as they exist; the image follows with [`Builder::push`].
+    pub push_to: Vec<Reference>,
+}
+
+impl BuildRequest {
+    /// A build of a context with nothing else decided: OCI types, gzip, the cache in use.
+    pub fn new(context: Option<ContextDirectory>) -> Self {
+        Self {
+            context,
+            named_contexts: BTreeMap::new(),
+            secrets: Secrets::new(),
+            agents: BTreeMap::new(),
+            git: GitCredentials::default(),
+            cache: CacheUse::Use,
+            registry_cache: None,
+            family: FamilyChoice::Exactly(Family::Oci),
+            compression: Compression::GZIP_DEFAULT,
+            snapshots: Snapshots::PerStep,
+            epoch: None,
+            annotations: BTreeMap::new(),
+            push_to: Vec::new(),
+        }
+    }
+}
+
+/// A finished image. Its own blobs are in the store; layers of the base may not be.
+#[derive(Debug)]
+pub struct BuildOutcome {
+    /// The manifest.
+    pub manifest: RawManifest,
+    /// Digest of the config: Docker's image ID.
+    pub config: Digest,
+    /// The config.
+    pub image: ImageConfig,
+    /// Steps that were found in the cache.
+    pub steps_cached: usize,
+    /// Steps that were executed.
+    pub steps_executed: usize,
+    /// How long it took.
+    pub duration: Duration,
+    pub(crate) layers: Vec<crate::layer_source::LayerRef>,
+    pub(crate) source: Arc<crate::layer_source::LayerSource>,
+    pub(crate) _workspace: Arc<crate::workspace::Workspace>,
+}
+
+/// Builds images.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    pub(crate) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) directory: PathBuf,
+    pub(crate) store: BlobStore,
+    pub(crate) unpacked: UnpackedLayers,
+    pub(crate) registry: Registry,
+    pub(crate) images: Images,
+    pub(crate) isolation: IsolationChoice,
+    pub(crate) events: Events,
+    /// One handle per build.
+    cancels: Mutex<Vec<Cancel>>,
+}
+
+impl Inner {
+    pub(crate) fn register_cancel(&self) -> Result<Cancel, BuildError> {
+        let cancel =
+            Cancel::new().map_err(|error| BuildError::state("cannot make an event", error))?;
+        let mut cancels = self.cancels.lock().unwrap_or_else(PoisonError::into_inner);
+        cancels.push(cancel.clone());
+        Ok(cancel)
+    }
+}
+
+impl Builder {
+    /// Makes a builder; nothing is probed or fetched yet.
+    pub fn new(options: BuilderOptions) -> Self {
+        let registry = Registry::new(options.pull, options.push, options.credentials);
+        let images = Images::new(registry.clone(), options.store.clone(), options.bases);
+        Self {
+            inner: Arc::new(Inner {
+                directory: options.directory,
+                store: options.store,
+                unpacked: options.unpacked,
+                registry,
+                images,
+                isolation: options.isolation,
+                events: options.events,
+                cancels: Mutex::default(),
+            }),
+        }
+    }
+
+    /// The config of a base, as [`dockerfile::Draft::supply_base`] wants it. Fetches no layer.
+    ///
+    /// # Errors
+    /// [`BuildError::Image`] or [`BuildError::Platform`].
+    pub async fn base_config(
+        &self,
+        base: &Base,
+        contexts: &BTreeMap<String, NamedContext>,
+        platform: &Platform,
+    ) -> Result<ImageConfig, BuildError> {
+        let request = match base {
+            Base::Image(request) => request.clone(),
+            Base::NamedContext { name, platform } => match contexts.get(name) {
+                Some(NamedContext::Image(reference)) => {
+                    ImageRequest { reference: reference.clone(), platform: platform.clone() }
+                }
+                Some(NamedContext::Directory(_)) => return Ok(empty_config(platform)),
+                None => {
+                    return Err(BuildError::Request(format!("there is no context named {name}")));
+                }
+            },
+            Base::Scratch | Base::Stage(_) => return Ok(empty_config(platform)),
+        };
+        Ok(self.inner.images.get(&request).await?.config.parsed().clone())
+    }
+
+    /// Builds the target of a plan.
+    ///
+    /// # Errors
+    /// The first failure, usually [`BuildError::Step`]; nothing of the build runs or is mounted
+    /// then.
+    pub async fn build(
+        &self,
+        plan: Plan,
+        request: BuildRequest,
+    ) -> Result<BuildOutcome, BuildError> {
+        session::build(Arc::clone(&self.inner), plan, request).await
+    }
+
+    /// Ends every running step; builds then fail with [`BuildError::Cancelled`].
+    pub fn cancel(&self) {
+        let cancels = self.inner.cancels.lock().unwrap_or_else(PoisonError::into_inner);
+        cancels.iter().for_each(Cancel::cancel);
+    }
+
+    /// Pushes a finished image.
+    ///
+    /// # Errors
+    /// [`BuildError::Push`].
+    pub async fn push(
+        &self,
+        outcome: &BuildOutcome,
+        reference: &Reference,
+    ) -> Result<(), BuildError> {
+        crate::image::push(&self.inner, outcome, reference).await
+    }
+
+    /// Checks that a push will be allowed, before the work is done.
+    ///
+    /// # Errors
+    /// [`BuildError::Push`].
+    pub async fn check_push(&self, reference: &Reference) -> Result<(), BuildError> {
+        self.inner.registry.check_push(reference).await.map_err(|error| BuildError::Push {
+            reference: reference.to_string(),
+            source: error.into(),
+        })
+    }
+
+    /// Keeps a finished image in the store under the ref `images/<canonical reference>`, whose
+    /// first digest is the manifest and whose others are everything that it names. The node, and
+    /// `push` and `inspect` of the command line, find it there.
+    ///
+    /// # Errors
+    /// A layer of the base cannot be fetched, or the store does not take the ref.
+    pub async fn keep(
+        &self,
+        outcome: &BuildOutcome,
+        reference: &Reference,
+    ) -> Result<(), BuildError> {
+        crate::image::keep(&self.inner, outcome, reference).await
+    }
+}
+
+pub(crate) fn empty_config(platform: &Platform) -> ImageConfig {
+    ImageConfig {
+        architecture: platform.architecture.clone(),
+        os: platform.os.clone(),
+        variant: platform.variant.clone(),
+        ..ImageConfig::default()
+    }
+}

@@ -1,0 +1,126 @@
+//! Images that a build starts from or copies from, each looked up once.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use blob_store::{BlobStore, RefName};
+use dockerfile::ImageRequest;
+use oci_model::{
+    Digest, MANIFEST_BYTES_MAX, Manifest, Platform, RawConfig, RawManifest, Reference,
+};
+use tokio::sync::OnceCell;
+
+use crate::builder::BasePolicy;
+use crate::error::BuildError;
+use crate::layer_source::LayerRef;
+use crate::registry::{Registry, ResolvedImage};
+
+/// Largest config read from the store, in bytes (8 MiB, containerd's limit for documents).
+const CONFIG_BYTES_MAX: u64 = 8 * 1024 * 1024;
+
+/// An image by its documents; its layers need not be here.
+#[derive(Debug)]
+pub(crate) struct KnownImage {
+    pub(crate) manifest: RawManifest,
+    pub(crate) config: RawConfig,
+    pub(crate) layers: Vec<LayerRef>,
+    /// Keeps the documents from collection.
+    _lease: Option<blob_store::Lease>,
+}
+
+type Cell = Arc<OnceCell<Arc<KnownImage>>>;
+
+/// Looks images up.
+#[derive(Debug)]
+pub(crate) struct Images {
+    registry: Registry,
+    store: BlobStore,
+    policy: BasePolicy,
+    known: Mutex<HashMap<ImageRequest, Cell>>,
+}
+
+impl Images {
+    pub(crate) fn new(registry: Registry, store: BlobStore, policy: BasePolicy) -> Self {
+        Self { registry, store, policy, known: Mutex::default() }
+    }
+
+    /// Manifest, config and layers of an image.
+    pub(crate) async fn get(&self, request: &ImageRequest) -> Result<Arc<KnownImage>, BuildError> {
+        let cell = {
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(known.entry(request.clone()).or_default())
+        };
+        cell.get_or_try_init(|| self.find(request)).await.cloned()
+    }
+
+    async fn find(&self, request: &ImageRequest) -> Result<Arc<KnownImage>, BuildError> {
+        let ImageRequest { reference, platform } = request;
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| BuildError::Image {
+            reference: reference.to_string(),
+            source,
+        };
+        if self.policy == BasePolicy::LocalFirst
+            && let Some(image) = self.local(reference, platform)
+        {
+            return known(image, reference).map(Arc::new);
+        }
+        let resolved = self.registry.resolve(reference, platform, &self.store).await;
+        let image = resolved.map_err(|error| failed(error.into()))?;
+        let image = image.ok_or_else(|| failed("it is an artifact, not an image".into()))?;
+        let of_image = image.config.parsed().platform();
+        if !of_image.os.is_empty() && platform.rank(&of_image).is_none() {
+            tracing::warn!(%reference, %of_image, %platform, "image of another platform");
+        }
+        known(image, reference).map(Arc::new)
+    }
+
+    /// An image that was built or pulled here, if all of it still exists.
+    fn local(&self, reference: &Reference, platform: &Platform) -> Option<ResolvedImage> {
+        let name: RefName = image_ref(reference)?;
+        let root = *self.store.get_ref(&name).ok()??.first()?;
+        let mut manifest = self.manifest(&root)?;
+        if let Manifest::Index(_) = manifest.parsed() {
+            let digest = manifest.select(platform)?.digest;
+            manifest = self.manifest(&digest)?;
+        }
+        let Manifest::Image(image) = manifest.parsed() else { return None };
+        let config = self.store.read(&image.config.digest, CONFIG_BYTES_MAX).ok()?;
+        let config = RawConfig::parse(config).ok()?;
+        let layers = image.layers.clone();
+        let complete = layers.iter().all(|layer| self.store.contains(&layer.digest));
+        let fits = platform.rank(&config.parsed().platform()).is_some();
+        (complete && fits).then_some(ResolvedImage { manifest, config, layers, _lease: None })
+    }
+
+    fn manifest(&self, digest: &Digest) -> Option<RawManifest> {
+        let bytes = self.store.read(digest, MANIFEST_BYTES_MAX as u64).ok()?;
+        RawManifest::parse(None, bytes).ok()
+    }
+}
+
+/// The name under which a reference is kept in the store.
+pub(crate) fn image_ref(reference: &Reference) -> Option<RefName> {
+    format!("images/{}", reference.with_default_tag()).parse().ok()
+}
+
+fn known(image: ResolvedImage, reference: &Reference) -> Result<KnownImage, BuildError> {
+    let diff_ids = &image.config.parsed().rootfs.diff_ids;
+    if diff_ids.len() != image.layers.len() {
+        return Err(BuildError::Image {
+            reference: reference.to_string(),
+            source: format!(
+                "its config names {} layers and its manifest {}",
+                diff_ids.len(),
+                image.layers.len()
+            )
+            .into(),
+        });
+    }
+    let layers = image.layers.iter().zip(diff_ids).map(|(descriptor, diff_id)| LayerRef {
+        descriptor: descriptor.clone(),
+        diff_id: *diff_id,
+        origin: Some(reference.clone()),
+    });
+    let layers = layers.collect();
+    Ok(KnownImage { manifest: image.manifest, config: image.config, layers, _lease: image._lease })
+}

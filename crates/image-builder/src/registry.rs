@@ -1,0 +1,160 @@
+//! The registries of a build: one client, and credentials from whoever keeps them.
+
+use std::fmt;
+use std::sync::Arc;
+
+use blob_store::{BlobStore, Lease};
+use futures_util::future::BoxFuture;
+use oci_model::{Descriptor, Platform, RawConfig, RawManifest, Reference, Repository};
+use registry_client::{
+    Client, Layers, Platforms, Progress, PullOptions, PulledImage, PushOptions, RegistryAuth,
+    RegistryError,
+};
+
+/// Answers which credentials to try for a reference, in order; may ask helper programs.
+#[derive(Clone)]
+pub struct CredentialSource(Lookup);
+
+type Lookup = Arc<dyn Fn(Reference) -> BoxFuture<'static, Vec<RegistryAuth>> + Send + Sync>;
+
+impl CredentialSource {
+    /// Asks `lookup`, once per image and direction.
+    pub fn new(
+        lookup: impl Fn(Reference) -> BoxFuture<'static, Vec<RegistryAuth>> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(lookup))
+    }
+
+    /// There are none.
+    pub fn anonymous() -> Self {
+        Self::new(|_| Box::pin(async { Vec::new() }))
+    }
+}
+
+impl fmt::Debug for CredentialSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CredentialSource")
+    }
+}
+
+/// A client and its credentials.
+#[derive(Clone, Debug)]
+pub(crate) struct Registry {
+    pull: Client,
+    push: Client,
+    credentials: CredentialSource,
+}
+
+/// An image that was looked up, its layers not fetched.
+#[derive(Debug)]
+pub(crate) struct ResolvedImage {
+    pub(crate) manifest: RawManifest,
+    pub(crate) config: RawConfig,
+    pub(crate) layers: Vec<Descriptor>,
+    /// Keeps manifest and config from collection.
+    pub(crate) _lease: Option<Lease>,
+}
+
+impl Registry {
+    pub(crate) fn new(pull: Client, push: Client, credentials: CredentialSource) -> Self {
+        Self { pull, push, credentials }
+    }
+
+    /// Manifest and config of an image; the manifest is asked for every time, as proof of access.
+    pub(crate) async fn resolve(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+        store: &BlobStore,
+    ) -> Result<Option<ResolvedImage>, RegistryError> {
+        let auths = (self.credentials.0)(reference.clone()).await;
+        let options = PullOptions {
+            platforms: Platforms::One(platform.clone()),
+            layers: Layers::Leave,
+        };
+        let none = Progress::none();
+        let mut pulled = self.pull.pull(reference, &auths, store, &options, &none).await?;
+        let Some(image) = pulled.images.pop() else { return Ok(None) };
+        let layers = image.layers().to_vec();
+        let PulledImage { manifest, config } = image;
+        let Some(config) = config else { return Ok(None) };
+        Ok(Some(ResolvedImage { manifest, config, layers, _lease: Some(pulled.lease) }))
+    }
+
+    pub(crate) async fn fetch_blob(
+        &self,
+        reference: &Reference,
+        descriptor: &Descriptor,
+        store: &BlobStore,
+    ) -> Result<(), RegistryError> {
+        let auths = (self.credentials.0)(reference.clone()).await;
+        let none = Progress::none();
+        self.pull.fetch_blob(reference, descriptor, &auths, store, None, &none).await
+    }
+
+    /// Opens an upload and leaves it: what a registry would refuse at the end it refuses here.
+    pub(crate) async fn check_push(&self, reference: &Reference) -> Result<(), RegistryError> {
+        let auths = (self.credentials.0)(reference.clone()).await;
+        let mut last = None;
+        let tries: Vec<Option<&RegistryAuth>> =
+            if auths.is_empty() { vec![None] } else { auths.iter().map(Some).collect() };
+        for auth in tries {
+            let remote = self.push.remote(reference, auth);
+            match remote.begin_upload(&Progress::none()).await {
+                Ok(_) => return Ok(()),
+                Err(error) if error.is_access_failure() => last = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        last.map_or(Ok(()), Err)
+    }
+
+    /// Fetches a manifest as it is.
+    pub(crate) async fn manifest(
+        &self,
+        reference: &Reference,
+    ) -> Result<RawManifest, RegistryError> {
+        let auths = (self.credentials.0)(reference.clone()).await;
+        self.pull.fetch_manifest(reference, &auths).await
+    }
+
+    /// Pushes an image; blobs that the store lacks are mounted from `mount_from` or are there.
+    pub(crate) async fn push(
+        &self,
+        reference: &Reference,
+        manifest: &RawManifest,
+        store: &BlobStore,
+        mount_from: Vec<Repository>,
+    ) -> Result<(), RegistryError> {
+        let auths = (self.credentials.0)(reference.clone()).await;
+        let options = PushOptions { mount_from };
+        let none = Progress::none();
+        self.push.push(reference, manifest, &auths, store, &options, &none).await.map(|_| ())
+    }
+
+    /// Whether the repository can get the blob without its bytes.
+    pub(crate) async fn has_or_mounts(
+        &self,
+        reference: &Reference,
+        digest: &oci_model::Digest,
+        mount_from: &[Repository],
+    ) -> Result<bool, RegistryError> {
+        let auths = (self.credentials.0)(reference.clone()).await;
+        let remote = self.push.remote(reference, auths.first());
+        let none = Progress::none();
+        Ok(remote.has_blob(digest, &none).await?
+            || remote.mount(digest, mount_from, &none).await?)
+    }
+
+    /// Sends one blob ahead of its image.
+    pub(crate) async fn push_blob(
+        &self,
+        reference: &Reference,
+        digest: &oci_model::Digest,
+        store: &BlobStore,
+    ) -> Result<(), RegistryError> {
+        let auths = (self.credentials.0)(reference.clone()).await;
+        let remote = self.push.remote(reference, auths.first());
+        remote.push_blob(digest, &store.path(digest), &[], &Progress::none()).await
+    }
+}

@@ -1,0 +1,354 @@
+//! The trees that COPY and mounts read: context, named contexts, stages, images.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use dockerfile::{FileSource, IgnoreFile, Selection, Source, Step, TransferAction};
+use oci_model::Digest;
+use tokio::sync::OnceCell;
+
+use crate::archive::Spool;
+use crate::builder::{ContextDirectory, NamedContext};
+use crate::content_digest::{Framed, local_content, selection};
+use crate::error::StepError;
+use crate::fetch::{self, FetchedFile, GitReference};
+use crate::layer_source::{LayerRef, blocking};
+use crate::select::{Selected, select};
+use crate::session::{Session, StageFiles, StepOrBuild};
+use crate::tree::{Content, Files, Node, TreeError};
+use crate::{commit, context};
+
+/// A tree to read from.
+#[derive(Clone)]
+pub(crate) struct SourceTree {
+    pub(crate) files: Arc<dyn Files>,
+    /// The layers its contents may be in; none for a directory.
+    pub(crate) layers: Vec<LayerRef>,
+}
+
+/// Trees and files that steps asked for, each made once.
+#[derive(Default)]
+pub(crate) struct Sources {
+    contexts: Mutex<HashMap<Option<String>, Cell<Arc<dyn Files>>>>,
+    urls: Mutex<HashMap<String, Cell<FetchedFile>>>,
+    repositories: Mutex<HashMap<String, Cell<Checkout>>>,
+}
+
+type Cell<T> = Arc<OnceCell<T>>;
+
+/// A git repository, cloned.
+#[derive(Clone, Debug)]
+pub(crate) struct Checkout {
+    pub(crate) root: PathBuf,
+    pub(crate) commit: String,
+}
+
+/// Digests of the inputs of a step.
+pub(crate) struct InputDigests {
+    /// Stages and images by their layers.
+    pub(crate) quick: Vec<Digest>,
+    /// Stages and images by what is read of them; `None` where that is the same.
+    pub(crate) exact: Option<Vec<Digest>>,
+}
+
+fn cell<K: std::hash::Hash + Eq, T>(map: &Mutex<HashMap<K, Cell<T>>>, key: K) -> Cell<T> {
+    let mut map = map.lock().unwrap_or_else(PoisonError::into_inner);
+    Arc::clone(map.entry(key).or_default())
+}
+
+/// What a COPY or ADD takes of a tree.
+pub(crate) fn selected_by(
+    files: &dyn Files,
+    transfer: &TransferAction,
+) -> Result<Vec<Selected>, StepError> {
+    let mut selected = Vec::new();
+    for file in &transfer.files {
+        if let FileSource::Path(word) = file {
+            selected.extend(select(files, word).map_err(|error| match error {
+                crate::select::SelectError::Tree(error) => StepError::Tree(error),
+                missing @ crate::select::SelectError::NotFound { .. } => {
+                    StepError::Source(missing.to_string())
+                }
+            })?);
+        }
+    }
+    Ok(selected)
+}
+
+/// What `--exclude` leaves out.
+pub(crate) fn excludes(transfer: &TransferAction) -> Result<IgnoreFile, StepError> {
+    IgnoreFile::from_patterns(&transfer.excludes)
+        .map_err(|error| StepError::Mount(error.to_string()))
+}
+
+impl Session {
+    /// The tree of a source; stages are built first.
+    pub(crate) async fn source_tree(
+        self: &Arc<Self>,
+        source: &Source,
+    ) -> Result<SourceTree, StepOrBuild> {
+        match source {
+            Source::Context => self.context_tree(None).await,
+            Source::NamedContext(name) => match self.request.named_contexts.get(name) {
+                Some(NamedContext::Image(reference)) => {
+                    let request = dockerfile::ImageRequest {
+                        reference: reference.clone(),
+                        platform: self.plan.platform.clone(),
+                    };
+                    let image = self.inner.images.get(&request).await?;
+                    self.layers_tree(&image.layers).await
+                }
+                Some(NamedContext::Directory(_)) | None => {
+                    self.context_tree(Some(name.clone())).await
+                }
+            },
+            Source::Stage(id) => {
+                let stage = self.stage_needed(*id).await?;
+                self.layers_tree(&stage.files.layers).await
+            }
+            Source::Image(request) => {
+                let image = self.inner.images.get(request).await?;
+                self.layers_tree(&image.layers).await
+            }
+        }
+    }
+
+    /// The directory of a context.
+    pub(crate) fn context_directory(
+        &self,
+        name: Option<&str>,
+    ) -> Result<&ContextDirectory, StepError> {
+        let missing = |what: String| StepError::Source(what);
+        match name {
+            None => self.request.context.as_ref().ok_or_else(|| {
+                missing("there is no build context: the Dockerfile came alone".to_owned())
+            }),
+            Some(name) => match self.request.named_contexts.get(name) {
+                Some(NamedContext::Directory(directory)) => Ok(directory),
+                Some(NamedContext::Image(_)) | None => {
+                    Err(missing(format!("there is no context named {name}")))
+                }
+            },
+        }
+    }
+
+    async fn context_tree(&self, name: Option<String>) -> Result<SourceTree, StepOrBuild> {
+        let directory = self.context_directory(name.as_deref())?.clone();
+        let cell = cell(&self.sources.contexts, name);
+        let scan = || async {
+            blocking(move || {
+                let tree = context::scan(&directory.root, &directory.ignore)?;
+                Ok(Arc::new(tree) as Arc<dyn Files>)
+            })
+            .await
+        };
+        let files = Arc::clone(cell.get_or_try_init(scan).await?);
+        Ok(SourceTree { files, layers: Vec::new() })
+    }
+
+    /// The files of layers: where they lie if they are unpacked, else from their headers.
+    async fn layers_tree(&self, layers: &[LayerRef]) -> Result<SourceTree, StepOrBuild> {
+        let root = rustix::process::geteuid().is_root();
+        let files: Arc<dyn Files> = if root && self.source.all_unpacked(layers).await? {
+            Arc::new(self.source.stacked(layers).await?)
+        } else {
+            Arc::new(self.source.indexed(layers).await?)
+        };
+        Ok(SourceTree { files, layers: layers.to_vec() })
+    }
+
+    /// The layer that stands for a named context used as a base.
+    pub(crate) async fn context_layer(&self, name: &str) -> Result<Option<LayerRef>, StepError> {
+        let directory = self.context_directory(Some(name))?.clone();
+        let (source, form) = (Arc::clone(&self.source), self.form);
+        blocking(move || {
+            let tree = context::scan(&directory.root, &directory.ignore)?;
+            let nodes: Vec<Node> =
+                tree.nodes().filter(|n| !n.entry.path.as_os_str().is_empty()).cloned().collect();
+            let made = commit::nodes(&source.store, source.lease(), form, nodes)?;
+            Ok(made.map(|(layer, entries)| {
+                source.note_headers(layer.diff_id, entries);
+                layer
+            }))
+        })
+        .await
+    }
+
+    /// Digests of everything a step reads besides the files below it.
+    pub(crate) async fn input_digests(
+        self: &Arc<Self>,
+        step: &Step,
+    ) -> Result<InputDigests, StepOrBuild> {
+        let mut quick = Vec::new();
+        let mut exact = Vec::new();
+        let mut differs = false;
+        for input in step.inputs() {
+            let layers = match input.source {
+                Source::Context | Source::NamedContext(_) => None,
+                Source::Stage(id) => Some(self.stage_needed(*id).await?.files.clone()),
+                Source::Image(request) => {
+                    let image = self.inner.images.get(request).await?;
+                    Some(StageFiles { layers: image.layers.clone() })
+                }
+            };
+            let by_layers = layers.as_ref().map(|files| {
+                let mut framed = Framed::new("layers");
+                let identity = files.identity();
+                framed.field(identity.as_ref().map_or(&[][..], |identity| identity.raw()));
+                framed.finish()
+            });
+            if let Some(digest) = by_layers {
+                quick.push(digest);
+                // Reading a whole tree to find that it is equal costs more than a command that
+                // has it mounted usually does.
+                match input.selection {
+                    Selection::Transfer(_) => {
+                        differs = true;
+                        exact.push(self.selection_digest(input.source, &input.selection).await?);
+                    }
+                    Selection::Path(_) => exact.push(digest),
+                }
+            } else {
+                let digest = self.selection_digest(input.source, &input.selection).await?;
+                quick.push(digest);
+                exact.push(digest);
+            }
+        }
+        let remote = self.remote_digests(step).await?;
+        quick.extend(remote.iter().copied());
+        exact.extend(remote);
+        Ok(InputDigests { quick, exact: differs.then_some(exact) })
+    }
+
+    async fn selection_digest(
+        self: &Arc<Self>,
+        source: &Source,
+        what: &Selection<'_>,
+    ) -> Result<Digest, StepOrBuild> {
+        let tree = self.source_tree(source).await?;
+        let (selected, ignore) = match what {
+            Selection::Transfer(transfer) => {
+                (selected_by(&*tree.files, transfer)?, excludes(transfer)?)
+            }
+            Selection::Path(path) => {
+                let word = path.trim_start_matches('/');
+                let selected = select(&*tree.files, if word.is_empty() { "." } else { word });
+                let selected =
+                    selected.map_err(|error| StepError::Source(error.to_string()))?;
+                (selected, IgnoreFile::default())
+            }
+        };
+        let spool = self.spool()?;
+        let nodes = collect(&*tree.files, &selected)?;
+        let nodes = self.source.fetch_contents(nodes, &tree.layers, Arc::clone(&spool)).await?;
+        let files = Arc::clone(&tree.files);
+        let digest = blocking(move || {
+            // Keeps the spooled contents while they are read.
+            let _spool = spool;
+            let contents: HashMap<PathBuf, Content> =
+                nodes.into_iter().map(|node| (node.entry.path, node.content)).collect();
+            let excluded = |path: &std::path::Path| ignore.ignores(&path.to_string_lossy());
+            let content = |node: &Node| -> Result<Digest, TreeError> {
+                match contents.get(&node.entry.path) {
+                    Some(content) => {
+                        local_content(&Node { content: content.clone(), ..node.clone() })
+                    }
+                    None => local_content(node),
+                }
+            };
+            Ok(selection(&*files, &selected, &excluded, &content)?)
+        })
+        .await?;
+        Ok(digest)
+    }
+
+    /// A directory for contents on their way.
+    pub(crate) fn spool(&self) -> Result<Arc<Spool>, StepError> {
+        let path = self.workspace.path();
+        Spool::new(path).map(Arc::new).map_err(|error| StepError::io(path, error))
+    }
+
+    async fn remote_digests(&self, step: &Step) -> Result<Vec<Digest>, StepError> {
+        let dockerfile::Action::Transfer(transfer) = &step.action else { return Ok(Vec::new()) };
+        let mut digests = Vec::new();
+        for file in &transfer.files {
+            let mut framed = Framed::new("remote");
+            match file {
+                FileSource::Path(_) | FileSource::Inline { .. } => continue,
+                FileSource::Url(url) => {
+                    let fetched = self.fetched(url, transfer.checksum.as_deref()).await?;
+                    framed.field(fetched.digest.raw()).field(fetched.name.as_bytes());
+                    framed.field(&fetched.mtime.seconds.to_le_bytes());
+                }
+                FileSource::Git(reference) => {
+                    let checkout = self.checkout(reference, transfer.checksum.as_deref()).await?;
+                    framed.field(checkout.commit.as_bytes());
+                }
+            }
+            digests.push(framed.finish());
+        }
+        Ok(digests)
+    }
+
+    /// A file of the network, fetched once per build.
+    pub(crate) async fn fetched(
+        &self,
+        url: &str,
+        checksum: Option<&str>,
+    ) -> Result<FetchedFile, StepError> {
+        let key = format!("{url} {}", checksum.unwrap_or_default());
+        let cell = cell(&self.sources.urls, key);
+        let fetch = || async {
+            let client = reqwest::Client::builder().build().map_err(|error| StepError::Fetch {
+                url: url.to_owned(),
+                reason: error.to_string(),
+            })?;
+            fetch::file(&client, url, checksum, self.scratch_path("url-")?).await
+        };
+        cell.get_or_try_init(fetch).await.cloned()
+    }
+
+    /// A git repository, cloned once per build.
+    pub(crate) async fn checkout(
+        &self,
+        reference: &str,
+        checksum: Option<&str>,
+    ) -> Result<Checkout, StepError> {
+        let key = format!("{reference} {}", checksum.unwrap_or_default());
+        let cell = cell(&self.sources.repositories, key);
+        let clone = || async {
+            let mut wanted = GitReference::parse(reference).map_err(|reason| {
+                StepError::Fetch { url: reference.to_owned(), reason }
+            })?;
+            if let Some(commit) = checksum {
+                wanted.commit = Some(commit.to_owned());
+            }
+            let to = self.scratch_path("git-")?;
+            let commit = fetch::git(&wanted, &self.request.git, &to).await?;
+            let root = match &wanted.subdirectory {
+                Some(below) => to.join(crate::tree::tree_path(below)),
+                None => to,
+            };
+            Ok::<_, StepError>(Checkout { root, commit })
+        };
+        cell.get_or_try_init(clone).await.cloned()
+    }
+}
+
+/// The selected nodes with everything below them.
+pub(crate) fn collect(
+    files: &dyn Files,
+    selected: &[Selected],
+) -> Result<Vec<Node>, TreeError> {
+    let mut nodes = Vec::new();
+    let mut waiting: Vec<PathBuf> = selected.iter().map(|one| one.from.clone()).collect();
+    while let Some(path) = waiting.pop() {
+        let Some(node) = files.node(&path)? else { continue };
+        if node.entry.is_directory() {
+            waiting.extend(files.children(&path)?.into_iter().map(|name| path.join(name)));
+        }
+        nodes.push(node);
+    }
+    Ok(nodes)
+}

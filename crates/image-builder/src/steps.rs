@@ -1,0 +1,566 @@
+//! One step that no cache knows: COPY and ADD, WORKDIR, RUN.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use dockerfile::{
+    Access, Action, FileSource, GitDirectory, IgnoreFile, Linking, Mount, Parents, RunAction,
+    Source, Stage, Step, TransferAction, TransferVerb, Unpack, WorkdirAction,
+};
+use layers::{Entry, EntryKind, Timestamp};
+use oci_model::Platform;
+
+use crate::archive;
+use crate::builder::CacheUse;
+use crate::error::StepError;
+use crate::event::StepNumber;
+use crate::isolation::Engine;
+use crate::layer_source::{LayerRef, blocking};
+use crate::owners::{Ids, chown_ids, run_identity};
+use crate::run::caches::{self, CacheLook};
+use crate::run::mounts::{FileLook, Ownership, Ready, ReadyMount, ReadySource};
+use crate::run::{Command, sandbox};
+use crate::select::{Selected, select};
+use crate::session::{Session, StageFiles, StepOrBuild};
+use crate::sources::{collect, excludes, selected_by};
+use crate::transfer::{Additions, Copy, Destination, Look, copy};
+use crate::tree::{Content, Files, IndexedTree, LastLink, NoFiles, Node, resolve, tree_path};
+use crate::{commit, context};
+
+impl Session {
+    /// Executes a step and returns its layer, if it changed anything.
+    pub(crate) async fn execute(
+        self: &Arc<Self>,
+        stage: &Stage,
+        step: &Step,
+        number: StepNumber,
+        files: &StageFiles,
+    ) -> Result<Option<LayerRef>, StepOrBuild> {
+        match &step.action {
+            Action::Configure => Ok(None),
+            Action::Workdir(workdir) => self.workdir(stage, workdir, files).await,
+            Action::Transfer(transfer) => self.transfer(stage, transfer, files).await,
+            Action::Run(run) => self.run(run, number, files).await,
+        }
+    }
+
+    /// The files of the stage, for looking things up.
+    async fn target_files(
+        &self,
+        stage: &Stage,
+        files: &StageFiles,
+    ) -> Result<Arc<dyn Files>, StepError> {
+        if files.layers.is_empty() {
+            return Ok(Arc::new(NoFiles));
+        }
+        let root = rustix::process::geteuid().is_root();
+        if Self::has_run(stage) {
+            match &*self.engine().await? {
+                // The layers get unpacked for RUN anyway.
+                Engine::Sandbox { .. } if root => {
+                    return Ok(Arc::new(self.source.stacked(&files.layers).await?));
+                }
+                Engine::RootTree { tree, .. } => {
+                    let tree = tree.lock().await;
+                    if tree.holds(&files.layers) {
+                        return Ok(Arc::new(tree.files()));
+                    }
+                }
+                Engine::Sandbox { .. } => {}
+            }
+        }
+        if root && self.source.all_unpacked(&files.layers).await? {
+            return Ok(Arc::new(self.source.stacked(&files.layers).await?));
+        }
+        Ok(Arc::new(self.source.indexed(&files.layers).await?))
+    }
+
+    async fn commit(&self, nodes: Vec<Node>) -> Result<Option<LayerRef>, StepError> {
+        let (source, form) = (Arc::clone(&self.source), self.form);
+        blocking(move || {
+            let made = commit::nodes(&source.store, source.lease(), form, nodes)?;
+            Ok(made.map(|(layer, entries)| {
+                source.note_headers(layer.diff_id, entries);
+                layer
+            }))
+        })
+        .await
+    }
+
+    async fn workdir(
+        &self,
+        stage: &Stage,
+        workdir: &WorkdirAction,
+        files: &StageFiles,
+    ) -> Result<Option<LayerRef>, StepOrBuild> {
+        let target = self.target_files(stage, files).await?;
+        let now = self.now_timestamp();
+        let workdir = workdir.clone();
+        let nodes = blocking(move || {
+            let identity = run_identity(&*target, &workdir.user)?;
+            let owner = Some(Ids { uid: identity.uid, gid: identity.gid });
+            let look = Look { owner, mode: None, now };
+            let path = resolve(&*target, &tree_path(&workdir.path), LastLink::Follow)?;
+            if target.node(&path)?.is_some_and(|node| node.entry.is_directory()) {
+                return Ok(Vec::new());
+            }
+            let mut additions = Additions::to(&*target);
+            additions.ensure_directory(&path, &look)?;
+            Ok(additions.into_nodes())
+        })
+        .await?;
+        Ok(self.commit(nodes).await?)
+    }
+
+    async fn transfer(
+        self: &Arc<Self>,
+        stage: &Stage,
+        transfer: &TransferAction,
+        files: &StageFiles,
+    ) -> Result<Option<LayerRef>, StepOrBuild> {
+        let target = self.target_files(stage, files).await?;
+        let spool = self.spool()?;
+        let sources = self.transfer_sources(transfer).await?;
+        let now = self.now_timestamp();
+        let (transfer, spool_in) = (transfer.clone(), Arc::clone(&spool));
+        let layers = sources.layers.clone();
+        let nodes = blocking(move || place(&transfer, &*target, &sources, now, &spool_in)).await?;
+        let nodes = self.source.fetch_contents(nodes, &layers, Arc::clone(&spool)).await?;
+        let layer = self.commit(nodes).await?;
+        // The contents must live until here.
+        drop(spool);
+        Ok(layer)
+    }
+
+    async fn transfer_sources(
+        self: &Arc<Self>,
+        transfer: &TransferAction,
+    ) -> Result<TransferSources, StepOrBuild> {
+        let reads_paths =
+            transfer.files.iter().any(|file| matches!(file, FileSource::Path(_)));
+        let mut sources = TransferSources {
+            files: Arc::new(NoFiles),
+            layers: Vec::new(),
+            remote: Vec::new(),
+        };
+        if reads_paths {
+            let tree = self.source_tree(&transfer.from).await?;
+            (sources.files, sources.layers) = (tree.files, tree.layers);
+        }
+        for file in &transfer.files {
+            match file {
+                FileSource::Path(_) | FileSource::Inline { .. } => {}
+                FileSource::Url(url) => {
+                    let fetched = self.fetched(url, transfer.checksum.as_deref()).await?;
+                    let mut entry = Entry::file(&fetched.name, 0o600, fetched.size);
+                    entry.mtime = fetched.mtime;
+                    let content = if fetched.size == 0 {
+                        Content::Empty
+                    } else {
+                        Content::File(fetched.path.clone())
+                    };
+                    sources.remote.push(Remote::File(Node { entry, content, link: None }));
+                }
+                FileSource::Git(reference) => {
+                    let checkout = self.checkout(reference, transfer.checksum.as_deref()).await?;
+                    let keep = transfer.git_directory == GitDirectory::Keep;
+                    let tree = blocking(move || git_tree(&checkout.root, keep)).await?;
+                    sources.remote.push(Remote::Tree(tree));
+                }
+            }
+        }
+        Ok(sources)
+    }
+
+    async fn run(
+        self: &Arc<Self>,
+        action: &RunAction,
+        number: StepNumber,
+        files: &StageFiles,
+    ) -> Result<Option<LayerRef>, StepOrBuild> {
+        refuse_foreign(&action.platform)?;
+        let engine = self.engine().await?;
+        let ready = self.mounts(action, &engine).await?;
+        let (action, session, layers) = (action.clone(), Arc::clone(self), files.layers.clone());
+        match &*engine {
+            Engine::Sandbox { kind, .. } => {
+                let lowers = self.source.lowers(&layers).await?;
+                let kind = *kind;
+                let layer = blocking(move || {
+                    let command = session.command(&action, number);
+                    sandbox::run(&command, kind, &lowers, &ready, &session.source, session.form)
+                });
+                Ok(layer.await?)
+            }
+            Engine::RootTree { tree, .. } => {
+                self.source.ensure_blobs(&layers).await?;
+                let mut tree = Arc::clone(tree).lock_owned().await;
+                let layer = blocking(move || {
+                    let command = session.command(&action, number);
+                    tree.run(&command, &layers, &ready, &session.source, session.form)
+                });
+                Ok(layer.await?)
+            }
+        }
+    }
+
+    fn command<'a>(&'a self, action: &'a RunAction, step: StepNumber) -> Command<'a> {
+        Command {
+            action,
+            step,
+            events: &self.inner.events,
+            cancel: &self.cancel,
+            scratch: self.workspace.path(),
+        }
+    }
+
+    /// Makes ready what the mounts of a command ask for.
+    async fn mounts(
+        self: &Arc<Self>,
+        action: &RunAction,
+        engine: &Engine,
+    ) -> Result<Ready, StepOrBuild> {
+        let mut ready = Ready::default();
+        let scratch = self.workspace.path().to_owned();
+        for mount in &action.mounts {
+            match mount {
+                Mount::Bind { source, source_path, target, access } => {
+                    let is_writable = *access == Access::ReadWrite;
+                    // Without mounts a directory stands in for the bind, so it must be ours.
+                    let own = is_writable || engine.is_single_root();
+                    let from = self.bound(source, source_path, own).await?;
+                    ready.mounts.push(ReadyMount { target: tree_path(target), from, is_writable });
+                }
+                Mount::Cache { id, target, sharing, access, seed, source_path, mode, uid, gid } => {
+                    let look = CacheLook { mode: *mode, uid: *uid, gid: *gid };
+                    let (home, id, sharing) =
+                        (self.inner.directory.join("cache-mounts"), id.clone(), *sharing);
+                    let cache = blocking(move || {
+                        caches::open(&home, &id, sharing, look)
+                            .map_err(|error| StepError::io(&home, error))
+                    })
+                    .await?;
+                    if self.request.cache == CacheUse::Ignore {
+                        caches::clear(&cache).map_err(|error| StepError::io(&cache.path, error))?;
+                    }
+                    if let (Some(source), true) = (seed, cache.is_new) {
+                        self.seed(source, source_path, &cache.path).await?;
+                    }
+                    ready.mounts.push(ReadyMount {
+                        target: tree_path(target),
+                        from: ReadySource::Cache(cache),
+                        is_writable: *access == Access::ReadWrite,
+                    });
+                }
+                Mount::Tmpfs { target, bytes_max } => ready.mounts.push(ReadyMount {
+                    target: tree_path(target),
+                    from: ReadySource::Tmpfs { bytes_max: *bytes_max },
+                    is_writable: true,
+                }),
+                Mount::Secret { id, target, env, requirement, mode, uid, gid } => {
+                    let secret = Ready::secret(&self.request.secrets, id, *requirement)?;
+                    let Some(secret) = secret else { continue };
+                    if let Some(name) = env {
+                        let value = String::from_utf8_lossy(&secret).into_owned();
+                        ready.env.push((name.clone(), value));
+                    }
+                    if let Some(target) = target {
+                        let look = FileLook { mode: *mode, uid: *uid, gid: *gid };
+                        let path = ready.file(&secret, look, &scratch)?;
+                        ready.mounts.push(ReadyMount {
+                            target: tree_path(target),
+                            from: ReadySource::File(path),
+                            is_writable: false,
+                        });
+                    }
+                }
+                Mount::Ssh { id, target, requirement, .. } => {
+                    let Some(socket) = self.request.agents.get(id) else {
+                        if *requirement == dockerfile::Requirement::Required {
+                            let text = format!("unset ssh forward key {id}");
+                            return Err(StepError::Mount(text).into());
+                        }
+                        continue;
+                    };
+                    ready.env.push(("SSH_AUTH_SOCK".to_owned(), target.clone()));
+                    ready.mounts.push(ReadyMount {
+                        target: tree_path(target),
+                        from: ReadySource::Socket(socket.clone()),
+                        is_writable: true,
+                    });
+                }
+            }
+        }
+        Ok(ready)
+    }
+
+    /// What a bind mount shows; `own` asks for a copy that may be written and moved.
+    async fn bound(
+        self: &Arc<Self>,
+        source: &Source,
+        source_path: &str,
+        own: bool,
+    ) -> Result<ReadySource, StepOrBuild> {
+        if let (Source::Context, false) = (source, own) {
+            let directory = self.context_directory(None)?;
+            if context::is_complete(&directory.ignore) {
+                let tree = self.source_tree(source).await?;
+                let path = resolve(&*tree.files, &tree_path(source_path), LastLink::Follow)?;
+                return foreign(directory.root.join(path), source_path).map_err(Into::into);
+            }
+        }
+        let tree = self.source_tree(source).await?;
+        let word = source_path.trim_start_matches('/');
+        let word = if word.is_empty() { "." } else { word };
+        let path = resolve(&*tree.files, &tree_path(word), LastLink::Follow)?;
+        let node = tree.files.node(&path)?.ok_or_else(|| {
+            StepError::Source(format!("\"/{}\": not found", path.display()))
+        })?;
+        if !own
+            && let Content::File(file) = &node.content
+        {
+            return Ok(ReadySource::File(file.clone()));
+        }
+        let is_directory = node.entry.is_directory();
+        let to = self.scratch_path("bind-")?;
+        self.write_tree(&tree, &path, &to).await?;
+        if is_directory {
+            return Ok(ReadySource::Directory { path: to, ownership: Ownership::Scratch });
+        }
+        Ok(ReadySource::File(to))
+    }
+
+    async fn seed(
+        self: &Arc<Self>,
+        source: &Source,
+        source_path: &str,
+        to: &Path,
+    ) -> Result<(), StepOrBuild> {
+        let tree = self.source_tree(source).await?;
+        let path = resolve(&*tree.files, &tree_path(source_path), LastLink::Follow)?;
+        self.write_tree(&tree, &path, to).await
+    }
+
+    /// Writes a path of a tree, with everything below it, to `to`.
+    async fn write_tree(
+        self: &Arc<Self>,
+        tree: &crate::sources::SourceTree,
+        path: &Path,
+        to: &Path,
+    ) -> Result<(), StepOrBuild> {
+        let selected =
+            Selected { from: path.to_owned(), written: path.to_owned(), pivot: 0 };
+        let (files, to, path) = (Arc::clone(&tree.files), to.to_owned(), path.to_owned());
+        let nodes = blocking(move || Ok(collect(&*files, &[selected])?)).await?;
+        let spool = self.spool()?;
+        let nodes = self.source.fetch_contents(nodes, &tree.layers, Arc::clone(&spool)).await?;
+        blocking(move || {
+            let _spool = spool;
+            let mut nodes = nodes;
+            for node in &mut nodes {
+                let below = node.entry.path.strip_prefix(&path).unwrap_or(Path::new(""));
+                node.entry.path = below.to_owned();
+            }
+            nodes.sort_by(|a, b| a.entry.path.cmp(&b.entry.path));
+            Ok(context::materialise(&nodes, &to)?)
+        })
+        .await?;
+        Ok(())
+    }
+}
+
+fn foreign(path: PathBuf, source_path: &str) -> Result<ReadySource, StepError> {
+    match std::fs::metadata(&path) {
+        Ok(metadata) if metadata.is_dir() => {
+            Ok(ReadySource::Directory { path, ownership: Ownership::Foreign })
+        }
+        Ok(_) => Ok(ReadySource::File(path)),
+        Err(_) => Err(StepError::Source(format!("\"{source_path}\": not found"))),
+    }
+}
+
+struct TransferSources {
+    files: Arc<dyn Files>,
+    layers: Vec<LayerRef>,
+    remote: Vec<Remote>,
+}
+
+enum Remote {
+    File(Node),
+    Tree(IndexedTree),
+}
+
+/// Everything a COPY or ADD adds; blocking.
+fn place(
+    transfer: &TransferAction,
+    target: &dyn Files,
+    sources: &TransferSources,
+    now: Timestamp,
+    spool: &archive::Spool,
+) -> Result<Vec<Node>, StepError> {
+    let owner = transfer.owner.as_ref().map(|owner| chown_ids(target, owner)).transpose()?;
+    let look = Look { owner, mode: transfer.mode.as_ref(), now };
+    let onto: &dyn Files = match transfer.link {
+        Linking::Merged => target,
+        Linking::Independent => &NoFiles,
+    };
+    let ignore = excludes(transfer)?;
+    let excluded = |path: &Path| ignore.ignores(&path.to_string_lossy());
+    let destination = Destination::find(onto, &transfer.destination)?;
+    let mut additions = Additions::to(onto);
+    let mut selected = selected_by(&*sources.files, transfer)?;
+    if transfer.verb == TransferVerb::Add && transfer.unpack != Unpack::Never {
+        let mut plain = Vec::with_capacity(selected.len());
+        for one in selected {
+            if !extract(&one, sources, &destination, &mut additions, &look, spool)? {
+                plain.push(one);
+            }
+        }
+        selected = plain;
+    }
+    let anything = transfer.files.len();
+    let keep_parents = transfer.parents == Parents::Keep;
+    if !selected.is_empty() {
+        let request =
+            Copy { source: &*sources.files, selected: &selected, excluded: &excluded, keep_parents };
+        copy(&mut additions, &request, &destination, &look)?;
+    }
+    let several = 1 < anything;
+    for file in &transfer.files {
+        if let FileSource::Inline { name, content } = file {
+            let mut entry = Entry::file(name, 0o644, content.len() as u64);
+            entry.mtime = now;
+            let content = Content::Bytes(content.as_bytes().into());
+            let node = Node { entry, content, link: None };
+            place_one(node, &destination, several, &mut additions, &look)?;
+        }
+    }
+    for remote in &sources.remote {
+        match remote {
+            Remote::File(node) => {
+                if transfer.unpack == Unpack::Always
+                    && let Content::File(path) = &node.content
+                    && extract_file(path, &destination, &mut additions, &look, spool)?
+                {
+                    continue;
+                }
+                place_one(node.clone(), &destination, several, &mut additions, &look)?;
+            }
+            Remote::Tree(tree) => {
+                let all = select(tree, ".").map_err(|error| StepError::Source(error.to_string()))?;
+                let request = Copy {
+                    source: tree,
+                    selected: &all,
+                    excluded: &excluded,
+                    keep_parents: false,
+                };
+                copy(&mut additions, &request, &destination, &look)?;
+            }
+        }
+    }
+    Ok(additions.into_nodes())
+}
+
+/// Puts a file that has only a name at its destination.
+fn place_one(
+    node: Node,
+    destination: &Destination,
+    several: bool,
+    additions: &mut Additions<'_>,
+    look: &Look<'_>,
+) -> Result<(), StepError> {
+    let name = node.entry.path.clone();
+    let mut tree = IndexedTree::new();
+    tree.insert(node);
+    let selected = [Selected { from: name.clone(), written: name, pivot: 0 }];
+    let request =
+        Copy { source: &tree, selected: &selected, excluded: &|_| false, keep_parents: false };
+    let destination =
+        if several { destination.clone().as_directory() } else { destination.clone() };
+    Ok(copy(additions, &request, &destination, look)?)
+}
+
+/// Unpacks a selected file if it is an archive.
+fn extract(
+    selected: &Selected,
+    sources: &TransferSources,
+    destination: &Destination,
+    additions: &mut Additions<'_>,
+    look: &Look<'_>,
+    spool: &archive::Spool,
+) -> Result<bool, StepError> {
+    let Some(node) = sources.files.node(&selected.from)? else { return Ok(false) };
+    let (EntryKind::File { .. }, Content::File(path)) = (&node.entry.kind, &node.content) else {
+        return Ok(false);
+    };
+    extract_file(path, destination, additions, look, spool)
+}
+
+fn extract_file(
+    path: &Path,
+    destination: &Destination,
+    additions: &mut Additions<'_>,
+    look: &Look<'_>,
+    spool: &archive::Spool,
+) -> Result<bool, StepError> {
+    let opened = archive::open(path).map_err(|error| StepError::io(path, error))?;
+    let Some(archive) = opened else { return Ok(false) };
+    let nodes = archive::extract(path, archive, spool)?;
+    let implied = Look { owner: look.owner, mode: None, now: look.now };
+    additions.ensure_directory(destination.path(), &implied)?;
+    for node in nodes {
+        additions.put_extracted(node, destination.path(), look)?;
+    }
+    Ok(true)
+}
+
+/// A checkout as BuildKit shows it: 0644 or 0755, owned by root.
+fn git_tree(root: &Path, keep_git_directory: bool) -> Result<IndexedTree, StepError> {
+    let ignore = if keep_git_directory {
+        IgnoreFile::default()
+    } else {
+        IgnoreFile::from_patterns(&["**/.git"])
+            .map_err(|error| StepError::Source(error.to_string()))?
+    };
+    let scanned = context::scan(root, &ignore)?;
+    let mut tree = IndexedTree::new();
+    for node in scanned.nodes() {
+        let mut node = node.clone();
+        if !matches!(node.entry.kind, EntryKind::Symlink { .. }) {
+            let executable = node.entry.is_directory() || node.entry.mode & 0o100 != 0;
+            node.entry.mode = if executable { 0o755 } else { 0o644 };
+        }
+        node.link = None;
+        tree.insert(node);
+    }
+    Ok(tree)
+}
+
+/// Refuses commands for processors that this machine cannot run.
+fn refuse_foreign(platform: &Platform) -> Result<(), StepError> {
+    let host = Platform::host();
+    if host.architecture == platform.architecture
+        || host.rank(platform).is_some()
+        || (host.architecture == "amd64" && platform.architecture == "386")
+        || has_emulator(&platform.architecture)
+    {
+        return Ok(());
+    }
+    Err(StepError::Foreign { platform: platform.clone(), host })
+}
+
+/// Whether the kernel hands programs of the architecture to an emulator (binfmt_misc).
+fn has_emulator(architecture: &str) -> bool {
+    let name = match architecture {
+        "arm64" => "qemu-aarch64",
+        "amd64" => "qemu-x86_64",
+        "386" => "qemu-i386",
+        "arm" => "qemu-arm",
+        "ppc64le" => "qemu-ppc64le",
+        "s390x" => "qemu-s390x",
+        "riscv64" => "qemu-riscv64",
+        _ => return false,
+    };
+    let entry = Path::new("/proc/sys/fs/binfmt_misc").join(name);
+    std::fs::read_to_string(entry).is_ok_and(|text| text.starts_with("enabled"))
+}
