@@ -138,11 +138,6 @@ impl Spool {
         Ok(Self { directory, files: std::sync::atomic::AtomicU64::new(0) })
     }
 
-    /// The directory.
-    pub(crate) fn path(&self) -> &Path {
-        self.directory.path()
-    }
-
     /// Writes a content into a file of its own.
     pub(crate) fn write(&self, content: &mut dyn Read) -> Result<PathBuf, ExtractError> {
         let number = self.files.fetch_add(1, std::sync::atomic::Ordering::Relaxed);

@@ -215,8 +215,7 @@ mod on_disk {
     pub(super) fn write_document(
         records: &BTreeMap<Digest, CachedStep>,
     ) -> Result<Vec<u8>, serde_json::Error> {
-        let records =
-            records.iter().map(|(key, step)| (key.to_string(), record(step))).collect();
+        let records = records.iter().map(|(key, step)| (key.to_string(), record(step))).collect();
         serde_json::to_vec(&Document { version: VERSION, records })
     }
 }

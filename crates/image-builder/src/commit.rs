@@ -37,7 +37,7 @@ impl Family {
 
 /// How layers are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LayerForm {
+pub(crate) struct LayerForm {
     /// How they are compressed.
     pub compression: Compression,
     /// What happens to modification times.
@@ -106,9 +106,7 @@ pub(crate) fn nodes(
 ) -> Result<Option<(LayerRef, Vec<layers::Entry>)>, StepError> {
     let layer = crate::transfer::to_layer(nodes);
     let mut writer = writer(store, lease, form)?;
-    layer
-        .write(&mut writer)
-        .map_err(|error| StepError::layer("cannot write the layer", error))?;
+    layer.write(&mut writer).map_err(|error| StepError::layer("cannot write the layer", error))?;
     let entries = layer.entries().cloned().collect();
     Ok(finish(writer)?.map(|(layer, _)| (layer, entries)))
 }

@@ -140,10 +140,8 @@ fn apply_metadata(node: &Node, target: &Path) -> Result<(), TreeError> {
         let mode = Mode::from_raw_mode(entry.mode);
         rustix::fs::chmodat(CWD, target, mode, AtFlags::empty()).map_err(io)?;
     }
-    let time = Timespec {
-        tv_sec: entry.mtime.seconds,
-        tv_nsec: i64::from(entry.mtime.nanoseconds),
-    };
+    let time =
+        Timespec { tv_sec: entry.mtime.seconds, tv_nsec: i64::from(entry.mtime.nanoseconds) };
     let times = Timestamps { last_access: time, last_modification: time };
     rustix::fs::utimensat(CWD, target, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(io)
 }

@@ -167,9 +167,7 @@ impl StepError {
             Self::Exit { code: 127, .. } => {
                 Some("is the program in the base image? exit code 127 means it was not found")
             }
-            Self::Source(_) => {
-                Some("check the path below the build context and the ignore file")
-            }
+            Self::Source(_) => Some("check the path below the build context and the ignore file"),
             Self::NoIsolation { .. } => Some(
                 "run as root, or allow user namespaces (seccompProfile: Unconfined or \
                  hostUsers: false in a pod)",

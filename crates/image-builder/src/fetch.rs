@@ -54,7 +54,8 @@ pub(crate) async fn file(
         .map(str::parse)
         .transpose()
         .map_err(|error| failed(url, format!("invalid checksum: {error}")))?;
-    let response = client.get(url).send().await.map_err(|error| failed(url, with_causes(&error)))?;
+    let response =
+        client.get(url).send().await.map_err(|error| failed(url, with_causes(&error)))?;
     let status = response.status();
     if !status.is_success() {
         return Err(failed(url, format!("invalid response status {}", status.as_u16())));
@@ -70,7 +71,8 @@ pub(crate) async fn file(
         .unwrap_or_else(|| UNNAMED.to_owned());
     let io = |error| StepError::io(&to, error);
     let mut out = tokio::fs::File::create(&to).await.map_err(io)?;
-    let mut hasher = Hasher::new(expected.map_or_else(|| Hasher::sha256().algorithm(), |d| d.algorithm()));
+    let mut hasher =
+        Hasher::new(expected.map_or_else(|| Hasher::sha256().algorithm(), |d| d.algorithm()));
     let mut size = 0;
     let mut body = response.bytes_stream();
     while let Some(piece) = body.next().await {
@@ -262,10 +264,8 @@ impl Git<'_> {
             // The helper is a shell function that reads variables: no secret in an argument.
             let name = self.credentials.username.clone().unwrap_or_default();
             command.env("SHIPWAY_GIT_USERNAME", name);
-            command.env(
-                "SHIPWAY_GIT_PASSWORD",
-                self.credentials.password.clone().unwrap_or_default(),
-            );
+            command
+                .env("SHIPWAY_GIT_PASSWORD", self.credentials.password.clone().unwrap_or_default());
             command.args([
                 "-c",
                 "credential.helper=!f() { echo \"username=$SHIPWAY_GIT_USERNAME\"; \

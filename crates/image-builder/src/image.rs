@@ -171,22 +171,22 @@ struct Merged {
 }
 
 impl Merged {
-    fn add(
-        &mut self,
-        store: &BlobStore,
-        layer: &LayerRef,
-        spool: &Spool,
-    ) -> Result<(), StepError> {
+    fn add(&mut self, store: &BlobStore, layer: &LayerRef, spool: &Spool) -> Result<(), StepError> {
         let open = || {
             store.open_blob(&layer.descriptor.digest).map(blob_store::Blob::into_file).map_err(
                 |error| StepError::layer(format!("cannot open layer {}", layer.diff_id), error),
             )
         };
         let mut contents: HashMap<PathBuf, PathBuf> = HashMap::new();
-        for_each_content::<StepError>(layer.diff_id, open()?, |_| true, |entry, content| {
-            contents.insert(entry.path.clone(), spool.write(content)?);
-            Ok(())
-        })?;
+        for_each_content::<StepError>(
+            layer.diff_id,
+            open()?,
+            |_| true,
+            |entry, content| {
+                contents.insert(entry.path.clone(), spool.write(content)?);
+                Ok(())
+            },
+        )?;
         let index = layers::TarIndex::read(open()?, &[])
             .map_err(|error| StepError::layer(format!("cannot read {}", layer.diff_id), error))?;
         for indexed in index.entries() {

@@ -79,8 +79,8 @@ impl Images {
         let name: RefName = image_ref(reference)?;
         let root = *self.store.get_ref(&name).ok()??.first()?;
         let mut manifest = self.manifest(&root)?;
-        if let Manifest::Index(_) = manifest.parsed() {
-            let digest = manifest.select(platform)?.digest;
+        if let Manifest::Index(index) = manifest.parsed() {
+            let digest = index.select(platform)?.digest;
             manifest = self.manifest(&digest)?;
         }
         let Manifest::Image(image) = manifest.parsed() else { return None };

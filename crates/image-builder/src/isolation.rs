@@ -55,7 +55,13 @@ impl Engine {
                 .take_while(|reason| !reason.starts_with(&format!("{}:", mode_name(mode))))
                 .cloned()
                 .collect();
-            return Self::of_mode(mode, &found, keep.unwrap_or_default(), scratch, before.join("; "));
+            return Self::of_mode(
+                mode,
+                &found,
+                keep.unwrap_or_default(),
+                scratch,
+                before.join("; "),
+            );
         }
         Err(StepError::NoIsolation { reason: reasons.join("; ") })
     }

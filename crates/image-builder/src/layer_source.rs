@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use blob_store::{BlobStore, Lease};
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use layers::{Entry, UnpackedLayers};
 use oci_model::{Descriptor, DiffId, Digest, Reference};
 use tokio::sync::OnceCell;
@@ -79,20 +80,16 @@ impl LayerSource {
                 what: digest.to_string(),
                 bytes: Some(layer.descriptor.size),
             });
-            self.registry.fetch_blob(origin, &layer.descriptor, &self.store).await.map_err(|error| {
-                StepError::layer(format!("cannot fetch layer {digest} of {origin}"), error)
-            })
+            self.registry.fetch_blob(origin, &layer.descriptor, &self.store).await.map_err(
+                |error| StepError::layer(format!("cannot fetch layer {digest} of {origin}"), error),
+            )
         };
         cell.get_or_try_init(fetch).await.map(|()| ())
     }
 
     /// Sees to it that the blobs of all layers are in the store.
     pub(crate) async fn ensure_blobs(&self, layers: &[LayerRef]) -> Result<(), StepError> {
-        futures_util::stream::iter(layers)
-            .map(|layer| self.ensure_blob(layer))
-            .buffer_unordered(LAYERS_AT_ONCE)
-            .try_collect()
-            .await
+        all(layers.iter().map(|layer| self.ensure_blob(layer).boxed()).collect()).await.map(|_| ())
     }
 
     /// Notes the headers of a layer that was just written.
@@ -119,11 +116,7 @@ impl LayerSource {
 
     /// The files of a stack of layers without unpacking anything.
     pub(crate) async fn indexed(&self, layers: &[LayerRef]) -> Result<IndexedLayers, StepError> {
-        let headers: Vec<Arc<LayerHeaders>> = futures_util::stream::iter(layers)
-            .map(|layer| self.headers(layer))
-            .buffered(LAYERS_AT_ONCE)
-            .try_collect()
-            .await?;
+        let headers = all(layers.iter().map(|layer| self.headers(layer).boxed()).collect()).await?;
         let blobs = layers.iter().map(|l| (l.diff_id, l.descriptor.digest)).collect();
         let store = self.store.clone();
         blocking(move || Ok(IndexedLayers { tree: merge(&headers), store, blobs })).await
@@ -131,11 +124,7 @@ impl LayerSource {
 
     /// The trees of a stack of layers, top first, unpacking what is not unpacked yet.
     pub(crate) async fn lowers(&self, layers: &[LayerRef]) -> Result<Vec<PathBuf>, StepError> {
-        futures_util::stream::iter(layers)
-            .map(|layer| self.unpack(layer))
-            .buffer_unordered(LAYERS_AT_ONCE)
-            .try_collect::<()>()
-            .await?;
+        all(layers.iter().map(|layer| self.unpack(layer).boxed()).collect()).await?;
         let diff_ids: Vec<DiffId> = layers.iter().map(|layer| layer.diff_id).collect();
         let unpacked = self.unpacked.clone();
         let found = blocking(move || {
@@ -151,8 +140,7 @@ impl LayerSource {
 
     async fn unpack(&self, layer: &LayerRef) -> Result<(), StepError> {
         let (unpacked, diff_id) = (self.unpacked.clone(), layer.diff_id);
-        let failed =
-            move |error| StepError::layer(format!("cannot unpack layer {diff_id}"), error);
+        let failed = move |error| StepError::layer(format!("cannot unpack layer {diff_id}"), error);
         let (store, digest) = (self.store.clone(), layer.descriptor.digest);
         let present = {
             let unpacked = unpacked.clone();
@@ -258,6 +246,11 @@ fn open(store: &BlobStore, digest: &Digest) -> Result<std::fs::File, StepError> 
     let blob = store.open_blob(digest);
     blob.map(blob_store::Blob::into_file)
         .map_err(|error| StepError::layer(format!("cannot open layer {digest}"), error))
+}
+
+/// Awaits all, a few at once, in order; the first error ends it.
+async fn all<T>(work: Vec<BoxFuture<'_, Result<T, StepError>>>) -> Result<Vec<T>, StepError> {
+    futures_util::stream::iter(work).buffered(LAYERS_AT_ONCE).try_collect().await
 }
 
 /// Runs blocking work on tokio's threads for it.

@@ -19,10 +19,8 @@ pub(crate) struct LayerHeaders {
 impl LayerHeaders {
     /// Reads the headers of a layer blob, compressed or not.
     pub(crate) fn read(diff_id: DiffId, blob: impl Read + Send) -> Result<Self, TreeError> {
-        let layer = |source: Box<dyn std::error::Error + Send + Sync>| TreeError::Layer {
-            diff_id,
-            source,
-        };
+        let layer =
+            |source: Box<dyn std::error::Error + Send + Sync>| TreeError::Layer { diff_id, source };
         let decoder = Decoder::new(blob).map_err(|error| layer(error.into()))?;
         let mut archive = ArchiveReader::new(decoder);
         let mut entries = Vec::new();

@@ -85,11 +85,8 @@ impl Builder {
     ) -> Result<(), StepError> {
         use crate::tree::Files as _;
         let tree = outcome.source.indexed(&outcome.layers).await?;
-        let all = crate::select::Selected {
-            from: PathBuf::new(),
-            written: PathBuf::new(),
-            pivot: 0,
-        };
+        let all =
+            crate::select::Selected { from: PathBuf::new(), written: PathBuf::new(), pivot: 0 };
         let nodes = crate::sources::collect(&tree, &[all])?;
         debug_assert!(tree.node(Path::new(""))?.is_some());
         let spool = crate::archive::Spool::new(outcome._workspace.path())
@@ -156,19 +153,16 @@ impl Image {
 
     fn index(&self) -> Vec<u8> {
         let mut manifests = Vec::new();
-        let descriptor = || Descriptor {
-            annotations: BTreeMap::new(),
-            ..self.manifest.descriptor()
-        };
+        let descriptor =
+            || Descriptor { annotations: BTreeMap::new(), ..self.manifest.descriptor() };
         for name in &self.names {
             let mut named = descriptor();
-            named
-                .annotations
-                .insert("io.containerd.image.name".to_owned(), name.to_string());
+            named.annotations.insert("io.containerd.image.name".to_owned(), name.to_string());
             if let Some(tag) = name.tag() {
-                named
-                    .annotations
-                    .insert("org.opencontainers.image.ref.name".to_owned(), tag.as_str().to_owned());
+                named.annotations.insert(
+                    "org.opencontainers.image.ref.name".to_owned(),
+                    tag.as_str().to_owned(),
+                );
             }
             manifests.push(named);
         }
@@ -209,9 +203,10 @@ impl Image {
             writer.add(&Entry::directory(directory, 0o755)).map_err(failed)?;
         }
         for digest in self.blobs() {
-            let blob = self.store.open_blob(&digest).map_err(|error| {
-                StepError::layer(format!("cannot open blob {digest}"), error)
-            })?;
+            let blob = self
+                .store
+                .open_blob(&digest)
+                .map_err(|error| StepError::layer(format!("cannot open blob {digest}"), error))?;
             let name = format!("blobs/{}/{}", digest.algorithm().name(), digest.encoded());
             let entry = Entry::file(name, 0o644, blob.size());
             writer.add_with(&entry, blob.into_file()).map_err(failed)?;
@@ -231,9 +226,8 @@ impl Image {
 
     /// What `docker load` looks for: config, tags and layers by their paths in the archive.
     fn docker_manifest(&self) -> Result<Vec<u8>, StepError> {
-        let path = |digest: &Digest| {
-            format!("blobs/{}/{}", digest.algorithm().name(), digest.encoded())
-        };
+        let path =
+            |digest: &Digest| format!("blobs/{}/{}", digest.algorithm().name(), digest.encoded());
         let mut tags: Vec<String> =
             self.names.iter().map(|name| name.with_default_tag().familiar()).collect();
         if tags.is_empty() {

@@ -68,10 +68,8 @@ impl Registry {
         store: &BlobStore,
     ) -> Result<Option<ResolvedImage>, RegistryError> {
         let auths = (self.credentials.0)(reference.clone()).await;
-        let options = PullOptions {
-            platforms: Platforms::One(platform.clone()),
-            layers: Layers::Leave,
-        };
+        let options =
+            PullOptions { platforms: Platforms::One(platform.clone()), layers: Layers::Leave };
         let none = Progress::none();
         let mut pulled = self.pull.pull(reference, &auths, store, &options, &none).await?;
         let Some(image) = pulled.images.pop() else { return Ok(None) };
@@ -142,8 +140,7 @@ impl Registry {
         let auths = (self.credentials.0)(reference.clone()).await;
         let remote = self.push.remote(reference, auths.first());
         let none = Progress::none();
-        Ok(remote.has_blob(digest, &none).await?
-            || remote.mount(digest, mount_from, &none).await?)
+        Ok(remote.has_blob(digest, &none).await? || remote.mount(digest, mount_from, &none).await?)
     }
 
     /// Sends one blob ahead of its image.

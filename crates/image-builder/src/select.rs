@@ -69,7 +69,8 @@ fn expand(
     if *segment == "**" {
         expand(files, directory, rest, found)?;
         for name in files.children(&real)? {
-            let is_directory = files.node(&real.join(&name))?.is_some_and(|n| n.entry.is_directory());
+            let is_directory =
+                files.node(&real.join(&name))?.is_some_and(|n| n.entry.is_directory());
             if is_directory {
                 expand(files, &directory.join(&name), segments, found)?;
             }

@@ -19,9 +19,7 @@ use tokio::task::JoinSet;
 use crate::builder::{
     BuildOutcome, BuildRequest, CacheUse, CacheWrite, Inner, RegistryCache, Snapshots, empty_config,
 };
-use crate::cache::{
-    CACHE_CONFIG_BYTES_MAX, CACHE_TAG, CachedStep, LocalCache, RemoteRecords,
-};
+use crate::cache::{CACHE_CONFIG_BYTES_MAX, CACHE_TAG, CachedStep, LocalCache, RemoteRecords};
 use crate::commit::LayerForm;
 use crate::content_digest::Framed;
 use crate::error::{BuildError, StepError};
@@ -109,18 +107,17 @@ pub(crate) async fn build(
     let Some(result) = Arc::clone(&session).stage(target).await else {
         return Err(session.take_failure());
     };
-    if let Some(error) =
-        session.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
-    {
+    if let Some(error) = session.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
         return Err(error);
     }
     let assembled = crate::image::assemble(&session, &result).await?;
     let ahead = std::mem::take(&mut *session.pushes.lock().unwrap_or_else(PoisonError::into_inner));
     ahead.join_all().await;
     session.export_cache().await;
-    session.inner.events.send(BuildEvent::ImageReady {
-        digest: assembled.manifest.digest().to_string(),
-    });
+    session
+        .inner
+        .events
+        .send(BuildEvent::ImageReady { digest: assembled.manifest.digest().to_string() });
     Ok(BuildOutcome {
         manifest: assembled.manifest,
         config: assembled.config,
@@ -140,13 +137,12 @@ impl Session {
         plan: Plan,
         request: BuildRequest,
     ) -> Result<Self, BuildError> {
-        let lease = inner
-            .store
-            .lease()
-            .map_err(|error| BuildError::state("cannot hold a lease", error))?;
+        let lease =
+            inner.store.lease().map_err(|error| BuildError::state("cannot hold a lease", error))?;
         let scratch = inner.directory.join("work");
-        let workspace = Workspace::create(&scratch)
-            .map_err(|error| BuildError::state(format!("scratch space {}", scratch.display()), error))?;
+        let workspace = Workspace::create(&scratch).map_err(|error| {
+            BuildError::state(format!("scratch space {}", scratch.display()), error)
+        })?;
         let cache = LocalCache::open(&inner.directory.join("cache"), inner.store.clone())
             .map_err(|error| BuildError::state("cache directory", error))?;
         let source = LayerSource::new(
@@ -162,9 +158,7 @@ impl Session {
             None => Timestamps::Keep,
         };
         let remote = match &request.registry_cache {
-            Some(cache) if request.cache == CacheUse::Use => {
-                read_remote(&inner, cache).await
-            }
+            Some(cache) if request.cache == CacheUse::Use => read_remote(&inner, cache).await,
             Some(_) | None => RemoteRecords::default(),
         };
         let stages = plan.stages.iter().map(|_| OnceCell::new()).collect();
@@ -580,10 +574,12 @@ impl From<BuildError> for StepOrBuild {
 /// Whether the result of a step is the same whatever the files below it are.
 fn needs_no_base(step: &Step) -> bool {
     let Action::Transfer(transfer) = &step.action else { return false };
-    let named = |principal: &Principal| matches!(principal, Principal::Name(name) if name != "root");
-    let by_name = transfer.owner.as_ref().is_some_and(|owner| {
-        named(&owner.user) || owner.group.as_ref().is_some_and(named)
-    });
+    let named =
+        |principal: &Principal| matches!(principal, Principal::Name(name) if name != "root");
+    let by_name = transfer
+        .owner
+        .as_ref()
+        .is_some_and(|owner| named(&owner.user) || owner.group.as_ref().is_some_and(named));
     transfer.link == Linking::Independent
         && !by_name
         && !transfer.files.iter().any(|file| matches!(file, FileSource::Git(_)))

@@ -234,8 +234,7 @@ impl Session {
             Selection::Path(path) => {
                 let word = path.trim_start_matches('/');
                 let selected = select(&*tree.files, if word.is_empty() { "." } else { word });
-                let selected =
-                    selected.map_err(|error| StepError::Source(error.to_string()))?;
+                let selected = selected.map_err(|error| StepError::Source(error.to_string()))?;
                 (selected, IgnoreFile::default())
             }
         };
@@ -318,9 +317,8 @@ impl Session {
         let key = format!("{reference} {}", checksum.unwrap_or_default());
         let cell = cell(&self.sources.repositories, key);
         let clone = || async {
-            let mut wanted = GitReference::parse(reference).map_err(|reason| {
-                StepError::Fetch { url: reference.to_owned(), reason }
-            })?;
+            let mut wanted = GitReference::parse(reference)
+                .map_err(|reason| StepError::Fetch { url: reference.to_owned(), reason })?;
             if let Some(commit) = checksum {
                 wanted.commit = Some(commit.to_owned());
             }
@@ -337,10 +335,7 @@ impl Session {
 }
 
 /// The selected nodes with everything below them.
-pub(crate) fn collect(
-    files: &dyn Files,
-    selected: &[Selected],
-) -> Result<Vec<Node>, TreeError> {
+pub(crate) fn collect(files: &dyn Files, selected: &[Selected]) -> Result<Vec<Node>, TreeError> {
     let mut nodes = Vec::new();
     let mut waiting: Vec<PathBuf> = selected.iter().map(|one| one.from.clone()).collect();
     while let Some(path) = waiting.pop() {

@@ -136,13 +136,9 @@ impl Session {
         self: &Arc<Self>,
         transfer: &TransferAction,
     ) -> Result<TransferSources, StepOrBuild> {
-        let reads_paths =
-            transfer.files.iter().any(|file| matches!(file, FileSource::Path(_)));
-        let mut sources = TransferSources {
-            files: Arc::new(NoFiles),
-            layers: Vec::new(),
-            remote: Vec::new(),
-        };
+        let reads_paths = transfer.files.iter().any(|file| matches!(file, FileSource::Path(_)));
+        let mut sources =
+            TransferSources { files: Arc::new(NoFiles), layers: Vec::new(), remote: Vec::new() };
         if reads_paths {
             let tree = self.source_tree(&transfer.from).await?;
             (sources.files, sources.layers) = (tree.files, tree.layers);
@@ -313,12 +309,11 @@ impl Session {
         let word = source_path.trim_start_matches('/');
         let word = if word.is_empty() { "." } else { word };
         let path = resolve(&*tree.files, &tree_path(word), LastLink::Follow)?;
-        let node = tree.files.node(&path)?.ok_or_else(|| {
-            StepError::Source(format!("\"/{}\": not found", path.display()))
-        })?;
-        if !own
-            && let Content::File(file) = &node.content
-        {
+        let node = tree
+            .files
+            .node(&path)?
+            .ok_or_else(|| StepError::Source(format!("\"/{}\": not found", path.display())))?;
+        if !own && let Content::File(file) = &node.content {
             return Ok(ReadySource::File(file.clone()));
         }
         let is_directory = node.entry.is_directory();
@@ -348,8 +343,7 @@ impl Session {
         path: &Path,
         to: &Path,
     ) -> Result<(), StepOrBuild> {
-        let selected =
-            Selected { from: path.to_owned(), written: path.to_owned(), pivot: 0 };
+        let selected = Selected { from: path.to_owned(), written: path.to_owned(), pivot: 0 };
         let (files, to, path) = (Arc::clone(&tree.files), to.to_owned(), path.to_owned());
         let nodes = blocking(move || Ok(collect(&*files, &[selected])?)).await?;
         let spool = self.spool()?;
@@ -421,8 +415,12 @@ fn place(
     let anything = transfer.files.len();
     let keep_parents = transfer.parents == Parents::Keep;
     if !selected.is_empty() {
-        let request =
-            Copy { source: &*sources.files, selected: &selected, excluded: &excluded, keep_parents };
+        let request = Copy {
+            source: &*sources.files,
+            selected: &selected,
+            excluded: &excluded,
+            keep_parents,
+        };
         copy(&mut additions, &request, &destination, &look)?;
     }
     let several = 1 < anything;
@@ -447,13 +445,10 @@ fn place(
                 place_one(node.clone(), &destination, several, &mut additions, &look)?;
             }
             Remote::Tree(tree) => {
-                let all = select(tree, ".").map_err(|error| StepError::Source(error.to_string()))?;
-                let request = Copy {
-                    source: tree,
-                    selected: &all,
-                    excluded: &excluded,
-                    keep_parents: false,
-                };
+                let all =
+                    select(tree, ".").map_err(|error| StepError::Source(error.to_string()))?;
+                let request =
+                    Copy { source: tree, selected: &all, excluded: &excluded, keep_parents: false };
                 copy(&mut additions, &request, &destination, &look)?;
             }
         }

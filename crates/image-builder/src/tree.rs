@@ -355,7 +355,11 @@ mod tests {
     #[test]
     fn a_file_replaces_a_directory_with_all_it_held() {
         let mut tree = tree(&["d/e/f"]);
-        tree.insert(Node { entry: Entry::file("d", 0o644, 0), content: Content::Empty, link: None });
+        tree.insert(Node {
+            entry: Entry::file("d", 0o644, 0),
+            content: Content::Empty,
+            link: None,
+        });
         assert_eq!(tree.get(Path::new("d/e/f")), None);
         assert_eq!(tree.len(), 2);
     }

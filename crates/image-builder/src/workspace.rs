@@ -84,9 +84,8 @@ fn open_up(directory: &Path) -> io::Result<()> {
 fn sweep(parent: &Path) -> io::Result<()> {
     for item in std::fs::read_dir(parent)? {
         let path = item?.path();
-        let named_so = path
-            .file_name()
-            .is_some_and(|name| name.to_string_lossy().starts_with("build-"));
+        let named_so =
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("build-"));
         if !named_so {
             continue;
         }

@@ -25,7 +25,7 @@ const UMASK: u32 = 0o022;
 /// The process of a RUN.
 pub(crate) fn process(action: &RunAction, extra_env: &[(String, String)]) -> Process {
     let mut process = Process::new(action.argv.iter().cloned());
-    process.env = action.env.clone();
+    process.env = action.env.to_vec();
     for (name, value) in action.proxies.iter().chain(extra_env) {
         process.env.push((name.clone(), value.clone()));
     }
@@ -46,9 +46,7 @@ pub(crate) fn process(action: &RunAction, extra_env: &[(String, String)]) -> Pro
 pub(crate) fn check_exit(action: &RunAction, outcome: &StepOutcome) -> Result<(), StepError> {
     match outcome.exit {
         Exit::Code(0) => Ok(()),
-        exit => {
-            Err(StepError::Exit { command: action.argv.join(" "), code: exit.code() })
-        }
+        exit => Err(StepError::Exit { command: action.argv.join(" "), code: exit.code() }),
     }
 }
 

@@ -85,16 +85,6 @@ pub(crate) enum ReadySource {
     Socket(PathBuf),
 }
 
-impl ReadySource {
-    /// Whether it covers a directory.
-    pub(crate) fn is_directory(&self) -> bool {
-        match self {
-            Self::Directory { .. } | Self::Cache(_) | Self::Tmpfs { .. } => true,
-            Self::File(_) | Self::Socket(_) => false,
-        }
-    }
-}
-
 /// Whether a directory was made for the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ownership {

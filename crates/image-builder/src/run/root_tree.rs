@@ -192,8 +192,7 @@ impl RootTree {
             .map_err(|error| StepError::layer(what(), error))?;
         let mut options = ApplyOptions::for_this_process(Whiteouts::Remove);
         options.exclude = self.keep.clone();
-        options.root_entry =
-            if self.is_chroot { RootEntry::Apply } else { RootEntry::Ignore };
+        options.root_entry = if self.is_chroot { RootEntry::Apply } else { RootEntry::Ignore };
         let applied = layers::apply(blob.into_file(), &self.root, &options)
             .map_err(|error| StepError::layer(what(), error))?;
         if applied.diff_id != layer.diff_id {
@@ -258,9 +257,8 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     let mut at = 0;
     while let Some(byte) = field.get(at) {
         let octal = (*byte == b'\\').then(|| field.get(at + 1..at + 4)).flatten();
-        let value = octal.and_then(|digits| {
-            u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()
-        });
+        let value =
+            octal.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
         bytes.push(value.unwrap_or(*byte));
         at += if value.is_some() { 4 } else { 1 };
     }
@@ -437,7 +435,11 @@ fn move_tree(from: &Path, to: &Path) -> io::Result<()> {
     match fs::rename(from, to) {
         Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
             copy_tree(from, to)?;
-            if from.is_dir() && !from.is_symlink() { remove_tree(from) } else { fs::remove_file(from) }
+            if from.is_dir() && !from.is_symlink() {
+                remove_tree(from)
+            } else {
+                fs::remove_file(from)
+            }
         }
         renamed => renamed,
     }

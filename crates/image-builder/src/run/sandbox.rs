@@ -50,8 +50,7 @@ pub(crate) fn run(
         packed.map_err(|error| StepError::layer("cannot read what the command changed", error))?;
         let entries = writer.entries();
         let Some((layer, blob)) = commit::finish(writer)? else { return Ok(None) };
-        let adopted =
-            source.unpacked.adopt(&rooms.upper, &layer.diff_id, blob.tar_bytes, entries);
+        let adopted = source.unpacked.adopt(&rooms.upper, &layer.diff_id, blob.tar_bytes, entries);
         // Without the directory the layer is unpacked from its blob when somebody needs it.
         if let Err(error) = adopted {
             tracing::warn!(diff_id = %layer.diff_id, %error, "layer directory not kept");

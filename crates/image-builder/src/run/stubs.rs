@@ -77,10 +77,8 @@ fn dress(path: &Path, like: Option<&Node>) -> Result<(), StepError> {
     }
     let mode = Mode::from_raw_mode(entry.mode);
     rustix::fs::chmodat(CWD, path, mode, AtFlags::empty()).map_err(failed)?;
-    let time = Timespec {
-        tv_sec: entry.mtime.seconds,
-        tv_nsec: i64::from(entry.mtime.nanoseconds),
-    };
+    let time =
+        Timespec { tv_sec: entry.mtime.seconds, tv_nsec: i64::from(entry.mtime.nanoseconds) };
     let times = Timestamps { last_access: time, last_modification: time };
     rustix::fs::utimensat(CWD, path, &times, AtFlags::empty()).map_err(failed)
 }

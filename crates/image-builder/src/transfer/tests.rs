@@ -59,9 +59,8 @@ fn run(case: &Case<'_>) -> Result<String, String> {
     let destination =
         Destination::find(&target, case.destination).map_err(|error| error.to_string())?;
     let mut additions = Additions::to(&target);
-    let excluded = |path: &Path| {
-        case.exclude.is_some_and(|suffix| path.to_string_lossy().ends_with(suffix))
-    };
+    let excluded =
+        |path: &Path| case.exclude.is_some_and(|suffix| path.to_string_lossy().ends_with(suffix));
     let request = Copy {
         source: &source,
         selected: &selected,
