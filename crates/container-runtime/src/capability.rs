@@ -99,9 +99,6 @@ impl CapabilitySet {
     pub const DEFAULT: Self = Self(0xa804_25fb);
 
     pub(crate) const SYS_ADMIN: Self = Self(1 << 21);
-    pub(crate) const SYS_CHROOT: Self = Self(1 << 18);
-    pub(crate) const SETUID: Self = Self(1 << 7);
-    pub(crate) const SETGID: Self = Self(1 << 6);
 
     /// The default set changed as `securityContext.capabilities` says: `ALL` is handled first.
     ///
@@ -172,8 +169,23 @@ impl CapabilitySet {
         self.0
     }
 
-    pub(crate) fn from_bits(bits: u64) -> Self {
+    pub(crate) const fn from_bits(bits: u64) -> Self {
         Self(bits)
+    }
+}
+
+impl fmt::Display for CapabilitySet {
+    /// Names in order of their bits, separated by spaces.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for bit in (0..64).filter(|bit| self.0 & (1 << bit) != 0) {
+            match NAMES.get(bit) {
+                Some(name) => write!(f, "{separator}CAP_{name}")?,
+                None => write!(f, "{separator}CAP_{bit}")?,
+            }
+            separator = " ";
+        }
+        Ok(())
     }
 }
 

@@ -32,8 +32,23 @@ pub(crate) fn everything_in_mount_namespace(inode: u64) -> io::Result<()> {
     Err(io::Error::other("processes of the container start faster than they can be killed"))
 }
 
+/// Kills every child of this process; whether there is one, dead or alive.
+pub(crate) fn children() -> io::Result<bool> {
+    let own = std::process::id();
+    let mut found = false;
+    for pid in all_processes()? {
+        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1));
+        if parent.and_then(|parent| parent.parse().ok()) == Some(own) {
+            found = true;
+            ProcessId::of(pid)?.signal(Signal::KILL)?;
+        }
+    }
+    Ok(found)
+}
+
 /// Numbers of all processes this one can see.
-pub(crate) fn all_processes() -> io::Result<Vec<u32>> {
+fn all_processes() -> io::Result<Vec<u32>> {
     let mut pids = Vec::new();
     for entry in fs::read_dir("/proc")? {
         pids.extend(entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()));

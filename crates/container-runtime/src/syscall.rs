@@ -37,21 +37,23 @@ pub(crate) fn clone_child(
     cgroup: Option<BorrowedFd<'_>>,
 ) -> io::Result<Cloned> {
     let mut pidfd: RawFd = -1;
-    let parent_waits = flags & libc::CLONE_PARENT == 0;
-    // SAFETY: all fields of `clone_args` are integers, for which zero is valid and means unused.
-    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-    arguments.flags = (flags | libc::CLONE_PIDFD).cast_unsigned().into();
-    arguments.pidfd = (&raw mut pidfd).addr() as u64;
-    arguments.exit_signal = if parent_waits { libc::SIGCHLD.cast_unsigned().into() } else { 0 };
-    if let Some(cgroup) = cgroup {
-        arguments.flags |= CLONE_INTO_CGROUP;
-        arguments.cgroup = cgroup.as_raw_fd().cast_unsigned().into();
-    }
-    // SAFETY: without CLONE_VM and without a stack the call is a fork: the child continues on
-    // its own copy of this stack. The process has one thread (contract above), so no lock is
-    // held by a thread that the child lacks. `arguments` and `pidfd` live across the call.
-    let pid = unsafe {
-        libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>())
+    let pid = match cgroup {
+        Some(cgroup) => clone_into_cgroup(flags, cgroup, &mut pidfd),
+        // Not clone3, which seccomp RuntimeDefault answers with ENOSYS.
+        //
+        // SAFETY: without CLONE_VM and without a stack the call is a fork: the child continues
+        // on its own copy of this stack. The process has one thread (contract above), so no
+        // lock is held by a thread that the child lacks. `pidfd` lives across the call.
+        None => unsafe {
+            libc::syscall(
+                libc::SYS_clone,
+                libc::c_long::from(flags | libc::CLONE_PIDFD | libc::SIGCHLD),
+                0,
+                &raw mut pidfd,
+                0,
+                0,
+            )
+        },
     };
     match pid {
         -1 => Err(io::Error::last_os_error()),
@@ -64,14 +66,40 @@ pub(crate) fn clone_child(
     }
 }
 
-/// Plain `fork(2)` where `clone3` is filtered out (seccomp RuntimeDefault answers ENOSYS);
-/// the same contract as [`clone_child`].
-pub(crate) fn fork() -> io::Result<Option<u32>> {
-    // SAFETY: the process has one thread (contract), so the child finds every lock free.
-    match unsafe { libc::fork() } {
-        -1 => Err(io::Error::last_os_error()),
-        0 => Ok(None),
-        pid => Ok(Some(pid.cast_unsigned())),
+/// The child begins in the group: moving it later waits for a grace period of the kernel.
+fn clone_into_cgroup(
+    flags: libc::c_int,
+    cgroup: BorrowedFd<'_>,
+    pidfd: &mut RawFd,
+) -> libc::c_long {
+    // SAFETY: all fields of `clone_args` are integers, for which zero is valid and means unused.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.flags = u64::from((flags | libc::CLONE_PIDFD).cast_unsigned()) | CLONE_INTO_CGROUP;
+    arguments.pidfd = std::ptr::from_mut(pidfd).addr() as u64;
+    arguments.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
+    arguments.cgroup = u64::from(cgroup.as_raw_fd().cast_unsigned());
+    // SAFETY: a fork as in `clone_child`; `arguments` and `pidfd` live across the call.
+    unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>()) }
+}
+
+/// Changes a resource limit of this process (`setrlimit(2)`).
+pub(crate) fn set_limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: the kernel reads the limit, which lives across the call, and refuses resources
+    // it does not know.
+    match unsafe { libc::setrlimit(resource as libc::__rlimit_resource_t, &raw const limit) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Soft and hard limit of this process (`getrlimit(2)`).
+pub(crate) fn limit(resource: u32) -> io::Result<(u64, u64)> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel writes the limit, which lives across the call.
+    match unsafe { libc::getrlimit(resource as libc::__rlimit_resource_t, &raw mut limit) } {
+        0 => Ok((limit.rlim_cur, limit.rlim_max)),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

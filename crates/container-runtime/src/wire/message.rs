@@ -108,8 +108,6 @@ pub(crate) enum Request {
     Attach { stdout: bool, stderr: bool, stdin: bool },
     /// Open the log file anew, after it was renamed.
     ReopenLog,
-    /// Kill whatever belongs to the container.
-    KillAll,
 }
 
 /// The answers of a shim.
@@ -152,9 +150,7 @@ pub(crate) enum InitEvent {
         stubs: Vec<PathBuf>,
         degraded: Vec<String>,
     },
-    /// An exec forked its final process.
-    Forked {
-        pid: u32,
-    },
+    /// An exec forked its final process; carries a descriptor of it.
+    Forked,
     Failed(Failure),
 }
