@@ -17,6 +17,7 @@
 mod auth;
 mod blobs;
 mod body;
+mod collection;
 mod connection;
 mod listing;
 mod manifests;
@@ -32,8 +33,10 @@ mod uploads;
 mod users_file;
 
 pub use auth::{AccessRule, Holder, Role};
+pub use collection::{GarbageError, collect_garbage};
 pub use options::{
-    Anonymous, AuthScheme, CollectionSchedule, PlainHttp, RegistryOptions, TlsFiles,
+    Anonymous, AuthScheme, COLLECTION_DELAY, CollectionSchedule, PlainHttp, RegistryOptions,
+    TlsFiles, UPLOAD_IDLE_MAX,
 };
 pub use serve::{BindError, RegistryServer, Running};
 pub use users_file::{UserFileError, add_user};

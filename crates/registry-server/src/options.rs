@@ -89,10 +89,10 @@ pub struct CollectionSchedule {
 }
 
 /// Default time that an unneeded blob is kept: a day, longer than any push takes.
-pub(crate) const COLLECTION_DELAY: Duration = Duration::from_secs(24 * 3600);
+pub const COLLECTION_DELAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Default time after which a silent upload is dropped.
-pub(crate) const UPLOAD_IDLE_MAX: Duration = Duration::from_secs(24 * 3600);
+pub const UPLOAD_IDLE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 impl RegistryOptions {
     /// A registry on a free loopback port that serves everybody: a fixture. A product sets the

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use blob_store::{BlobStore, CollectMode, CollectOptions};
+use blob_store::{CollectMode, CollectOptions, Collected};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -295,36 +295,32 @@ async fn keep_house(
             () = tokio::time::sleep(schedule.interval) => {}
         }
         let store = service.store.clone();
-        let collected = tokio::task::spawn_blocking(move || collect(&store, schedule.delay)).await;
-        if collected.is_ok_and(|removed| removed > 0)
+        let collected = tokio::task::spawn_blocking(move || {
+            let options = CollectOptions {
+                now: SystemTime::now(),
+                delay: schedule.delay,
+                upload_idle_max: UPLOAD_IDLE_MAX,
+                mode: CollectMode::Apply,
+            };
+            store.collect(&options, |_, _| {})
+        });
+        let collected = match collected.await {
+            Ok(Ok(collected)) => collected,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "nothing was collected");
+                continue;
+            }
+            Err(error) => {
+                tracing::error!(%error, "the collection panicked");
+                continue;
+            }
+        };
+        let Collected { blobs, bytes, uploads, .. } = collected;
+        tracing::info!(blobs, bytes, uploads, "unneeded blobs collected");
+        if blobs > 0
             && let Err(error) = service.metadata.tidy().await
         {
             tracing::warn!(%error, "links of removed blobs stay for now");
-        }
-    }
-}
-
-/// One collection; returns the number of blobs removed.
-fn collect(store: &BlobStore, delay: Duration) -> u64 {
-    let options = CollectOptions {
-        now: SystemTime::now(),
-        delay,
-        upload_idle_max: UPLOAD_IDLE_MAX,
-        mode: CollectMode::Apply,
-    };
-    match store.collect(&options, |_, _| {}) {
-        Ok(collected) => {
-            tracing::info!(
-                blobs = collected.blobs,
-                bytes = collected.bytes,
-                uploads = collected.uploads,
-                "unneeded blobs collected"
-            );
-            collected.blobs
-        }
-        Err(error) => {
-            tracing::warn!(%error, "nothing was collected");
-            0
         }
     }
 }

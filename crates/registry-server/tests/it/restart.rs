@@ -110,3 +110,34 @@ async fn push_until_killed(
     }
     acknowledged
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_goes_with_and_without_a_running_registry() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let registry = Fixture::over(options(directory.path())).await;
+    registry.push_image("a", "v1", "layer").await;
+    registry.push_blob("a", b"loose").await;
+    registry.push_blob("b", b"loose too").await;
+    let store = options(directory.path()).store;
+    let state = directory.path().join("registry");
+    let collect = |mode| blob_store::CollectOptions {
+        now: std::time::SystemTime::now() + std::time::Duration::from_secs(5),
+        delay: std::time::Duration::ZERO,
+        upload_idle_max: registry_server::UPLOAD_IDLE_MAX,
+        mode,
+    };
+    let plan = collect(blob_store::CollectMode::Plan);
+    let planned =
+        registry_server::collect_garbage(&state, &store, &plan, |_, _| {}).await.expect("a plan");
+    assert_eq!((planned.blobs, planned.kept_blobs), (2, 2));
+    registry.registry.shutdown().await;
+    let apply = collect(blob_store::CollectMode::Apply);
+    let done =
+        registry_server::collect_garbage(&state, &store, &apply, |_, _| {}).await.expect("a run");
+    assert_eq!(done, planned);
+    let registry = Fixture::over(options(directory.path())).await;
+    assert_eq!(registry.get("/v2/a/manifests/v1").await.status.as_u16(), 200);
+    let loose = Digest::of(b"loose");
+    assert_eq!(registry.get(&format!("/v2/a/blobs/{loose}")).await.status.as_u16(), 404);
+    registry.push_blob("a", b"loose").await;
+}
