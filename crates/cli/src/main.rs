@@ -8,6 +8,7 @@ mod commands;
 mod exit;
 mod globals;
 mod output;
+mod password;
 
 use std::process::ExitCode;
 

@@ -18,8 +18,9 @@ pub(crate) fn read(from_stdin: bool, prompt: &str) -> Result<String, Failure> {
         return Ok(text.trim_end_matches(['\r', '\n']).to_owned());
     }
     if !std::io::stdin().is_terminal() {
-        return Err(Failure::usage("cannot ask for a password without a terminal")
-            .hint("--password-stdin"));
+        return Err(
+            Failure::usage("cannot ask for a password without a terminal").hint("--password-stdin")
+        );
     }
     ask(prompt)
 }

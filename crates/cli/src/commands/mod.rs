@@ -1,6 +1,7 @@
 //! One file per verb, each with its flags (`Args`) and `run`.
 
 mod completions;
+mod registry;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -24,6 +25,8 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Verb {
+    /// Serve a private registry, manage its users, collect its garbage
+    Registry(registry::RegistryArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
     /// Write the man pages into a directory
@@ -32,8 +35,9 @@ enum Verb {
 
 /// Runs the verb.
 pub(crate) async fn run(cli: Cli) -> Result<ExitCode, Failure> {
-    let _globals = &cli.globals;
+    let globals = &cli.globals;
     match cli.verb {
+        Verb::Registry(args) => registry::run(args, globals).await,
         Verb::Completions(args) => completions::completions(&args),
         Verb::Man(args) => completions::man(&args),
     }

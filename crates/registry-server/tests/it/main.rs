@@ -8,6 +8,7 @@ mod listing;
 mod manifests;
 mod races;
 mod restart;
+mod skopeo;
 mod uploads;
 
 use std::path::Path;
