@@ -6,5 +6,6 @@ mod auth;
 mod docker_registry;
 mod failures;
 mod fake;
+mod files;
 mod images;
 mod transfer;
