@@ -6,6 +6,7 @@ mod pod_defaults;
 pub(crate) mod prepare;
 pub(crate) mod quantity;
 pub(crate) mod types;
+mod validation;
 
 use serde_json::Value;
 
@@ -66,8 +67,7 @@ pub fn prepare_update(resource: &Resource, new: &mut Value, old: &Value) {
 
 /// Every rule of the kind the object breaks; `old` is present for an update.
 pub fn validate(resource: &Resource, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let _ = (resource, new, old);
-    Vec::new()
+    validation::validate(resource, new, old)
 }
 
 /// Every rule a status write breaks.

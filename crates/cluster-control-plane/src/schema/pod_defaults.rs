@@ -33,7 +33,9 @@ pub(super) fn template(object: &mut Value) {
 
 fn fill_spec(spec: &mut Map<String, Value>) {
     let set = |spec: &mut Map<String, Value>, key: &str, value: Value| {
-        spec.entry(key).or_insert(value);
+        if spec.get(key).is_none_or(Value::is_null) {
+            spec.insert(key.to_owned(), value);
+        }
     };
     set(spec, "dnsPolicy", json!("ClusterFirst"));
     set(spec, "restartPolicy", json!("Always"));
