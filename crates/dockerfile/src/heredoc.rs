@@ -5,24 +5,24 @@ use crate::instruction::{Heredoc, HeredocExpansion, HeredocIndent};
 
 /// The heredoc a word announces, with an empty body; `None` when the word is something else.
 ///
-/// The form is: digits, `<<`, an optional `-`, and a delimiter without `<`.
+/// The form is: digits, `<<`, an optional `-`, blanks, and a delimiter without `<`.
 pub(crate) fn announced(word: &str) -> Option<Heredoc> {
     let digits = word.len() - word.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, rest) = word.split_at(digits);
     let rest = rest.strip_prefix("<<")?;
     let (indent, delimiter) = match rest.strip_prefix('-') {
-        Some(delimiter) => (HeredocIndent::StripTabs, delimiter),
-        None => (HeredocIndent::Keep, rest),
+        Some(delimiter) => (HeredocIndent::StripTabs, delimiter.trim_start()),
+        None => (HeredocIndent::Keep, rest.trim_start()),
     };
     if delimiter.is_empty() || delimiter.contains('<') {
         return None;
     }
     let plain = Expander { unset: Unset::Keep, ..Expander::new('\\') };
-    let raw = Expander { quotes: Quotes::Keep, escapes: Escapes::Keep, ..plain };
+    let raw = Expander { quotes: Quotes::Keep, ..plain };
     let plain = plain.expand(delimiter, &NoVariables).ok()?;
     let raw = raw.expand(delimiter, &NoVariables).ok()?;
     let [name] = plain.words.as_slice() else { return None };
-    // A difference means that some part of the delimiter was quoted or escaped.
+    // A difference means that some part of the delimiter was quoted.
     let expansion = if raw.words.first() == Some(name) {
         HeredocExpansion::Expand
     } else {
@@ -73,13 +73,17 @@ mod tests {
     fn delimiters_quotes_tabs_and_descriptors_are_read() {
         assert_eq!(brief("RUN <<EOF"), [doc("EOF", 0)]);
         assert_eq!(brief("RUN <<-EOF"), [("EOF".into(), 0, true, true)]);
-        for quoted in ["<<'EOF'", "<<\"EOF\"", "<<'E'OF", "<<E\\OF"] {
+        for quoted in ["<<'EOF'", "<<\"EOF\"", "<<'E'OF", "<<'E'O\\F"] {
             assert_eq!(brief(quoted), [("EOF".into(), 0, false, false)], "{quoted}");
         }
         assert_eq!(brief("<<-'EOF'"), [("EOF".into(), 0, false, true)]);
         assert_eq!(brief("RUN 3<<IN1 4<<IN2 cat"), [doc("IN1", 3), doc("IN2", 4)]);
         assert_eq!(brief("RUN <<FOO <<BAR"), [doc("FOO", 0), doc("BAR", 0)]);
         assert_eq!(brief("RUN <<$EOF"), [doc("$EOF", 0)]);
+        assert_eq!(brief("RUN <<eo\\'f"), [doc("eo'f", 0)], "an escape is no quote");
+        assert_eq!(brief("RUN <<  EOF  > foo"), [doc("EOF", 0)]);
+        assert_eq!(brief("RUN << -EOF"), [doc("-EOF", 0)]);
+        assert_eq!(brief("RUN <<- EOF"), [("EOF".into(), 0, true, true)]);
         assert_eq!(brief("COPY <<\"a b\" /x"), [("a b".into(), 0, false, false)]);
     }
 
@@ -88,7 +92,6 @@ mod tests {
         for line in [
             "RUN <<",
             "RUN <<<EOF",
-            "RUN << EOF",
             "RUN echo \"<<EOF\"",
             "RUN '<<EOF'",
             "RUN cat <EOF",

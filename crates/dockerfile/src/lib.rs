@@ -29,7 +29,7 @@ mod source_pattern;
 mod suggest;
 mod words;
 
-pub use directives::Directives;
+pub use directives::{Directives, is_builtin_frontend, requested_frontend};
 pub use error::{DockerfileError, ErrorKind};
 pub use file::Dockerfile;
 pub use ignore::{IgnoreFile, ignore_file_names};

@@ -23,20 +23,34 @@ struct Words {
     done: Vec<String>,
     current: String,
     started: bool,
+    /// Whether `current` is a `<<` and blanks that wait for a delimiter.
+    awaits_delimiter: bool,
 }
 
 impl Words {
     fn push(&mut self, c: char) {
         if c.is_whitespace() {
+            if self.awaits_delimiter || self.opens_heredoc() {
+                self.awaits_delimiter = true;
+                self.current.push(c);
+                return;
+            }
             self.end();
         } else {
             self.push_raw(c);
         }
     }
 
+    /// Blanks may stand between `<<` and the delimiter of a heredoc.
+    fn opens_heredoc(&self) -> bool {
+        let word = self.current.strip_suffix('-').unwrap_or(&self.current);
+        word.strip_suffix("<<").is_some_and(|fd| fd.bytes().all(|byte| byte.is_ascii_digit()))
+    }
+
     fn push_raw(&mut self, c: char) {
         self.current.push(c);
         self.started = true;
+        self.awaits_delimiter = false;
     }
 
     fn end(&mut self) {

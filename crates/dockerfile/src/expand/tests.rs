@@ -294,3 +294,70 @@ fn nesting_and_growth_are_bounded() {
     let error = expand("${A##*a*b*c*d*e*f*g*h*i*j*k*l*m*n*o*p}", &[("A", &value)]);
     assert_eq!(error.expect_err("slow").kind(), ErrorKind::Limit);
 }
+
+/// BuildKit ShellParser4EnvVars, the rows for Unix.
+#[test]
+fn env_var_table() {
+    let rows = r#"
+hello|hello
+he'll'o|hello
+he'llo|error
+he\'llo|he'llo
+he\\'llo|error
+abc\tdef|abctdef
+"abc\tdef"|abc\tdef
+"abc\\tdef"|abc\tdef
+'abc\tdef'|abc\tdef
+hello\|hello
+hello\\|hello\
+"hello|error
+"hello\"|error
+"hel'lo"|hel'lo
+'hello|error
+'hello\'|hello\
+'hello\\there'|hello\\there
+"''"|''
+$.|$.
+$1|
+he$1x|hex
+he$pwd.|he.
+he\\$PWD|he\/home
+"he\$PWD"|he$PWD
+"he\\$PWD"|he\/home
+\${}aaa|${}aaa
+${}aaa|error
+he${hi}xx|hexx
+he${.}|error
+he${XXX:YYY}|error
+he${PWD:+${XXX}}xx|hexx
+he${PWD:+${SHELL}}xx|hebashxx
+'\$PWD'|\$PWD
+'"hello"'|"hello"
+he${PWD|error
+he${PWD:=000}xx|error
+he${PWD:+${PWD}:}xx|he/home:xx
+he${XXX:-\$PWD:}xx|he$PWD:xx
+he${XXX:-\${PWD}z}xx|he${PWDz}xx
+안'녕하세요|error
+안\\'녕하세요|error
+안녕$PWD|안녕/home
+$KOREAN|한국어
+${{aaa}|error
+${aaa}}|}
+${aaa|error
+${{aaa:-bbb}|error
+${aaa:-bbb}}|bbb}
+${aaa:-bbb|error
+${aaa:-${bbb:-ccc}}|ccc
+${aaa:-bbb ${foo}|error
+${aaa:-bbb {foo}|bbb {foo
+${:}|error
+${:-bbb}|error
+${:+bbb}|error
+"#;
+    for row in rows.lines().filter(|row| !row.is_empty()) {
+        let (text, expected) = row.split_once('|').expect("two columns");
+        let found = expand(text, &TABLE_ENV).map_or("error".to_owned(), |found| found.text);
+        assert_eq!(found, expected, "{text}");
+    }
+}

@@ -120,7 +120,7 @@ impl GlobalScope {
         options: &PlanOptions,
     ) -> Result<Self, DockerfileError> {
         let mut scope = Self::default();
-        for (name, value) in automatic(options) {
+        for (name, value) in automatic(file, options) {
             let given = options.build_args.get(&name).unwrap_or(&value);
             scope.values.insert(name.clone(), given.clone());
             scope.defaults.insert(name, value);
@@ -153,7 +153,7 @@ impl GlobalScope {
 }
 
 /// BUILD* and TARGET* values.
-fn automatic(options: &PlanOptions) -> Vec<(String, String)> {
+fn automatic(file: &Dockerfile, options: &PlanOptions) -> Vec<(String, String)> {
     let mut values = Vec::new();
     for (prefix, platform) in
         [("BUILD", &options.build_platform), ("TARGET", &options.target_platform)]
@@ -169,7 +169,8 @@ fn automatic(options: &PlanOptions) -> Vec<(String, String)> {
             values.push((format!("{prefix}{suffix}"), value));
         }
     }
-    let stage = options.target.clone().filter(|target| !target.is_empty());
+    let last = || file.stages.last().and_then(|stage| stage.head.name.clone());
+    let stage = options.target.clone().filter(|target| !target.is_empty()).or_else(last);
     values.push(("TARGETSTAGE".to_owned(), stage.unwrap_or_else(|| "default".to_owned())));
     values
 }

@@ -225,9 +225,10 @@ impl Draft {
             };
             let mut steps = Vec::with_capacity(stage.statements.len());
             for (statement, origin) in &stage.statements {
-                let outcome = state
-                    .apply(statement, &context, &mut findings)
-                    .map_err(|error| error.at(statement.span))?;
+                let applied = state.apply(statement, &context, &mut findings);
+                let Some(outcome) = applied.map_err(|error| error.at(statement.span))? else {
+                    continue;
+                };
                 bytes = bytes.saturating_add(weight(&outcome, &state));
                 if bytes > PLAN_BYTES_MAX {
                     let message = format!("the plan is larger than {PLAN_BYTES_MAX} bytes");
@@ -374,7 +375,9 @@ fn weight(outcome: &Outcome, state: &StageState) -> usize {
     let extra = match &outcome.action {
         Action::Run(run) => {
             let words: usize = run.argv.iter().map(String::len).sum();
-            words + run.script.as_ref().map_or(0, |script| script.content.len()) + state.run_weight()
+            words
+                + run.script.as_ref().map_or(0, |script| script.content.len())
+                + state.run_weight()
         }
         Action::Transfer(transfer) => transfer
             .files

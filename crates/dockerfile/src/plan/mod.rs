@@ -3,7 +3,7 @@
 //! Two moves lead here. A [`Draft`] knows which stages the target needs and which base images
 //! must be looked at (their config only: environment, user, working directory and ONBUILD
 //! triggers take part in expansion). When every base has answered, [`Draft::finish`] folds each
-//! stage over its [`StageState`](state::StageState) and the result is a [`Plan`].
+//! stage over its state and the result is a [`Plan`].
 
 use std::sync::Arc;
 
@@ -23,6 +23,7 @@ mod key;
 mod options;
 mod ports;
 mod reach;
+mod run;
 mod signal;
 mod stages;
 mod state;

@@ -234,9 +234,10 @@ impl Heads<'_> {
         self.check_default(text, findings);
         let written_platform = self.platform(text, findings)?;
         let parent = earlier.iter().rfind(|stage| stage.name == Some(head_text.to_lowercase()));
-        let platform = match (written_platform, parent) {
-            (Some(platform), _) => platform,
-            (None, Some(parent)) => parent.platform.clone(),
+        // A stage is for one platform, whatever its children write.
+        let platform = match (parent, written_platform) {
+            (Some(parent), _) => parent.platform.clone(),
+            (None, Some(platform)) => platform,
             (None, None) => self.options.target_platform.clone(),
         };
         let replaced = name.as_ref().and_then(|name| named_context(self.options, name, &platform));

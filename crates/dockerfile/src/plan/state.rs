@@ -5,24 +5,19 @@ use std::sync::Arc;
 
 use oci_model::{ContainerConfig, Healthcheck as ConfigHealthcheck, ImageConfig, Platform};
 
-use super::arguments::{DEFAULT_PATH, Environment, GlobalScope, proxies};
+use super::arguments::{DEFAULT_PATH, Environment, GlobalScope};
 use super::ports::{self, Mapping};
 use super::{
-    Action, LayerEffect, PlanOptions, RunAction, Script, Source, WorkdirAction, history, signal,
-    transfer,
+    Action, LayerEffect, PlanOptions, Source, WorkdirAction, history, run, signal, transfer,
 };
 use crate::error::DockerfileError;
 use crate::expand::{Expander, Expansion};
 use crate::instruction::{
-    ArgDeclaration, CommandLine, Healthcheck, Instruction, KeyValues, Run, Statement,
+    ArgDeclaration, CommandLine, Healthcheck, Instruction, KeyValues, Statement,
 };
 use crate::lint::{Findings, Rule};
-use crate::mount::{Mount, MountPlace};
 use crate::paths::join_absolute;
 use crate::suggest::closest;
-
-/// Host name of a RUN when nobody asks for another.
-const HOSTNAME: &str = "buildkitsandbox";
 
 /// What is the same for every instruction of a stage.
 pub(super) struct StageContext<'a> {
@@ -86,7 +81,7 @@ impl StageState {
         let mut config = base.config.clone();
         config.on_build.clear();
         let mut image_env = Environment::from_lines(&config.env)?;
-        if image_env.get("PATH").is_none() {
+        if image_env.get("PATH").is_none() && base.os != "windows" {
             image_env.set("PATH", DEFAULT_PATH)?;
         }
         config.env = Vec::new();
@@ -123,15 +118,15 @@ impl StageState {
         ContainerConfig { env: self.image_env.to_lines(), ..self.config.clone() }
     }
 
-    /// Applies one instruction.
+    /// Applies one instruction; ONBUILD leaves no step and no history.
     pub(super) fn apply(
         &mut self,
         statement: &Statement,
         context: &StageContext<'_>,
         findings: &mut Findings,
-    ) -> Result<Outcome, DockerfileError> {
+    ) -> Result<Option<Outcome>, DockerfileError> {
         let mut scope = Scope { context, statement, findings };
-        match &statement.instruction {
+        let outcome = match &statement.instruction {
             Instruction::Add(add) => {
                 transfer::resolve(self, add, super::TransferVerb::Add, &mut scope)
             }
@@ -152,9 +147,9 @@ impl StageState {
             }
             Instruction::OnBuild(on_build) => {
                 self.config.on_build.push(on_build.trigger.clone());
-                Ok(Outcome::config(format!("ONBUILD {}", on_build.trigger)))
+                return Ok(None);
             }
-            Instruction::Run(run) => self.run(run, &mut scope),
+            Instruction::Run(command) => run::resolve(self, command, &mut scope),
             Instruction::Shell(words) => {
                 self.config.shell = Some(words.clone());
                 Ok(Outcome::config(format!("SHELL [{}]", words.join(" "))))
@@ -166,11 +161,12 @@ impl StageState {
             }
             Instruction::Volume(volumes) => self.volume(volumes, &mut scope),
             Instruction::Workdir(path) => self.workdir(path, &mut scope),
-        }
+        };
+        outcome.map(Some)
     }
 
     /// The shell words in front of a shell form.
-    fn with_shell(&self, line: &str) -> Vec<String> {
+    pub(super) fn with_shell(&self, line: &str) -> Vec<String> {
         let mut words = match &self.config.shell {
             Some(shell) if !shell.is_empty() => shell.clone(),
             Some(_) | None => vec!["/bin/sh".to_owned(), "-c".to_owned()],
@@ -299,7 +295,8 @@ impl StageState {
         specs: &[String],
         scope: &mut Scope<'_, '_>,
     ) -> Result<Outcome, DockerfileError> {
-        let mut exposed = BTreeSet::new();
+        let mut exposed: Vec<String> = Vec::new();
+        let mut seen = BTreeSet::new();
         for spec in specs {
             for word in scope.expand(self, spec)?.words {
                 let parsed = ports::parse(&word)?;
@@ -314,11 +311,10 @@ impl StageState {
                          found '{word}'"
                     ));
                 }
-                exposed.extend(parsed.ports);
+                exposed.extend(parsed.ports.into_iter().filter(|port| seen.insert(port.clone())));
             }
         }
-        let list: Vec<&str> = exposed.iter().map(String::as_str).collect();
-        let created_by = format!("EXPOSE [{}]", list.join(" "));
+        let created_by = format!("EXPOSE [{}]", exposed.join(" "));
         let ports = exposed.into_iter().map(|port| (port, BTreeMap::new()));
         self.config.exposed_ports.extend(ports);
         Ok(Outcome::config(created_by))
@@ -415,99 +411,18 @@ impl StageState {
         join_absolute("/", &self.config.working_dir)
     }
 
-    fn run(&mut self, run: &Run, scope: &mut Scope<'_, '_>) -> Result<Outcome, DockerfileError> {
-        let (argv, script, shown) = self.command_of(run);
-        let args: Vec<(String, String)> = self
-            .args
-            .iter()
-            .map(|arg| {
-                let value = self.env.get(&arg.name).or(arg.default.as_deref());
-                (arg.name.clone(), value.unwrap_or_default().to_owned())
-            })
-            .collect();
-        let created_by = history::run(&shown, &args);
-        let env = self.shared_env.get_or_insert_with(|| self.env.pairs().into()).clone();
-        let build_args = &scope.context.options.build_args;
-        let hostname = build_args.get("BUILDKIT_SANDBOX_HOSTNAME").map_or(HOSTNAME, String::as_str);
-        let run = RunAction {
-            argv,
-            script,
-            env,
-            proxies: proxies(build_args, &self.env),
-            directory: self.directory(),
-            user: self.config.user.clone(),
-            mounts: self.mounts(run, scope)?,
-            network: run.network,
-            security: run.security,
-            devices: run.devices.clone(),
-            hostname: hostname.to_owned(),
-            platform: scope.context.platform.clone(),
-        };
-        Ok(Outcome { action: Action::Run(run), created_by, layer: LayerEffect::Layer })
+    /// The environment of a command, shared until it changes.
+    pub(super) fn command_env(&mut self) -> Arc<[(String, String)]> {
+        self.shared_env.get_or_insert_with(|| self.env.pairs().into()).clone()
     }
 
-    /// What to execute, the script it needs, and the words for the history.
-    fn command_of(&self, run: &Run) -> (Vec<String>, Option<Script>, Vec<String>) {
-        let line = match &run.command {
-            CommandLine::Exec(words) => return (words.clone(), None, words.clone()),
-            CommandLine::Shell(line) => line,
+    /// Declared arguments with the value a command sees; empty when there is none.
+    pub(super) fn visible_args(&self) -> Vec<(String, String)> {
+        let visible = |arg: &ArgDeclaration| {
+            let value = self.env.get(&arg.name).or(arg.default.as_deref());
+            (arg.name.clone(), value.unwrap_or_default().to_owned())
         };
-        let Some(first) = run.heredocs.first() else {
-            let argv = self.with_shell(line);
-            return (argv.clone(), None, argv);
-        };
-        let alone = run.heredocs.len() == 1 && crate::heredoc::announced(line).is_some();
-        if !alone {
-            // The shell knows heredocs itself: it gets the line, the bodies and the terminators.
-            let mut text = line.clone();
-            for heredoc in &run.heredocs {
-                text.push('\n');
-                text.push_str(&heredoc.body);
-                text.push_str(&heredoc.name);
-            }
-            let argv = self.with_shell(&text);
-            return (argv.clone(), None, argv);
-        }
-        let content = first.content();
-        if content.starts_with("#!") {
-            let name = first.name.rsplit('/').next().unwrap_or_default();
-            let path = format!("/dev/pipes/{name}");
-            let shown = self.with_shell(&path);
-            return (vec![path.clone()], Some(Script { path, content }), shown);
-        }
-        let argv = self.with_shell(&content);
-        (argv.clone(), None, argv)
-    }
-
-    fn mounts(
-        &self,
-        run: &Run,
-        scope: &mut Scope<'_, '_>,
-    ) -> Result<Vec<Mount<Source>>, DockerfileError> {
-        let directory = self.directory();
-        let namespace = scope.context.options.build_args.get("BUILDKIT_CACHE_MOUNT_NS");
-        let mut ssh_index = 0;
-        let mut mounts = Vec::with_capacity(run.mounts.len());
-        for template in &run.mounts {
-            let source = match template.from() {
-                Some(from) => (scope.context.source)(from)?,
-                None => Source::Context,
-            };
-            let place = MountPlace { directory: &directory, ssh_index };
-            let mut mount =
-                template.resolve(place, source, &mut |value| scope.word(self, value))?;
-            match &mut mount {
-                Mount::Ssh { .. } => ssh_index += 1,
-                Mount::Cache { id, .. } => {
-                    if let Some(namespace) = namespace.filter(|name| !name.is_empty()) {
-                        *id = format!("{namespace}/{}", id.trim_start_matches('/'));
-                    }
-                }
-                Mount::Bind { .. } | Mount::Tmpfs { .. } | Mount::Secret { .. } => {}
-            }
-            mounts.push(mount);
-        }
-        Ok(mounts)
+        self.args.iter().map(visible).collect()
     }
 
     /// How much memory one RUN in this state takes, about.

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::error::DockerfileError;
 use crate::expand::Expander;
-use crate::instruction::{GitDirectory, HeredocExpansion, Parents, Transfer};
+use crate::instruction::{GitDirectory, HeredocExpansion, Linking, Parents, Transfer};
 use crate::lint::Rule;
 use crate::mode::ModeChange;
 use crate::paths::{join_absolute, relative_to_root};
@@ -55,7 +55,8 @@ pub(super) fn resolve(
         destination,
         owner: chown.as_deref().map(parse_owner).transpose()?,
         mode: chmod.as_deref().map(ModeChange::parse).transpose()?,
-        link: transfer.link,
+        // As in BuildKit: a mode makes the copy an ordinary one.
+        link: if chmod.is_some() { Linking::Merged } else { transfer.link },
         parents: transfer.parents,
         excludes: transfer.excludes.clone(),
         checksum,

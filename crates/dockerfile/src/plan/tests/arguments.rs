@@ -135,7 +135,8 @@ fn platform_arguments_can_be_overridden() {
 #[test]
 fn the_target_stage_is_an_argument() {
     let file = "FROM scratch AS a\nARG TARGETSTAGE\nENV S=$TARGETSTAGE\n";
-    assert_eq!(build(file).image_env(), ["S=default"]);
+    assert_eq!(build(file).image_env(), ["S=a"]);
+    assert_eq!(build(&file.replace(" AS a", "")).image_env(), ["S=default"]);
     assert_eq!(build(file).target("a").image_env(), ["S=a"]);
 }
 

@@ -110,7 +110,7 @@ fn ports_are_expanded_and_sorted() {
     let build = build("FROM scratch\nARG P=\"9000-9001 80/udp\"\nEXPOSE $P 3000 3000/tcp\n");
     let ports: Vec<String> = build.stage().config.exposed_ports.into_keys().collect();
     assert_eq!(ports, ["3000/tcp", "80/udp", "9000/tcp", "9001/tcp"]);
-    assert_eq!(build.history()[1], "EXPOSE [3000/tcp 80/udp 9000/tcp 9001/tcp]");
+    assert_eq!(build.history()[1], "EXPOSE [9000/tcp 9001/tcp 80/udp 3000/tcp]");
     assert_eq!(
         super::build("FROM scratch\nEXPOSE 80/x\n").error(),
         "Dockerfile:2:1: invalid proto: x"

@@ -28,7 +28,6 @@ fn entries_read_as_buildkit_writes_them() {
             "SHELL [/bin/bash -c]",
             "RUN /bin/bash -c z # buildkit",
             "STOPSIGNAL 9",
-            "ONBUILD RUN q",
             "MAINTAINER me",
             "ADD a b # buildkit",
             "COPY --parents a/./b /c/ # buildkit",
