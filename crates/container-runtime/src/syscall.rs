@@ -236,13 +236,6 @@ pub(crate) fn reset_signals() {
     }
 }
 
-/// Closes every descriptor from `first` on; the caller owns none of them any more.
-pub(crate) fn close_from(first: u32) {
-    // SAFETY: only called in a helper before it opened anything from `first` on, or directly
-    // before its end; no `OwnedFd` for those numbers is used afterwards.
-    unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
-}
-
 /// Marks every descriptor from `first` on to be closed when another program starts.
 pub(crate) fn close_on_exec_from(first: u32) {
     const CLOSE_RANGE_CLOEXEC: u32 = 4;

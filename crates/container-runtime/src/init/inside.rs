@@ -53,10 +53,6 @@ impl<'a> Inside<'a> {
         Self { root, stubs }
     }
 
-    pub(crate) fn root(&self) -> &RootMount {
-        self.root
-    }
-
     /// Opens a mount point, creating it and the directories above it if it is missing.
     pub(crate) fn ensure(&mut self, path: &Path, kind: Kind) -> io::Result<OwnedFd> {
         match open_path(&self.root.fd, path) {

@@ -175,11 +175,13 @@ fn end_everything(territory: &Territory) -> io::Result<()> {
             while reap_one(WaitOptions::empty()) {}
         }
         // What a killed process leaves becomes a child of this one, its reaper; so killing
-        // children until there is none ends every descendant.
+        // children until there is none ends every descendant. Waiting is safe only as long as
+        // all children are killed ones: the end of each may bring new ones.
         Territory::Descendants => {
             while kill::children()? {
-                while reap_one(WaitOptions::NOHANG) {}
-                reap_one(WaitOptions::empty());
+                if !reap_one(WaitOptions::NOHANG) {
+                    reap_one(WaitOptions::empty());
+                }
             }
         }
     }
