@@ -144,7 +144,9 @@ impl Container {
     fn bury(&self, record: &ContainerRecord) -> io::Result<()> {
         if record.boot_id == boot_id() {
             record.init.signal(Signal::KILL)?;
-            kill::everything_in_mount_namespace(record.mount_namespace)?;
+            if record.mount_namespace.is_unmistakable() {
+                kill::everything_in(&record.mount_namespace)?;
+            }
         }
         cgroup::remove(&record.cgroups)
     }
@@ -216,10 +218,11 @@ impl Container {
             Err(error) => return Err(error),
         };
         let killed = record.init.signal(Signal::KILL).and_then(|_| {
-            if record.own_pid_namespace {
+            // While it lives, the shim keeps the namespace alive.
+            if record.own_pid_namespace || !record.shim.is_alive() {
                 return Ok(());
             }
-            kill::everything_in_mount_namespace(record.mount_namespace)
+            kill::everything_in(&record.mount_namespace)
         });
         killed.map_err(|source| self.io("kill", source))
     }
@@ -335,10 +338,8 @@ impl Container {
         if let Some(record) = self.record()? {
             let same_boot = record.boot_id == boot_id();
             if let Some(shim) = if same_boot { record.shim.open()? } else { None } {
+                // The shim ends the others when the first process has ended.
                 record.init.signal(Signal::KILL)?;
-                if !record.own_pid_namespace {
-                    kill::everything_in_mount_namespace(record.mount_namespace)?;
-                }
                 syscall::wait_readable(&shim)?;
             }
             self.bury(&record)?;

@@ -19,6 +19,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::kill::MountNamespace;
 use crate::process_id::ProcessId;
 use crate::wire::Exit;
 use crate::wire::ResolvedUser;
@@ -35,8 +36,8 @@ pub(crate) struct ContainerRecord {
     pub(crate) boot_id: String,
     pub(crate) shim: ProcessId,
     pub(crate) init: ProcessId,
-    /// Inode of the mount namespace: every process of the container is in it.
-    pub(crate) mount_namespace: u64,
+    /// Every process of the container is in it.
+    pub(crate) mount_namespace: MountNamespace,
     /// Whether the end of the first process ends all others.
     pub(crate) own_pid_namespace: bool,
     pub(crate) user: ResolvedUser,

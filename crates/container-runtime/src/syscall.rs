@@ -266,6 +266,19 @@ pub(crate) fn take_terminal(terminal: impl AsFd) -> io::Result<()> {
     Ok(rustix::process::ioctl_tiocsctty(terminal)?)
 }
 
+/// The number of a mount namespace that is never given out again (Linux 6.8 and newer).
+pub(crate) fn mount_namespace_id(namespace: impl AsFd) -> io::Result<u64> {
+    /// `_IOR(0xb7, 5, __u64)` of `linux/nsfs.h`.
+    const NS_GET_MNTNS_ID: libc::c_ulong = 0x8008_b705;
+    let mut id = 0u64;
+    let fd = namespace.as_fd().as_raw_fd();
+    // SAFETY: the request writes one u64, which lives across the call.
+    match unsafe { libc::ioctl(fd, NS_GET_MNTNS_ID as libc::Ioctl, &raw mut id) } {
+        0 => Ok(id),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Leaves some of the caller's namespaces for new ones (`CLONE_NEW*`).
 pub(crate) fn unshare(flags: rustix::thread::UnshareFlags) -> io::Result<()> {
     // SAFETY: what is unsafe is unsharing the descriptor table behind the back of other

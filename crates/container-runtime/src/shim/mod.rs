@@ -7,10 +7,9 @@ mod exec;
 mod log;
 mod watch;
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
@@ -22,6 +21,7 @@ use crate::cgroup;
 use crate::channel::Channel;
 use crate::container::socket_address;
 use crate::init::StdioFds;
+use crate::kill::MountNamespace;
 use crate::launch::{self, Launched};
 use crate::on_disk::{self, ContainerRecord};
 use crate::process_id::{ProcessId, boot_id};
@@ -116,12 +116,12 @@ fn prepare(launch: &ShimLaunch, null: &OwnedFd) -> Result<(Shim, ContainerRecord
                 launch::discard(&launched.child);
                 Failure::setup(format!("record {}", launch.dir.display()), error)
             })
-            .map(|(listener, record)| (launched, listener, record))
+            .map(|settled| (launched, settled))
     });
     match settled {
-        Ok((init, listener, record)) => {
-            let shim = Shim::new(launch, init, listener, record.clone(), streams, log, cgroup);
-            Ok((shim, record))
+        Ok((init, settled)) => {
+            let record = settled.record.clone();
+            Ok((Shim::new(launch, init, settled, streams, log, cgroup), record))
         }
         Err(failure) => {
             // A group that stays is empty and named like the container.
@@ -131,6 +131,14 @@ fn prepare(launch: &ShimLaunch, null: &OwnedFd) -> Result<(Shim, ContainerRecord
     }
 }
 
+/// What a container is known by.
+struct Settled {
+    listener: OwnedFd,
+    record: ContainerRecord,
+    /// Keeps the mount namespace alive, and so its numbers the container's.
+    namespace: File,
+}
+
 /// Opens the socket and writes the record: from here on the container can be found.
 fn settle(
     dir: &Path,
@@ -138,7 +146,7 @@ fn settle(
     launched: &Launched,
     degraded: Vec<String>,
     cgroups: Vec<std::path::PathBuf>,
-) -> io::Result<(OwnedFd, ContainerRecord)> {
+) -> io::Result<Settled> {
     let listener = rustix::net::socket_with(
         AddressFamily::UNIX,
         SocketType::STREAM,
@@ -150,11 +158,12 @@ fn settle(
     rustix::net::bind(&listener, &socket_address(&dir_fd)?)?;
     rustix::net::listen(&listener, BACKLOG)?;
     let pid = launched.child.pid;
+    let (namespace, mount_namespace) = MountNamespace::of(pid)?;
     let record = ContainerRecord {
         boot_id: boot_id(),
         shim: ProcessId::of(std::process::id())?,
         init: ProcessId::of(pid)?,
-        mount_namespace: fs::metadata(format!("/proc/{pid}/ns/mnt"))?.ino(),
+        mount_namespace,
         own_pid_namespace: spec.sandbox.namespaces.pid == Namespace::New,
         user: launched.user.clone(),
         started_at_nanos: None,
@@ -162,7 +171,7 @@ fn settle(
         degraded,
     };
     on_disk::write(dir, on_disk::CONTAINER, &record)?;
-    Ok((listener, record))
+    Ok(Settled { listener, record, namespace })
 }
 
 /// Pipes of a container, and their ends for its first process.

@@ -1,5 +1,6 @@
 //! The loop of a shim: output into the log, requests, ends.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use rustix::net::SocketFlags;
 use rustix::process::WaitOptions;
 use rustix::time::Timespec;
 
+use super::Settled;
 use super::exec::{self, Target};
 use super::log::Log;
 use crate::cgroup::{self, Cgroup};
@@ -75,6 +77,8 @@ pub(super) struct Shim {
     may_set_groups: bool,
     listener: OwnedFd,
     record: ContainerRecord,
+    /// Keeps the mount namespace, and with it the mounts, until the end.
+    namespace: Option<File>,
     streams: Streams,
     log: Option<Log>,
     cgroup: Option<Cgroup>,
@@ -100,8 +104,7 @@ impl Shim {
     pub(super) fn new(
         launch: &ShimLaunch,
         init: Launched,
-        listener: OwnedFd,
-        record: ContainerRecord,
+        settled: Settled,
         streams: Streams,
         log: Option<Log>,
         cgroup: Option<Cgroup>,
@@ -111,8 +114,9 @@ impl Shim {
             init,
             dir: launch.dir.clone(),
             may_set_groups: user != UserNamespace::CallerAsRoot,
-            listener,
-            record,
+            listener: settled.listener,
+            record: settled.record,
+            namespace: Some(settled.namespace),
             streams,
             log,
             cgroup,
@@ -338,9 +342,11 @@ impl Shim {
     /// Ends what is left, collects the last output, and writes the exit record.
     fn finish(&mut self, exit: Exit) -> io::Result<()> {
         if !self.record.own_pid_namespace {
-            kill::everything_in_mount_namespace(self.record.mount_namespace)?;
+            kill::everything_in(&self.record.mount_namespace)?;
         }
         self.reap_rest();
+        // The last holder: with this the container is unmounted.
+        self.namespace = None;
         self.drain()?;
         let oom_killed = self.cgroup.as_ref().is_some_and(Cgroup::was_oom_killed);
         cgroup::remove(&self.record.cgroups)?;

@@ -1,9 +1,8 @@
 //! The process that owns a running step: it ends when the step does, and the step with it.
 
-use std::fs;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -12,7 +11,7 @@ use rustix::process::WaitOptions;
 use crate::Signal;
 use crate::channel::{Channel, Received};
 use crate::init::{Program, StdioFds, become_program, set_oom_score};
-use crate::kill;
+use crate::kill::{self, MountNamespace};
 use crate::launch::{self, Launched, exit_of};
 use crate::syscall::{self, Cloned};
 use crate::wire::message::{InitEvent, StepLaunch, StepReply};
@@ -28,7 +27,7 @@ pub(crate) fn main() -> u8 {
 
 fn run() -> io::Result<()> {
     let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
-    let null = OwnedFd::from(fs::File::open("/dev/null")?);
+    let null = OwnedFd::from(File::open("/dev/null")?);
     rustix::stdio::dup2_stdin(&null)?;
     // A session of its own: Ctrl-C reaches the caller, which decides.
     let _ = rustix::process::setsid();
@@ -49,7 +48,7 @@ fn run() -> io::Result<()> {
     let reply = match launched {
         Ok((launched, territory)) => {
             let exit = until_end(&launched, &mut caller, &signals)?;
-            end_everything(&territory)?;
+            end_everything(territory)?;
             StepReply::Ended { exit, stubs: launched.stubs }
         }
         Err(failure) => StepReply::Failed(failure),
@@ -59,8 +58,8 @@ fn run() -> io::Result<()> {
 
 /// What belongs to a step.
 enum Territory {
-    /// Every process in the mount namespace with this inode.
-    MountNamespace(u64),
+    /// Every process in a mount namespace, which the file keeps alive.
+    Namespace(File, MountNamespace),
     /// Every descendant.
     Descendants,
 }
@@ -93,9 +92,9 @@ fn sandboxed(spec: &StepSpec, stdio: StdioFds) -> Result<(Launched, Territory), 
         }
         other => other?,
     };
-    let namespace = fs::metadata(format!("/proc/{}/ns/mnt", launched.child.pid))
+    let (file, namespace) = MountNamespace::of(launched.child.pid)
         .map_err(|error| Failure::setup("find the mount namespace", error))?;
-    Ok((launched, Territory::MountNamespace(namespace.ino())))
+    Ok((launched, Territory::Namespace(file, namespace)))
 }
 
 fn clone(fd: &OwnedFd) -> Result<OwnedFd, Failure> {
@@ -168,11 +167,13 @@ fn until_end(launched: &Launched, caller: &mut Channel, signals: &OwnedFd) -> io
     }
 }
 
-fn end_everything(territory: &Territory) -> io::Result<()> {
+fn end_everything(territory: Territory) -> io::Result<()> {
     match territory {
-        Territory::MountNamespace(inode) => {
-            kill::everything_in_mount_namespace(*inode)?;
+        Territory::Namespace(file, namespace) => {
+            kill::everything_in(&namespace)?;
             while reap_one(WaitOptions::empty()) {}
+            // The last holder: with this the step is unmounted.
+            drop(file);
         }
         // What a killed process leaves becomes a child of this one, its reaper; so killing
         // children until there is none ends every descendant. Waiting is safe only as long as
