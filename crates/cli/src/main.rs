@@ -7,8 +7,11 @@
 mod commands;
 mod exit;
 mod globals;
+mod local_images;
 mod output;
 mod password;
+mod registries;
+mod transfer_view;
 
 use std::process::ExitCode;
 

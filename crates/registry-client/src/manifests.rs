@@ -12,6 +12,8 @@ use crate::error::{RegistryError, RegistryErrorKind};
 use crate::progress::Progress;
 use crate::transport::{About, BodyError, body_up_to, tell_warnings};
 
+/// Largest blob that is read into memory, in bytes (8 MiB).
+const SMALL_BLOB_BYTES_MAX: usize = 8 * 1024 * 1024;
 const CONTENT_DIGEST: &str = "docker-content-digest";
 
 impl Client {
@@ -54,6 +56,47 @@ impl Client {
         };
         let ((manifest, _), _) = self.with_credentials(auths, fetch).await?;
         Ok(manifest)
+    }
+
+    /// Fetches a blob that must be small, such as an image config, into memory, verified.
+    ///
+    /// # Errors
+    /// See [`RegistryErrorKind`]; over 8 MiB it is [`RegistryErrorKind::Malformed`].
+    pub async fn fetch_small_blob(
+        &self,
+        reference: &Reference,
+        auths: &[RegistryAuth],
+        descriptor: &Descriptor,
+    ) -> Result<Vec<u8>, RegistryError> {
+        let fetch = |auth: Option<RegistryAuth>| async move {
+            let mut last = None;
+            for remote in self.remotes_for_pull(reference, auth.as_ref()) {
+                match remote.fetch_small_blob(&descriptor.digest).await {
+                    Ok(bytes) => return Ok(bytes),
+                    Err(error) => last = Some(error),
+                }
+            }
+            Err(last.unwrap_or_else(|| no_endpoint(reference)))
+        };
+        let (bytes, _) = self.with_credentials(auths, fetch).await?;
+        Ok(bytes)
+    }
+
+    /// Stores a manifest or index under the reference. What it names must be there already.
+    ///
+    /// # Errors
+    /// See [`RegistryErrorKind`].
+    pub async fn put_manifest(
+        &self,
+        reference: &Reference,
+        manifest: &RawManifest,
+        auths: &[RegistryAuth],
+    ) -> Result<(), RegistryError> {
+        let put = |auth: Option<RegistryAuth>| async move {
+            let remote = self.remote(reference, auth.as_ref());
+            remote.put_manifest(&reference.manifest_key(), manifest, &Progress::none()).await
+        };
+        self.with_credentials(auths, put).await.map(|_| ())
     }
 
     /// Fetches a manifest from the first endpoint that has it.
@@ -168,6 +211,31 @@ impl Remote {
         RawManifest::parse(media_type.as_ref(), bytes).map_err(|error| {
             RegistryErrorKind::Malformed { reason: format!("manifest {what}: {error}") }.into()
         })
+    }
+
+    async fn fetch_small_blob(&self, digest: &Digest) -> Result<Vec<u8>, RegistryError> {
+        let progress = Progress::none();
+        let target = format!("{}/blobs/{digest}", self.repository_path());
+        let about = About {
+            method: "GET",
+            target: &target,
+            scopes: self.scopes("pull"),
+            what: format!("blob {digest} of {}", self.reference.name()),
+            progress: &progress,
+        };
+        let response = self.send(&about, |request| request).await?;
+        let bytes = body_up_to(response, SMALL_BLOB_BYTES_MAX).await.map_err(|error| match error {
+            BodyError::TooLarge => RegistryErrorKind::Malformed {
+                reason: format!("blob {digest} is larger than {SMALL_BLOB_BYTES_MAX} bytes"),
+            },
+            BodyError::Broken(reason) => RegistryErrorKind::Interrupted { reason },
+        })?;
+        let actual = digest_of(digest.algorithm(), &bytes);
+        if actual != *digest {
+            let (what, expected) = (format!("blob {digest}"), *digest);
+            return Err(RegistryErrorKind::DigestMismatch { what, expected, actual }.into());
+        }
+        Ok(bytes)
     }
 
     /// Stores a manifest under a tag or, by its digest, without one.

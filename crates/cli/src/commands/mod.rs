@@ -1,7 +1,14 @@
 //! One file per verb, each with its flags (`Args`) and `run`.
 
 mod completions;
+mod copy;
+mod inspect;
+mod login;
+mod manifest;
+mod pull;
+mod push;
 mod registry;
+mod tags;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -25,6 +32,22 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Verb {
+    /// Check a credential against a registry and keep it in docker's config.json
+    Login(login::LoginArgs),
+    /// Forget the credential of a registry
+    Logout(login::LogoutArgs),
+    /// Pull an image into the state directory
+    Pull(pull::PullArgs),
+    /// Push an image that was built or pulled here
+    Push(push::PushArgs),
+    /// Copy an image between registries, OCI layouts, docker archives and the state directory
+    Copy(copy::CopyArgs),
+    /// Show an image in its registry without pulling its layers
+    Inspect(inspect::InspectArgs),
+    /// List the tags of a repository
+    Tags(tags::TagsArgs),
+    /// Make lists of images for several platforms and push them
+    Manifest(manifest::ManifestArgs),
     /// Serve a private registry, manage its users, collect its garbage
     Registry(registry::RegistryArgs),
     /// Print a completion script for a shell
@@ -37,6 +60,14 @@ enum Verb {
 pub(crate) async fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let globals = &cli.globals;
     match cli.verb {
+        Verb::Login(args) => login::login(args).await,
+        Verb::Logout(args) => login::logout(&args),
+        Verb::Pull(args) => pull::run(args, globals).await,
+        Verb::Push(args) => push::run(args, globals).await,
+        Verb::Copy(args) => copy::run(args, globals).await,
+        Verb::Inspect(args) => inspect::run(args, globals).await,
+        Verb::Tags(args) => tags::run(args).await,
+        Verb::Manifest(args) => manifest::run(args, globals).await,
         Verb::Registry(args) => registry::run(args, globals).await,
         Verb::Completions(args) => completions::completions(&args),
         Verb::Man(args) => completions::man(&args),
