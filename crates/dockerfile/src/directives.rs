@@ -142,6 +142,7 @@ mod tests {
         read(text).syntax.map(|(image, _)| image)
     }
 
+    /// BuildKit Directives.
     #[test]
     fn directives_stand_at_the_top_with_free_blanks_and_case() {
         let found =
@@ -165,6 +166,7 @@ mod tests {
         assert_eq!(syntax("# syntax=a/b\r\nFROM x").as_deref(), Some("a/b"));
     }
 
+    /// BuildKit Directives.
     #[test]
     fn repeated_and_bad_directives_are_errors() {
         let error = read_directives(b"# escape=`\n# escape=`\n").expect_err("twice");

@@ -7,6 +7,7 @@ use crate::error::{DockerfileError, ErrorKind};
 use crate::instruction::{FromClause, Instruction, Statement};
 use crate::limits::{DOCKERFILE_BYTES_MAX, STAGES_MAX};
 use crate::lines::{Continuation, LogicalLine, logical_lines};
+use crate::lint::{CheckDirective, Findings, Warning, check_text};
 use crate::parse::parse_instruction;
 use crate::position::Span;
 use crate::words::cut_keyword;
@@ -114,6 +115,18 @@ impl Dockerfile {
     #[must_use]
     pub fn directives(&self) -> &Directives {
         &self.directives
+    }
+
+    /// What the checks that need only the text find, in the order of the file.
+    ///
+    /// A plan that succeeds reports these too; this is for the case that it does not.
+    #[must_use]
+    pub fn text_warnings(&self) -> Vec<Warning> {
+        let check = self.directives.check.as_ref();
+        let check = check.and_then(|(text, _)| CheckDirective::parse(text).ok());
+        let mut findings = Findings::new(check.unwrap_or_default());
+        check_text(self, &mut findings);
+        findings.into_list()
     }
 
     /// Places an error that arose after parsing.

@@ -69,6 +69,7 @@ mod tests {
         (name.to_owned(), descriptor, true, false)
     }
 
+    /// BuildKit ParseHeredocHelpers, HeredocsFromLine.
     #[test]
     fn delimiters_quotes_tabs_and_descriptors_are_read() {
         assert_eq!(brief("RUN <<EOF"), [doc("EOF", 0)]);
@@ -87,6 +88,7 @@ mod tests {
         assert_eq!(brief("COPY <<\"a b\" /x"), [("a b".into(), 0, false, false)]);
     }
 
+    /// BuildKit ParseHeredocHelpers, HeredocsFromLine.
     #[test]
     fn other_uses_of_angle_brackets_are_no_heredocs() {
         for line in [

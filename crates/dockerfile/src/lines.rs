@@ -248,6 +248,7 @@ mod tests {
         assert_eq!(lines[1].continuation, Continuation::Clean);
     }
 
+    /// BuildKit ParseIncludesLineNumbers.
     #[test]
     fn spans_cover_continuations_and_heredocs() {
         let file = "\n# c\n  FROM x\nRUN a \\\n b\nRUN <<E\nbody\nE\nRUN c\n";
@@ -266,6 +267,7 @@ mod tests {
         assert_eq!(lines[0].comments, ["b", "c"]);
     }
 
+    /// BuildKit ParseExtractsHeredoc, HeredocChomp.
     #[test]
     fn heredoc_bodies_are_raw() {
         let file = "RUN <<E1 <<-E2\n# kept \\\n\n  E1\nE1\n\tx\n\tE2\nRUN b";
@@ -276,6 +278,7 @@ mod tests {
         assert_eq!(lines[1].text, "RUN b");
     }
 
+    /// BuildKit ParseJSONHeredoc.
     #[test]
     fn only_some_instructions_take_heredocs() {
         assert_eq!(texts("ENV a=<<E\nRUN b"), ["ENV a=<<E", "RUN b"]);
@@ -283,6 +286,7 @@ mod tests {
         assert_eq!(texts("ONBUILD RUN <<E\nx\nE\nRUN b"), ["ONBUILD RUN <<E", "RUN b"]);
     }
 
+    /// BuildKit ParseReturnsScannerErrors.
     #[test]
     fn broken_files_are_refused_with_their_place() {
         assert_eq!(failure(b"").message(), "the Dockerfile cannot be empty");

@@ -201,6 +201,7 @@ mod tests {
         check("o=g", 0o640, FileKind::Other, 0o644);
     }
 
+    /// BuildKit ChmodNonOctal; kaniko issue_mz798.
     #[test]
     fn bits_are_added_and_removed() {
         check("a-w", 0o666, FileKind::Other, 0o444);
@@ -210,6 +211,7 @@ mod tests {
         check("u=rw+x", 0o000, FileKind::Other, 0o700);
     }
 
+    /// BuildKit CopyInvalidChmod, AddInvalidChmod.
     #[test]
     fn bad_modes_quote_what_was_written() {
         for bad in ["64a", "10000", "foo", "8", "", "u", "u=rw,", "=z"] {

@@ -136,6 +136,7 @@ mod tests {
         split_words(text, '\\')
     }
 
+    /// BuildKit ParseWords.
     #[test]
     fn words_keep_quotes_and_escapes() {
         assert_eq!(words("foo"), ["foo"]);
@@ -157,6 +158,7 @@ mod tests {
         assert_eq!(split_words("foo` bar \\ x", '`'), ["foo` bar", "\\", "x"]);
     }
 
+    /// BuildKit BuilderFlags.
     #[test]
     fn flags_end_at_the_first_other_word() {
         let split = |text| {
@@ -172,6 +174,7 @@ mod tests {
         assert_eq!(split("--only"), ("--only".into(), String::new()));
     }
 
+    /// BuildKit JSONArraysOfStrings.
     #[test]
     fn only_valid_json_arrays_are_exec_forms() {
         let strings =
@@ -191,6 +194,7 @@ mod tests {
         }
     }
 
+    /// BuildKit JSONArraysOfStrings.
     #[test]
     fn broken_json_is_shell_text_and_mixed_arrays_are_errors() {
         for text in

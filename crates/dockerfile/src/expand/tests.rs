@@ -134,6 +134,7 @@ fn broken_substitutions_are_errors() {
     }
 }
 
+/// BuildKit ShellParserMandatoryEnvVars.
 #[test]
 fn mandatory_variables_fail_with_their_message() {
     let (empty, unset) = ("${VAR:?message here$ARG}", "${VAR?message here$ARG}");
@@ -153,6 +154,7 @@ fn mandatory_variables_fail_with_their_message() {
     assert_eq!(run("${VAR:?}", &null), Err("VAR: is not allowed to be empty".to_owned()));
 }
 
+/// BuildKit ProcessWithMatches, ConvertShellPatternToRegex, ReverseString, ReversePattern.
 #[test]
 fn patterns_cut_prefixes_and_suffixes() {
     for (text, pairs, expected) in [
@@ -181,6 +183,7 @@ fn patterns_cut_prefixes_and_suffixes() {
     }
 }
 
+/// BuildKit ProcessWithMatches.
 #[test]
 fn patterns_replace_first_or_all() {
     for (text, pairs, expected) in [
@@ -214,6 +217,7 @@ fn patterns_replace_first_or_all() {
     }
 }
 
+/// BuildKit ProcessWithMatches.
 #[test]
 fn used_names_are_reported() {
     let names = |text: &str| {

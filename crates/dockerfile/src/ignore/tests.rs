@@ -6,6 +6,7 @@ fn ignored(patterns: &[&str], path: &str) -> bool {
     IgnoreFile::from_patterns(patterns).expect("patterns").ignores(path)
 }
 
+/// BuildKit Dockerignore; kaniko dockerignore.
 #[test]
 fn one_pattern_matches_as_docker_matches_it() {
     let rows: &[(&str, &str, bool)] = &[
@@ -86,6 +87,7 @@ fn one_pattern_matches_as_docker_matches_it() {
     }
 }
 
+/// BuildKit Dockerignore; kaniko dockerignore_relative.
 #[test]
 fn the_last_matching_line_wins() {
     for (patterns, path, expected) in [
@@ -118,6 +120,7 @@ fn files_are_read_with_comments_blanks_and_slashes() {
     assert!(file.ignores("#not a comment"));
 }
 
+/// BuildKit DockerignoreInvalid.
 #[test]
 fn illegal_patterns_are_reported() {
     let error = IgnoreFile::parse("a\n!\n").expect_err("a lone exclamation mark");
@@ -140,6 +143,7 @@ fn walks_prune_only_where_nothing_can_come_back() {
     assert!(!prunes(&["a"], "b"));
 }
 
+/// BuildKit DockerignoreOverride.
 #[test]
 fn an_ignore_file_beside_the_dockerfile_comes_first() {
     assert_eq!(

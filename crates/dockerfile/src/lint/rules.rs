@@ -40,6 +40,11 @@ impl Findings {
         }
     }
 
+    /// The findings in the order of the file, whatever they mean.
+    pub(crate) fn into_list(self) -> Vec<Warning> {
+        self.found.into_iter().collect()
+    }
+
     /// The findings in the order of the file.
     ///
     /// # Errors
@@ -54,7 +59,7 @@ impl Findings {
             let message = format!("lint violation found for rules: {}", names.join(", "));
             return Err(DockerfileError::new(ErrorKind::Lint, message).at(first.span));
         }
-        Ok(self.found.into_iter().collect())
+        Ok(self.into_list())
     }
 }
 

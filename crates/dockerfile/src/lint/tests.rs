@@ -25,6 +25,7 @@ fn check(file: &str, expected: &[(u32, &str, &str)]) {
     assert_eq!(found, expected, "{file}");
 }
 
+/// BuildKit StageName.
 #[test]
 fn stage_name_casing() {
     check(
@@ -33,6 +34,7 @@ fn stage_name_casing() {
     );
 }
 
+/// BuildKit StageName.
 #[test]
 fn from_as_casing() {
     check(
@@ -42,6 +44,7 @@ fn from_as_casing() {
     check("from scratch as x\n", &[]);
 }
 
+/// BuildKit NoEmptyContinuation, ParseWarnsOnEmptyContinutationLine.
 #[test]
 fn no_empty_continuation() {
     check(
@@ -51,6 +54,7 @@ fn no_empty_continuation() {
     check("FROM scratch\nRUN a \\\n# c\n b\n", &[]);
 }
 
+/// BuildKit ConsistentInstructionCasing.
 #[test]
 fn consistent_instruction_casing() {
     check(
@@ -78,6 +82,7 @@ fn consistent_instruction_casing() {
     );
 }
 
+/// BuildKit DuplicateStageName.
 #[test]
 fn duplicate_stage_name() {
     check(
@@ -86,6 +91,7 @@ fn duplicate_stage_name() {
     );
 }
 
+/// BuildKit ReservedStageName.
 #[test]
 fn reserved_stage_name() {
     check(
@@ -105,6 +111,7 @@ fn reserved_stage_name() {
     );
 }
 
+/// BuildKit JSONArgsRecommended.
 #[test]
 fn json_args_recommended() {
     let text = |keyword: &str| {
@@ -123,6 +130,7 @@ fn json_args_recommended() {
     check("FROM scratch\nCMD [\"a\"]\nRUN a\n", &[]);
 }
 
+/// BuildKit MaintainerDeprecated.
 #[test]
 fn maintainer_deprecated() {
     check(
@@ -135,6 +143,7 @@ fn maintainer_deprecated() {
     );
 }
 
+/// BuildKit UndeclaredArg.
 #[test]
 fn undefined_arg_in_from() {
     check(
@@ -153,6 +162,7 @@ fn undefined_arg_in_from() {
     check("FROM busybox:$TARGETARCH\n", &[]);
 }
 
+/// BuildKit WorkdirRelativePath.
 #[test]
 fn workdir_relative_path() {
     check(
@@ -166,6 +176,7 @@ fn workdir_relative_path() {
     check("FROM a AS x\nWORKDIR /app\nFROM x\nWORKDIR sub\n", &[]);
 }
 
+/// BuildKit UnmatchedVars.
 #[test]
 fn undefined_var() {
     check(
@@ -177,6 +188,7 @@ fn undefined_var() {
     );
 }
 
+/// BuildKit MultipleInstructionsDisallowed.
 #[test]
 fn multiple_instructions_disallowed() {
     let text = |keyword: &str| {
@@ -194,6 +206,7 @@ fn multiple_instructions_disallowed() {
     );
 }
 
+/// BuildKit LegacyKeyValueFormat.
 #[test]
 fn legacy_key_value_format() {
     check(
@@ -213,6 +226,7 @@ fn legacy_key_value_format() {
     );
 }
 
+/// BuildKit BaseImagePlatformMismatch.
 #[test]
 fn invalid_base_image_platform() {
     let file = Dockerfile::parse("Dockerfile", b"FROM a\n").expect("a file");
@@ -230,6 +244,7 @@ fn invalid_base_image_platform() {
     );
 }
 
+/// BuildKit RedundantTargetPlatform.
 #[test]
 fn redundant_target_platform() {
     for platform in ["$TARGETPLATFORM", "${TARGETPLATFORM}"] {
@@ -247,6 +262,7 @@ fn redundant_target_platform() {
     }
 }
 
+/// BuildKit SecretsUsedInArgOrEnv.
 #[test]
 fn secrets_used_in_arg_or_env() {
     let names = |text: &str| -> Vec<String> {
@@ -290,6 +306,7 @@ fn secrets_used_in_arg_or_env() {
     );
 }
 
+/// BuildKit InvalidDefaultArgInFrom.
 #[test]
 fn invalid_default_arg_in_from() {
     let file = "ARG TAG\nFROM busybox:${TAG}\n";
@@ -302,6 +319,7 @@ fn invalid_default_arg_in_from() {
     check("ARG TAG\nFROM busybox:${TAG:-1}\n", &[]);
 }
 
+/// BuildKit FromPlatformFlagConstDisallowed.
 #[test]
 fn from_platform_flag_const_disallowed() {
     check(
@@ -318,6 +336,7 @@ fn from_platform_flag_const_disallowed() {
     );
 }
 
+/// BuildKit DefinitionDescription, CommentsDetection.
 #[test]
 fn invalid_definition_description_is_experimental() {
     let file =
@@ -329,6 +348,7 @@ fn invalid_definition_description_is_experimental() {
     assert_eq!(lines, [4]);
 }
 
+/// BuildKit ExposeProtoCasing, ExposeInvalidFormat.
 #[test]
 fn expose_proto_casing_and_invalid_format() {
     check(
@@ -392,4 +412,15 @@ fn bad_check_directives_are_errors() {
         error.to_string(),
         "Dockerfile:1:1: invalid check option \"skipp=x\": want skip, error or experimental"
     );
+}
+
+/// BuildKit WarningsBeforeError.
+#[test]
+fn text_warnings_survive_a_failing_plan() {
+    let file = "# check=error=true\nFROM scratch AS BadStage\nFROM ${BAR} AS base\n";
+    assert!(plan(file, &[]).is_err());
+    let parsed = Dockerfile::parse("Dockerfile", file.as_bytes()).expect("it parses");
+    let rules: Vec<&str> =
+        parsed.text_warnings().iter().map(|warning| warning.rule.name()).collect();
+    assert_eq!(rules, ["StageNameCasing"]);
 }

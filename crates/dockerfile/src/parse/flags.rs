@@ -96,6 +96,7 @@ mod tests {
         Flags::parse(&written, KNOWN).map_err(|error| error.to_string())
     }
 
+    /// BuildKit BuilderFlags.
     #[test]
     fn booleans_may_stand_bare() {
         for (flag, expected) in [
@@ -117,6 +118,7 @@ mod tests {
         assert_eq!(parse(&["--text="]).expect("empty").text("text").as_deref(), Some(""));
     }
 
+    /// BuildKit BuilderFlags.
     #[test]
     fn mistakes_are_reported_in_the_known_words() {
         for (flags, expected) in [

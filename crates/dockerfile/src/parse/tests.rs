@@ -125,7 +125,7 @@ fn healthchecks_are_checked() {
     assert!(parse("HEALTHCHECK --interval=0s CMD x").is_ok(), "zero inherits");
 }
 
-/// BuildKit ParseNameValOldFormat, …NewFormat, …WithoutVal.
+/// BuildKit ParseNameValOldFormat, ParseNameValNewFormat, ParseNameValWithoutVal.
 #[test]
 fn names_and_values_have_two_forms() {
     let pairs = |text: &str| match parse(text).expect(text) {

@@ -62,6 +62,7 @@ mod tests {
         parse(spec).expect(spec).ports
     }
 
+    /// BuildKit ParsePorts.
     #[test]
     fn ports_ranges_and_protocols_are_read() {
         assert_eq!(ports("80"), ["80/tcp"]);
@@ -73,6 +74,7 @@ mod tests {
         assert_eq!(parse("80/Tcp").expect("odd").odd_protocol.as_deref(), Some("Tcp"));
     }
 
+    /// BuildKit ParsePorts.
     #[test]
     fn bad_ports_are_named() {
         for (spec, message) in [

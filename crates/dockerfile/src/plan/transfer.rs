@@ -293,6 +293,7 @@ mod tests {
         }
     }
 
+    /// BuildKit EmptyDestDir, PreserveDestDirSlash, CopyLinkDotDestDir, CopyLinkEmptyDestDir.
     #[test]
     fn destinations_keep_what_makes_them_directories() {
         for (written, expected) in [

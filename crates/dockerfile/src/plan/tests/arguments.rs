@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// BuildKit GlobalArg, kaniko meta_arg.
+/// BuildKit GlobalArg; kaniko meta_arg.
 #[test]
 fn global_arguments_reach_from_lines_and_redeclaring_stages() {
     let file = "ARG tag=nosuchtag\nFROM busybox:${tag}\nRUN a\nARG tag\nRUN b\n";
@@ -23,7 +23,7 @@ fn mandatory_arguments_fail_with_their_message() {
     assert!(build(file).arg("BASE", "busybox").try_plan().is_ok());
 }
 
-/// BuildKit ArgDefaultExpansion, kaniko arg_two_level.
+/// BuildKit ArgDefaultExpansion; kaniko arg_two_level.
 #[test]
 fn defaults_refer_to_earlier_arguments() {
     let file = "ARG A=x\nARG B=${A}y\nFROM scratch\nARG B\nARG C=${B}z\nENV R=$C\n";
@@ -71,7 +71,7 @@ fn an_argument_never_enters_the_image() {
     assert_eq!(build.image_env(), ["Y=1"]);
 }
 
-/// BuildKit EmptyStringArgInEnv, kaniko arg_multi_empty_val.
+/// BuildKit EmptyStringArgInEnv; kaniko arg_multi_empty_val.
 #[test]
 fn an_empty_argument_is_set_and_one_without_value_is_not() {
     let file = "FROM scratch\nARG E\nARG N\nRUN x\n";
@@ -80,7 +80,7 @@ fn an_empty_argument_is_set_and_one_without_value_is_not() {
     assert_eq!(env_of(&runs[0], "N"), None);
 }
 
-/// BuildKit EnvEmptyFormatting, kaniko complex_substitution.
+/// BuildKit EnvEmptyFormatting; kaniko complex_substitution.
 #[test]
 fn percent_signs_stay() {
     assert_eq!(build("FROM scratch\nENV myenv foo%sbar\n").image_env(), ["myenv=foo%sbar"]);
@@ -174,7 +174,8 @@ fn arguments_nobody_declares_are_listed() {
     assert_eq!(build.plan().unused_build_args, ["TYPO"]);
 }
 
-/// BuildKit SourceDateEpochDockerfileDefault, …Override, …Reset.
+/// BuildKit SourceDateEpochDockerfileDefault, SourceDateEpochDockerfileDefaultOverride,
+/// SourceDateEpochDockerfileDefaultReset.
 #[test]
 fn source_date_epoch_comes_from_the_caller_or_the_file() {
     let file = "ARG SOURCE_DATE_EPOCH=10\nFROM scratch\n";

@@ -49,6 +49,7 @@ fn junk_after_an_array_makes_it_shell_text() {
     assert_eq!(stage.config.cmd, strings(&["/bin/sh", "-c", "[\"a\"] b"]));
 }
 
+/// kaniko env.
 #[test]
 fn values_see_the_environment_before_their_instruction() {
     let build = build("FROM scratch\nENV abc=hello\nENV abc=bye def=$abc\nENV ghi=$abc\n");
@@ -117,6 +118,7 @@ fn ports_are_expanded_and_sorted() {
     );
 }
 
+/// kaniko user, stopsignal, maintainer, healthcheck.
 #[test]
 fn user_volume_signal_and_author_are_stored() {
     let stage = build(
@@ -135,6 +137,7 @@ fn user_volume_signal_and_author_are_stored() {
     assert_eq!((check.interval, check.retries), (5_000_000_000, 2));
 }
 
+/// kaniko healthcheck.
 #[test]
 fn healthchecks_can_be_exec_or_none() {
     let test = |text: &str| {
@@ -153,6 +156,7 @@ fn bad_signals_are_refused() {
     );
 }
 
+/// kaniko onbuild.
 #[test]
 fn onbuild_is_stored_as_written() {
     let stage = build("FROM scratch\nonbuild   RUN  a   b\nONBUILD ADD . /x\n").stage();
@@ -193,4 +197,12 @@ fn the_base_config_is_inherited() {
     assert_eq!(env_of(run, "C"), Some("two words"));
     assert_eq!(build.transfers()[0].destination, "/srv/b");
     assert_eq!(build.stage().author.as_deref(), Some("someone"));
+}
+
+/// BuildKit GetEnv, ToEnvList, AddEnv.
+#[test]
+fn the_last_of_several_values_in_the_base_counts() {
+    let base = with_env(&["foo=bar", "car=hat", "car=bike", "bare"]);
+    let build = build("FROM base\nENV R=$foo-$car-$bare-\nENV foo=new\n").base("base", base);
+    assert_eq!(build.image_env(), ["foo=new", "car=bike", "bare=", "R=bar-bike--"]);
 }

@@ -31,7 +31,7 @@ fn numbers_count_the_stages_of_the_file_even_after_pruning() {
     assert_eq!(copy.from, Source::Stage(StageId(0)));
 }
 
-/// BuildKit MultiStageCaseInsensitive, kaniko issue_1965.
+/// BuildKit MultiStageCaseInsensitive; kaniko issue_1965.
 #[test]
 fn stage_names_ignore_case() {
     let plan =

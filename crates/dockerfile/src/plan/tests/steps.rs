@@ -157,6 +157,7 @@ fn owners_and_modes_are_expanded_and_checked() {
     }
 }
 
+/// BuildKit CopyExcludePatterns, AddExcludePatterns.
 #[test]
 fn every_flag_of_copy_and_add_arrives() {
     let action = copy("COPY --link --parents=true --exclude=a --exclude=!b src /d/");
