@@ -1,5 +1,7 @@
 //! `--chmod`: octal and symbolic file modes.
 
+use std::fmt;
+
 use crate::error::DockerfileError;
 
 /// A change of file mode bits.
@@ -172,6 +174,46 @@ impl ModeClause {
     }
 }
 
+impl fmt::Display for ModeChange {
+    /// Prints a text that parses to the same change; cache keys are made of it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Octal(bits) => write!(f, "{bits:o}"),
+            Self::Symbolic(clauses) => {
+                for (index, clause) in clauses.iter().enumerate() {
+                    write!(f, "{}{clause}", if index == 0 { "" } else { "," })?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl fmt::Display for ModeClause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = String::new();
+        let mut add = |wanted: bool, c: char| text.extend(wanted.then_some(c));
+        add(self.classes & 4 != 0, 'u');
+        add(self.classes & 2 != 0, 'g');
+        add(self.classes & 1 != 0, 'o');
+        add(self.operator == Operator::Add, '+');
+        add(self.operator == Operator::Remove, '-');
+        add(self.operator == Operator::Set, '=');
+        match self.permissions {
+            Permissions::Like { shift } => add(true, ['o', 'g', 'u'][(shift / 3) as usize % 3]),
+            Permissions::Bits { rwx, search, set_id, sticky } => {
+                add(rwx & 4 != 0, 'r');
+                add(rwx & 2 != 0, 'w');
+                add(rwx & 1 != 0, 'x');
+                add(search, 'X');
+                add(set_id, 's');
+                add(sticky, 't');
+            }
+        }
+        f.write_str(&text)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,6 +228,15 @@ mod tests {
         check("755", 0o4600, FileKind::Other, 0o755);
         check("07777", 0, FileKind::Other, 0o7777);
         check("0", 0o777, FileKind::Directory, 0);
+    }
+
+    #[test]
+    fn changes_print_as_what_they_parse_from() {
+        for text in ["755", "0", "u=rwX,go=rX", "go=u", "ugo-w", "u+s", "ugo+t,o=g"] {
+            assert_eq!(ModeChange::parse(text).expect(text).to_string(), text);
+        }
+        assert_eq!(ModeChange::parse("a+x").expect("a mode").to_string(), "ugo+x");
+        assert_eq!(ModeChange::parse("u=rw+x").expect("a mode").to_string(), "u=rw,u+x");
     }
 
     #[test]

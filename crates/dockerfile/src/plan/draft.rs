@@ -246,7 +246,7 @@ impl Draft {
             platform: self.options.target_platform.clone(),
             warnings: findings.finish()?,
             unused_build_args: self.unused_build_args(&states),
-            source_date_epoch: self.source_date_epoch(),
+            source_date_epoch: self.source_date_epoch()?,
         })
     }
 
@@ -335,10 +335,21 @@ impl Draft {
     }
 
     /// `--build-arg` wins over the global default; empty means unset.
-    fn source_date_epoch(&self) -> Option<String> {
+    fn source_date_epoch(&self) -> Result<Option<String>, DockerfileError> {
         const NAME: &str = "SOURCE_DATE_EPOCH";
-        let given = self.options.build_args.get(NAME);
-        given.or_else(|| self.globals.values.get(NAME)).filter(|text| !text.is_empty()).cloned()
+        let given = self.options.build_args.get(NAME).or_else(|| self.globals.values.get(NAME));
+        let Some(text) = given.filter(|text| !text.is_empty()) else { return Ok(None) };
+        let known = text.parse::<i64>().is_ok()
+            || text == "context"
+            || self.options.named_contexts.contains(text)
+            || self.names.find(text, self.stages.len()).is_ok_and(|stage| stage.is_some());
+        if known {
+            return Ok(Some(text.clone()));
+        }
+        let message = format!(
+            "invalid {NAME}: {text:?} is neither a number of seconds nor a context nor a stage"
+        );
+        Err(DockerfileError::new(ErrorKind::Request, message))
     }
 }
 

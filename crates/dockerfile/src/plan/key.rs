@@ -16,7 +16,6 @@ use super::{
     WorkdirAction,
 };
 use crate::instruction::{GitDirectory, Linking, Network, Parents, Requirement, Security, Unpack};
-use crate::mode::ModeChange;
 use crate::mount::{Access, Mount, Sharing};
 
 /// Version of the key format; raised whenever a key would mean something else than before.
@@ -251,12 +250,8 @@ impl Parts {
                 self.principal("group", group);
             }
         }
-        match &transfer.mode {
-            Some(ModeChange::Octal(bits)) => self.add("mode", format!("{bits:o}")),
-            Some(symbolic @ ModeChange::Symbolic(_)) => {
-                self.add("symbolic mode", format!("{symbolic:?}"));
-            }
-            None => {}
+        if let Some(mode) = &transfer.mode {
+            self.add("mode", mode.to_string());
         }
         self.add(
             "link",

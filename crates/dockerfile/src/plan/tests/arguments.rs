@@ -186,6 +186,18 @@ fn source_date_epoch_comes_from_the_caller_or_the_file() {
     assert_eq!(build("FROM scratch\n").plan().source_date_epoch, None);
 }
 
+/// BuildKit SourceDateEpochDockerfileDefaultInvalid, SourceDateEpochStageOverride.
+#[test]
+fn source_date_epoch_is_seconds_a_context_or_a_stage() {
+    let given =
+        |value| build("FROM scratch AS src\nFROM scratch\n").arg("SOURCE_DATE_EPOCH", value);
+    for good in ["0", "1700000000", "context", "src", "SRC"] {
+        assert_eq!(given(good).plan().source_date_epoch.as_deref(), Some(good));
+    }
+    assert!(given("ctx").context("ctx").try_plan().is_ok());
+    assert!(given("never").error().starts_with("invalid SOURCE_DATE_EPOCH: \"never\""));
+}
+
 #[test]
 fn blank_bases_are_refused() {
     assert_eq!(
