@@ -6,7 +6,7 @@ use crate::resources::{ALL, Resource, Scope};
 
 /// Kubernetes minor version whose behaviour we follow; recent, so that a client which picks its own
 /// version by ours picks a recent one.
-pub const MINOR: &str = "35";
+pub const MINOR: &str = "33";
 
 /// The release that the API follows, as `gitVersion` and as the node's `kubeletVersion`.
 pub const KUBERNETES_VERSION: &str = "v1.35.0+shipway";

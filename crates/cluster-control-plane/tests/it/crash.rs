@@ -1,0 +1,108 @@
+//! kill -9 while clients write: what was acknowledged is there afterwards.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use cluster_control_plane::ControlPlane;
+use serde_json::{Value, json};
+
+use crate::cluster::{kube_client, options};
+
+/// Set for the process that is killed: its state directory.
+const VICTIM: &str = "SHIPWAY_TEST_CRASH_STATE";
+
+/// Not a test of its own: the server process of the test below, which runs this binary again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn victim_serves_until_it_is_killed() {
+    let Ok(state_dir) = std::env::var(VICTIM) else { return };
+    let _running = ControlPlane::start(options(&PathBuf::from(state_dir))).await.expect("starts");
+    std::future::pending::<()>().await;
+}
+
+async fn create(client: &kube::Client, name: &str) -> Option<u64> {
+    let request = http::Request::post("/api/v1/namespaces/default/configmaps")
+        .header("content-type", "application/json")
+        .body(json!({"metadata": {"name": name}}).to_string().into_bytes())
+        .expect("request");
+    let stored: Value = client.request(request).await.ok()?;
+    stored["metadata"]["resourceVersion"].as_str()?.parse().ok()
+}
+
+async fn reachable(kubeconfig: &std::path::Path, before: Option<&[u8]>) -> kube::Client {
+    for _ in 0..600 {
+        let written = std::fs::read(kubeconfig).ok();
+        if written.is_some() && written.as_deref() != before {
+            let client = kube_client(kubeconfig).await;
+            let request = http::Request::get("/readyz").body(Vec::new()).expect("request");
+            if client.request_text(request).await.is_ok() {
+                return client;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("the server did not come up");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acknowledged_writes_survive_kill_and_revisions_only_grow() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let kubeconfig = dir.path().join("cluster/kubeconfig");
+    let mut acknowledged: Vec<(String, u64)> = Vec::new();
+    let mut before: Option<Vec<u8>> = None;
+    for round in 0..5 {
+        let mut victim = Command::new(std::env::current_exe().expect("own path"))
+            .args(["--exact", "crash::victim_serves_until_it_is_killed", "--nocapture"])
+            .env(VICTIM, dir.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("starts");
+        let client = reachable(&kubeconfig, before.as_deref()).await;
+        before = std::fs::read(&kubeconfig).ok();
+        let newest = acknowledged.iter().map(|(_, revision)| *revision).max().unwrap_or(0);
+        let writers = (0..8).map(|writer| {
+            let client = client.clone();
+            tokio::spawn(async move {
+                let mut done = Vec::new();
+                for n in 0.. {
+                    let name = format!("r{round}-w{writer}-{n}");
+                    match create(&client, &name).await {
+                        Some(revision) => done.push((name, revision)),
+                        None => return done,
+                    }
+                }
+                done
+            })
+        });
+        let writers: Vec<_> = writers.collect();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        victim.kill().expect("killed");
+        victim.wait().expect("reaped");
+        for writer in writers {
+            for (name, revision) in writer.await.expect("writer") {
+                assert!(newest < revision, "{name}: {revision} after {newest}");
+                acknowledged.push((name, revision));
+            }
+        }
+    }
+    assert!(!acknowledged.is_empty());
+    let running = ControlPlane::start(options(dir.path())).await.expect("starts again");
+    let client = kube_client(&running.kubeconfig).await;
+    let request = http::Request::get("/api/v1/namespaces/default/configmaps")
+        .body(Vec::new())
+        .expect("request");
+    let list: Value = client.request(request).await.expect("list");
+    let stored: std::collections::HashMap<String, String> = list["items"]
+        .as_array()
+        .expect("items")
+        .iter()
+        .map(|item| {
+            let text = |key: &str| item["metadata"][key].as_str().unwrap_or_default().to_owned();
+            (text("name"), text("resourceVersion"))
+        })
+        .collect();
+    for (name, revision) in &acknowledged {
+        assert_eq!(stored.get(name), Some(&revision.to_string()), "{name}");
+    }
+}

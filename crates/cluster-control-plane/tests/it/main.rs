@@ -1,0 +1,10 @@
+//! The control plane as its clients see it: kubectl of several versions, kube-rs, raw HTTP.
+
+mod access;
+mod cluster;
+mod crash;
+mod lists;
+mod node_streams;
+mod tutorial_commands;
+mod verbs;
+mod watches;
