@@ -232,10 +232,8 @@ async fn send(call: &Call, request: Request<Empty<Bytes>>) -> Result<Response<In
     let socket = call.server.node_socket.clone();
     let unreachable = |error: &dyn std::fmt::Display| {
         tracing::warn!(socket = %socket.display(), error = %error, "node agent does not answer");
-        ApiError::new(
-            Reason::ServiceUnavailable,
-            format!("the node agent does not answer: {error}"),
-        )
+        // 500 as upstream answers, not 503: clients repeat that one for minutes by themselves.
+        ApiError::new(Reason::InternalError, format!("the node agent does not answer: {error}"))
     };
     let stream =
         UnixStream::connect(&socket).await.map_err(|error: io::Error| unreachable(&error))?;

@@ -8,6 +8,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::cluster::Cluster;
 
@@ -82,7 +84,8 @@ async fn exec(stream: UnixStream, head: Vec<u8>) {
     let mut last = vec![3];
     last.extend_from_slice(status.to_string().as_bytes());
     socket.send(Message::Binary(last.into())).await.expect("status");
-    drop(socket.close(None).await);
+    let normal = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+    drop(socket.close(Some(normal)).await);
     while let Some(Ok(_)) = socket.next().await {}
 }
 
@@ -146,7 +149,7 @@ async fn missing_node_agent_is_named_in_the_refusal() {
     });
     cluster.send("POST", "/api/v1/namespaces/default/pods", &pod).await;
     let answer = cluster.get("/api/v1/namespaces/default/pods/p/log").await;
-    assert_eq!(answer.status, 503);
+    assert_eq!(answer.status, 500);
     let message = answer.body["message"].as_str().expect("message");
     assert!(message.starts_with("the node agent does not answer: "), "{message}");
 }
