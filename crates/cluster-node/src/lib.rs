@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod images;
 mod node;
 mod options;
 mod pods;

@@ -1,0 +1,202 @@
+//! Which credentials a pod can show for an image: its pull secrets, then the node's files
+//! (kubelet-images.md 4.6).
+
+use credentials::{
+    Candidate, ConfigFileError, Keyring, Origin, PullSecret, SearchDirs, keyring_of_pull_secrets,
+    node_file_candidates, parse_node_file,
+};
+use image_policy::verification::{PodCredentials, SecretCoordinates, UsedCredential};
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::api::Api;
+
+/// Longest docker config file that is read.
+const CONFIG_BYTES_MAX: u64 = 1 << 20;
+
+/// The pull secrets of one pod.
+#[derive(Debug, Default)]
+pub(crate) struct PullSecrets {
+    pub(crate) found: Vec<PullSecret>,
+    /// Names that cannot be read, in the order of the pod's list.
+    pub(crate) missing: Vec<String>,
+}
+
+/// Reads the secrets that a pod names; an entry without a name is skipped.
+pub(crate) async fn pull_secrets(client: &kube::Client, pod: &Pod) -> PullSecrets {
+    let mut secrets = PullSecrets::default();
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let names = pod
+        .spec
+        .iter()
+        .flat_map(|spec| spec.image_pull_secrets.iter().flatten())
+        .map(|reference| reference.name.as_str())
+        .filter(|name| !name.is_empty());
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    for name in names {
+        match api.get_opt(name).await {
+            Ok(Some(secret)) => secrets.found.push(PullSecret {
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+                uid: secret.metadata.uid.unwrap_or_default(),
+                kind: secret.type_.unwrap_or_default(),
+                data: secret
+                    .data
+                    .unwrap_or_default()
+                    .into_iter()
+                    .map(|(key, value)| (key, value.0))
+                    .collect(),
+            }),
+            Ok(None) => secrets.missing.push(name.to_owned()),
+            Err(error) => {
+                tracing::warn!(namespace, name, %error, "pull secret not read");
+                secrets.missing.push(name.to_owned());
+            }
+        }
+    }
+    secrets
+}
+
+/// What a pod shows to use a present image: the hashes of all its usable secrets for it.
+///
+/// # Errors
+/// One of its secrets does not parse, which fails the whole lookup as in the kubelet.
+pub(crate) fn shown(name: &str, secrets: &PullSecrets) -> Result<PodCredentials, ConfigFileError> {
+    let keyring = keyring_of_pull_secrets(&secrets.found)?;
+    let secrets =
+        keyring.lookup(name).into_iter().filter_map(|candidate| coordinates(&candidate)).collect();
+    Ok(PodCredentials { secrets, account: None })
+}
+
+/// The credentials to try for an image, best first; none means one anonymous try.
+///
+/// # Errors
+/// One of the pod's secrets does not parse.
+pub(crate) fn candidates(
+    name: &str,
+    secrets: &PullSecrets,
+    files: &SearchDirs,
+) -> Result<Vec<Candidate>, ConfigFileError> {
+    let mut found = keyring_of_pull_secrets(&secrets.found)?.lookup(name);
+    found.extend(node_keyring(files).lookup(name));
+    Ok(found)
+}
+
+/// The keyring of the first node file that can be read and parsed.
+///
+/// Read anew for every pull: it costs at most eight opens, and a corrected file counts at once,
+/// where the kubelet keeps the old content for five minutes.
+fn node_keyring(files: &SearchDirs) -> Keyring {
+    let mut keyring = Keyring::new();
+    for (path, kind) in node_file_candidates(files) {
+        let small =
+            std::fs::metadata(&path).is_ok_and(|metadata| metadata.len() <= CONFIG_BYTES_MAX);
+        if !small {
+            continue;
+        }
+        let Ok(bytes) = std::fs::read(&path) else { continue };
+        match parse_node_file(&bytes, kind) {
+            Ok(entries) => {
+                keyring.add(entries, &Origin::File { path: path.display().to_string() });
+                return keyring;
+            }
+            Err(error) => tracing::debug!(path = %path.display(), %error, "node file skipped"),
+        }
+    }
+    keyring
+}
+
+/// What a record says about the credential that opened an image.
+pub(crate) fn used(candidate: Option<&Candidate>) -> UsedCredential {
+    candidate.and_then(coordinates).map_or(UsedCredential::Node, UsedCredential::Secret)
+}
+
+fn coordinates(candidate: &Candidate) -> Option<SecretCoordinates> {
+    match &candidate.origin {
+        Origin::Secret { namespace, name, uid } => Some(SecretCoordinates {
+            namespace: namespace.clone(),
+            name: name.clone(),
+            uid: uid.clone(),
+            credential_hash: candidate.auth.identity_hash(),
+        }),
+        Origin::File { .. } | Origin::Provider { .. } | Origin::CommandLine => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dirs(root: &std::path::Path) -> SearchDirs {
+        SearchDirs {
+            root_dir: root.join("kubelet"),
+            working_dir: root.join("work"),
+            home: Some(root.join("home")),
+            filesystem_root: root.join("root"),
+        }
+    }
+
+    fn secret(name: &str, json: &str) -> PullSecret {
+        PullSecret {
+            namespace: "ns".into(),
+            name: name.into(),
+            uid: format!("uid-{name}"),
+            kind: "kubernetes.io/dockerconfigjson".into(),
+            data: [(".dockerconfigjson".to_owned(), json.as_bytes().to_vec())].into(),
+        }
+    }
+
+    fn write(path: std::path::PathBuf, text: &str) {
+        std::fs::create_dir_all(path.parent().expect("parent")).expect("directory");
+        std::fs::write(path, text).expect("file");
+    }
+
+    fn users(name: &str, secrets: &[PullSecret], files: &SearchDirs) -> Vec<String> {
+        let secrets = PullSecrets { found: secrets.to_vec(), missing: Vec::new() };
+        candidates(name, &secrets, files)
+            .expect("candidates")
+            .iter()
+            .map(|candidate| candidate.auth.username().unwrap_or_default().to_owned())
+            .collect()
+    }
+
+    const NODE: &str = r#"{"auths":{"r.example":{"username":"node","password":"x"}}}"#;
+
+    /// kubelet-images.md 15.5, rows L3, L4 and L6.
+    #[test]
+    fn secrets_come_before_node_files_and_specific_keys_first() {
+        let root = tempfile::tempdir().expect("tempdir");
+        let files = dirs(root.path());
+        write(root.path().join("kubelet/config.json"), NODE);
+        let wide = secret("a", r#"{"auths":{"r.example":{"username":"wide","password":"x"}}}"#);
+        let narrow =
+            secret("b", r#"{"auths":{"r.example/team":{"username":"narrow","password":"x"}}}"#);
+        assert_eq!(
+            users("r.example/team/app", &[wide, narrow], &files),
+            ["narrow", "wide", "node"]
+        );
+        assert_eq!(users("other.example/app", &[], &files), Vec::<String>::new());
+    }
+
+    /// kubelet-images.md 15.5, rows L13 and L14.
+    #[test]
+    fn first_readable_node_file_wins_even_when_empty() {
+        let root = tempfile::tempdir().expect("tempdir");
+        let files = dirs(root.path());
+        write(root.path().join("home/.docker/config.json"), NODE);
+        assert_eq!(users("r.example/app", &[], &files), ["node"]);
+        write(root.path().join("kubelet/config.json"), "not json");
+        assert_eq!(users("r.example/app", &[], &files), ["node"], "L14");
+        write(root.path().join("kubelet/config.json"), "{}");
+        assert_eq!(users("r.example/app", &[], &files), Vec::<String>::new(), "L13");
+    }
+
+    /// kubelet-images.md 15.5, row L12.
+    #[test]
+    fn one_broken_secret_fails_the_lookup() {
+        let root = tempfile::tempdir().expect("tempdir");
+        let broken = secret("a", r#"{"auths":{"other.example":{"auth":"pants"}}}"#);
+        let secrets = PullSecrets { found: vec![broken], missing: Vec::new() };
+        let error =
+            candidates("r.example/app", &secrets, &dirs(root.path())).expect_err("an error");
+        assert_eq!(error.to_string(), "illegal base64 data at input byte 4");
+    }
+}

@@ -1,0 +1,204 @@
+//! Pull intents and pull records on disk (kubelet-images.md 8.2 and 8.3).
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use image_policy::verification::{Provenance, PulledRecord, UsedCredential, record_file_name};
+use jiff::Timestamp;
+
+/// Which credentials opened which image, kept below `<node>/image_manager`.
+#[derive(Debug)]
+pub(crate) struct PullRecords {
+    pulling: PathBuf,
+    pulled: PathBuf,
+    /// Pulls under way, by image text.
+    intents: Mutex<HashMap<String, u32>>,
+}
+
+impl PullRecords {
+    /// Opens the records below a directory of the node.
+    ///
+    /// # Errors
+    /// The directories cannot be made.
+    pub(crate) fn open(directory: &Path) -> io::Result<Self> {
+        let at = |name: &str| directory.join("image_manager").join(name);
+        let records =
+            PullRecords { pulling: at("pulling"), pulled: at("pulled"), intents: Mutex::default() };
+        for path in [&records.pulling, &records.pulled] {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        }
+        Ok(records)
+    }
+
+    fn intents(&self) -> MutexGuard<'_, HashMap<String, u32>> {
+        // The map stays whole whatever a panicking holder did: it only counts.
+        self.intents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a pull of `image` begins.
+    ///
+    /// # Errors
+    /// The intent cannot be written.
+    pub(crate) fn begin(&self, image: &str) -> io::Result<()> {
+        let mut intents = self.intents();
+        let document = serde_json::json!({
+            "kind": "ImagePullIntent", "apiVersion": "kubelet.config.k8s.io/v1beta1", "image": image});
+        write(&self.pulling.join(record_file_name(image)), document.to_string().as_bytes())?;
+        *intents.entry(image.to_owned()).or_default() += 1;
+        Ok(())
+    }
+
+    /// Notes that a pull of `image` ended without success, or after its record was written.
+    pub(crate) fn end(&self, image: &str) {
+        let mut intents = self.intents();
+        let left = intents.get_mut(image).map_or(0, |count| {
+            *count = count.saturating_sub(1);
+            *count
+        });
+        if left == 0 {
+            intents.remove(image);
+            let _ = fs::remove_file(self.pulling.join(record_file_name(image)));
+        }
+    }
+
+    /// Notes that `used` opened `image`, whose identity is `image_ref`.
+    ///
+    /// # Errors
+    /// The record cannot be written; the intent then has to stay.
+    pub(crate) fn note(
+        &self,
+        image_ref: &str,
+        image: &str,
+        used: UsedCredential,
+        now: Timestamp,
+    ) -> io::Result<()> {
+        let _order = self.intents();
+        let mut record = self
+            .record(image_ref)
+            .unwrap_or_else(|| PulledRecord::new(image_ref.to_owned(), now.to_string()));
+        record.note(image, used, now.to_string());
+        self.store(&record)
+    }
+
+    fn store(&self, record: &PulledRecord) -> io::Result<()> {
+        let bytes = serde_json::to_vec(record).map_err(io::Error::other)?;
+        write(&self.pulled.join(record_file_name(&record.image_ref)), &bytes)
+    }
+
+    fn record(&self, image_ref: &str) -> Option<PulledRecord> {
+        let bytes = fs::read(self.pulled.join(record_file_name(image_ref))).ok()?;
+        serde_json::from_slice(&bytes)
+            .map_err(|error| tracing::warn!(image_ref, %error, "pull record is not readable"))
+            .ok()
+    }
+
+    /// How a present image got here.
+    pub(crate) fn provenance(&self, image_ref: &str, image: &str) -> Provenance {
+        if let Some(record) = self.record(image_ref) {
+            return Provenance::Pulled(record);
+        }
+        if self.intents().contains_key(image) || self.pulling.join(record_file_name(image)).exists()
+        {
+            return Provenance::IntentOnly;
+        }
+        Provenance::Preloaded
+    }
+
+    /// After a restart: pulls that were under way and whose image is here count as pulled, for
+    /// nobody. `find` gives the identity of a local image.
+    pub(crate) fn settle(&self, find: impl Fn(&str) -> Option<String>, now: Timestamp) {
+        let Ok(entries) = fs::read_dir(&self.pulling) else { return };
+        for entry in entries.flatten() {
+            let image = fs::read(entry.path())
+                .ok()
+                .and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok())
+                .and_then(|document| document.get("image")?.as_str().map(str::to_owned));
+            if let Some(image_ref) = image.as_deref().and_then(&find) {
+                if self.record(&image_ref).is_none() {
+                    let record = PulledRecord::new(image_ref, now.to_string());
+                    if let Err(error) = self.store(&record) {
+                        tracing::warn!(%error, "pull record not written");
+                        continue;
+                    }
+                }
+            }
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let staged = path.with_extension("tmp");
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    io::Write::write_all(&mut options.open(&staged)?, bytes)?;
+    fs::rename(staged, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use image_policy::verification::{
+        PodCredentials, SecretCoordinates, Verdict, VerificationPolicy, must_pull,
+    };
+
+    use super::*;
+
+    fn secret(name: &str, hash: &str) -> SecretCoordinates {
+        SecretCoordinates {
+            namespace: "ns".into(),
+            name: name.into(),
+            uid: format!("uid-{name}"),
+            credential_hash: hash.into(),
+        }
+    }
+
+    fn verdict(records: &PullRecords, shown: &[SecretCoordinates]) -> Verdict {
+        let pod = PodCredentials { secrets: shown.to_vec(), account: None };
+        let provenance = records.provenance("sha256:1", "r.example/app:1");
+        must_pull(&VerificationPolicy::default(), "r.example/app:1", &provenance, &pod)
+    }
+
+    /// kubelet-images.md 15.9, rows V1, V2, V4 and V8 through the disk.
+    #[test]
+    fn image_of_one_tenant_is_refused_to_another() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let records = PullRecords::open(dir.path()).expect("records");
+        assert_eq!(verdict(&records, &[]), Verdict::Usable, "preloaded");
+        records.begin("r.example/app:1").expect("intent");
+        assert_eq!(verdict(&records, &[]), Verdict::MustPull, "intent only");
+        let used = UsedCredential::Secret(secret("a", "h1"));
+        records.note("sha256:1", "r.example/app:1", used, Timestamp::UNIX_EPOCH).expect("record");
+        records.end("r.example/app:1");
+        assert_eq!(verdict(&records, &[secret("a", "h1")]), Verdict::Usable);
+        assert_eq!(verdict(&records, &[]), Verdict::MustPull);
+        assert_eq!(verdict(&records, &[secret("b", "h2")]), Verdict::MustPull);
+        let again = PullRecords::open(dir.path()).expect("records");
+        assert_eq!(verdict(&again, &[]), Verdict::MustPull, "after a restart");
+    }
+
+    #[test]
+    fn interrupted_pull_grants_nobody_after_a_restart() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        PullRecords::open(dir.path()).expect("records").begin("r.example/app:1").expect("intent");
+        let records = PullRecords::open(dir.path()).expect("records");
+        records.settle(|_| Some("sha256:1".to_owned()), Timestamp::UNIX_EPOCH);
+        assert_eq!(fs::read_dir(&records.pulling).expect("directory").count(), 0);
+        assert_eq!(verdict(&records, &[secret("a", "h1")]), Verdict::MustPull);
+    }
+
+    #[test]
+    fn intent_ends_with_the_last_of_several_pulls() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let records = PullRecords::open(dir.path()).expect("records");
+        records.begin("i").expect("first");
+        records.begin("i").expect("second");
+        records.end("i");
+        assert_eq!(records.provenance("none", "i"), Provenance::IntentOnly);
+        records.end("i");
+        assert_eq!(records.provenance("none", "i"), Provenance::Preloaded);
+    }
+}
