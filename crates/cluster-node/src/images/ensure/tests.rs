@@ -1,0 +1,287 @@
+use std::path::Path;
+
+use credentials::PullSecret;
+
+use super::*;
+
+/// Answers per user name; `anonymous` without credential. `ok` succeeds.
+struct FakeRegistry {
+    blobs: blob_store::BlobStore,
+    answers: Vec<(&'static str, &'static str)>,
+    calls: Arc<Mutex<Vec<String>>>,
+}
+
+/// An image without layers.
+fn put_image(blobs: &blob_store::BlobStore) -> Digest {
+    let config = br#"{"architecture":"amd64","os":"linux","config":{},"rootfs":{"type":"layers","diff_ids":[]}}"#;
+    let digest = blobs.put(config).expect("config");
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{digest}","size":{}}},"layers":[]}}"#,
+        config.len()
+    );
+    blobs.put(manifest.as_bytes()).expect("manifest")
+}
+
+impl Puller for FakeRegistry {
+    fn pull(
+        &self,
+        reference: Reference,
+        auth: Option<RegistryAuth>,
+    ) -> Pin<Box<dyn Future<Output = Result<Digest, String>> + Send + '_>> {
+        Box::pin(async move {
+            let user =
+                auth.as_ref().and_then(RegistryAuth::username).unwrap_or("anonymous").to_owned();
+            self.calls.lock().expect("calls").push(format!("{reference} {user}"));
+            match self.answers.iter().find(|(name, _)| *name == user) {
+                Some((_, "ok")) => Ok(put_image(&self.blobs)),
+                Some((_, error)) => Err((*error).to_owned()),
+                None => Err("unexpected user".to_owned()),
+            }
+        })
+    }
+}
+
+struct Fixture {
+    _dir: tempfile::TempDir,
+    images: Arc<Images>,
+    calls: Arc<Mutex<Vec<String>>>,
+    events: Mutex<Vec<String>>,
+}
+
+fn fixture(answers: &[(&'static str, &'static str)]) -> Fixture {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let blobs = blob_store::BlobStore::open(dir.path().join("blobs")).expect("blobs");
+    let layers = layers::UnpackedLayers::open(&dir.path().join("layers")).expect("layers");
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let nowhere = |name: &str| dir.path().join("nowhere").join(name);
+    let parts = ImagesParts {
+        store: ImageStore::new(blobs.clone(), layers),
+        records: PullRecords::open(dir.path()).expect("records"),
+        puller: Box::new(FakeRegistry {
+            blobs,
+            answers: answers.to_vec(),
+            calls: Arc::clone(&calls),
+        }),
+        mirrors: vec![ImageMirror::kaniko_executor()],
+        verification: VerificationPolicy::default(),
+        credential_files: SearchDirs {
+            root_dir: nowhere("a"),
+            working_dir: nowhere("b"),
+            home: Some(nowhere("c")),
+            filesystem_root: nowhere("d"),
+        },
+        preloaded: watch::Sender::new(true).subscribe(),
+    };
+    Fixture { images: Arc::new(Images::new(parts)), _dir: dir, calls, events: Mutex::default() }
+}
+
+fn secret(user: &str) -> PullSecret {
+    PullSecret {
+        namespace: "ns".into(),
+        name: user.into(),
+        uid: format!("uid-{user}"),
+        kind: "kubernetes.io/dockerconfigjson".into(),
+        data: [(
+            ".dockerconfigjson".to_owned(),
+            format!(r#"{{"auths":{{"r.example":{{"username":"{user}","password":"p-{user}"}}}}}}"#)
+                .into_bytes(),
+        )]
+        .into(),
+    }
+}
+
+impl Fixture {
+    async fn ensure(
+        &self,
+        image: &str,
+        policy: PullPolicy,
+        users: &[&str],
+    ) -> Result<LocalImage, NotYet> {
+        let secrets = PullSecrets {
+            found: users.iter().map(|user| secret(user)).collect(),
+            missing: Vec::new(),
+        };
+        let request = Request { pod_uid: "u", image, policy, secrets: &secrets };
+        let emit = |event: Event| {
+            let text = format!("{} {}: {}", event.event_type.as_str(), event.reason, event.message);
+            self.events.lock().expect("events").push(text);
+        };
+        self.images.ensure(&request, &emit).await
+    }
+
+    fn take_events(&self) -> Vec<String> {
+        std::mem::take(&mut self.events.lock().expect("events"))
+    }
+
+    fn calls(&self) -> Vec<String> {
+        std::mem::take(&mut self.calls.lock().expect("calls"))
+    }
+}
+
+const IMAGE: &str = "r.example/app:1";
+
+/// kubelet-images.md 15.7, rows P1, P2 and P12.
+#[tokio::test]
+async fn absent_image_is_pulled_and_present_one_used() {
+    let fixture = fixture(&[("anonymous", "ok")]);
+    let image = fixture.ensure(IMAGE, PullPolicy::IfNotPresent, &[]).await.expect("image");
+    assert!(image.id.starts_with("r.example/app@sha256:"));
+    let events = fixture.take_events();
+    assert_eq!(events[0], format!("Normal Pulling: Pulling image \"{IMAGE}\""));
+    assert!(
+        events[1].starts_with(&format!("Normal Pulled: Successfully pulled image \"{IMAGE}\" in "))
+    );
+    assert!(events[1].ends_with(" bytes."));
+    fixture.ensure(IMAGE, PullPolicy::IfNotPresent, &[]).await.expect("image");
+    assert_eq!(
+        fixture.take_events(),
+        [format!("Normal Pulled: Container image \"{IMAGE}\" already present on machine")]
+    );
+    fixture.ensure(IMAGE, PullPolicy::Never, &[]).await.expect("image");
+    assert_eq!(fixture.calls().len(), 1);
+    fixture.ensure(IMAGE, PullPolicy::Always, &[]).await.expect("image");
+    assert_eq!(fixture.calls(), [format!("{IMAGE} anonymous")], "P1: pulled although present");
+}
+
+/// kubelet-images.md 15.7, row P4.
+#[tokio::test]
+async fn never_with_an_absent_image_contacts_nobody() {
+    let fixture = fixture(&[]);
+    let refused = fixture.ensure(IMAGE, PullPolicy::Never, &[]).await.expect_err("refused");
+    assert_eq!(refused.waiting.reason, "ErrImageNeverPull");
+    assert_eq!(fixture.calls(), Vec::<String>::new());
+}
+
+/// kubelet-images.md 15.7, rows P7 and P8.
+#[tokio::test]
+async fn failed_pull_is_followed_by_back_off() {
+    let fixture = fixture(&[("anonymous", "boom")]);
+    let refused = fixture.ensure(IMAGE, PullPolicy::IfNotPresent, &[]).await.expect_err("refused");
+    assert_eq!(
+        (refused.waiting.reason.as_str(), refused.waiting.message.as_str()),
+        ("ErrImagePull", "boom")
+    );
+    assert_eq!(
+        fixture.take_events(),
+        [
+            format!("Normal Pulling: Pulling image \"{IMAGE}\""),
+            format!("Warning Failed: Failed to pull image \"{IMAGE}\": boom"),
+            "Warning Failed: Error: ErrImagePull".to_owned(),
+        ]
+    );
+    let refused = fixture.ensure(IMAGE, PullPolicy::IfNotPresent, &[]).await.expect_err("refused");
+    assert_eq!(refused.waiting.reason, "ImagePullBackOff");
+    assert_eq!(
+        refused.waiting.message,
+        format!("Back-off pulling image \"{IMAGE}\": ErrImagePull: boom")
+    );
+    assert!(refused.retry_in <= Duration::from_secs(10));
+    assert_eq!(
+        fixture.take_events(),
+        [
+            format!("Normal BackOff: Back-off pulling image \"{IMAGE}\""),
+            "Warning Failed: Error: ImagePullBackOff".to_owned(),
+        ]
+    );
+    assert_eq!(fixture.calls().len(), 1, "no call inside of the window");
+    fixture.images.forget_back_off("u", IMAGE);
+    let refused = fixture.ensure(IMAGE, PullPolicy::IfNotPresent, &[]).await.expect_err("refused");
+    assert_eq!(refused.waiting.reason, "ErrImagePull");
+}
+
+/// kubelet-images.md 15.5, rows L7, L8 and L9.
+#[tokio::test]
+async fn credentials_are_tried_in_order_and_never_anonymously() {
+    let both = fixture(&[("u1", "denied"), ("u2", "ok"), ("anonymous", "ok")]);
+    both.ensure(IMAGE, PullPolicy::IfNotPresent, &["u1", "u2"]).await.expect("image");
+    assert_eq!(both.calls(), [format!("{IMAGE} u1"), format!("{IMAGE} u2")]);
+
+    let wrong = fixture(&[("u1", "denied"), ("anonymous", "ok")]);
+    let refused = wrong.ensure(IMAGE, PullPolicy::IfNotPresent, &["u1"]).await.expect_err("L7");
+    assert_eq!(refused.waiting.message, "denied");
+    assert_eq!(wrong.calls().len(), 1);
+
+    let two = fixture(&[("u1", "e1"), ("u2", "e2")]);
+    let refused = two.ensure(IMAGE, PullPolicy::IfNotPresent, &["u1", "u2"]).await.expect_err("L9");
+    assert_eq!(refused.waiting.message, "[e1, e2]");
+}
+
+/// mini-kubernetes.md 14, row 66; kubelet-images.md 15.7, row P5.
+#[tokio::test]
+async fn row_66_image_of_one_tenant_is_not_served_to_another() {
+    let fixture = fixture(&[("a", "ok"), ("b", "denied"), ("anonymous", "unauthorized")]);
+    fixture.ensure(IMAGE, PullPolicy::IfNotPresent, &["a"]).await.expect("tenant a");
+    fixture.ensure(IMAGE, PullPolicy::IfNotPresent, &["a"]).await.expect("tenant a, present");
+    fixture.ensure(IMAGE, PullPolicy::Never, &["a"]).await.expect("tenant a, never");
+    fixture.take_events();
+    let refused =
+        fixture.ensure(IMAGE, PullPolicy::IfNotPresent, &[]).await.expect_err("no secret");
+    assert_eq!(refused.waiting.reason, "ErrImagePull");
+    let refused = fixture.ensure(IMAGE, PullPolicy::Never, &["b"]).await.expect_err("wrong secret");
+    assert_eq!(
+        refused.waiting.message,
+        format!("Container image \"{IMAGE}\" is not present with pull policy of Never")
+    );
+}
+
+/// kubelet-images.md 15.5, row L12.
+#[tokio::test]
+async fn broken_secret_is_the_waiting_reason_and_no_pull_happens() {
+    let fixture = fixture(&[("anonymous", "ok")]);
+    let mut broken = secret("x");
+    broken.data.insert(
+        ".dockerconfigjson".to_owned(),
+        br#"{"auths":{"other.example":{"auth":"pants"}}}"#.to_vec(),
+    );
+    let secrets = PullSecrets { found: vec![broken], missing: Vec::new() };
+    let request =
+        Request { pod_uid: "u", image: IMAGE, policy: PullPolicy::Always, secrets: &secrets };
+    let refused = fixture.images.ensure(&request, &|_| {}).await.expect_err("refused");
+    assert_eq!(refused.waiting.reason, "illegal base64 data at input byte 4");
+    assert_eq!(fixture.calls(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn any_kaniko_executor_is_served_by_our_own_image() {
+    let fixture = fixture(&[]);
+    let program = fixture._dir.path().join("program");
+    std::fs::write(&program, "us").expect("program");
+    let ours: Reference = crate::EXECUTOR_IMAGE.parse().expect("reference");
+    let record = Path::new(fixture._dir.path()).join("executor.json");
+    super::super::executor::prepare(&fixture.images.store, &ours, &program, &record)
+        .expect("image");
+    for (image, policy) in [
+        ("gcr.io/kaniko-project/executor:latest", PullPolicy::Always),
+        ("gcr.io/kaniko-project/executor:v1.23.2-debug", PullPolicy::IfNotPresent),
+        ("gcr.io/kaniko-project/executor", PullPolicy::Never),
+        ("shipway.local/executor", PullPolicy::Always),
+    ] {
+        let served = fixture
+            .ensure(image, policy, &[])
+            .await
+            .unwrap_or_else(|error| panic!("{image}: {error:?}"));
+        assert!(served.id.starts_with("shipway.local/executor@"), "{image}");
+    }
+    assert_eq!(fixture.calls(), Vec::<String>::new());
+    let events = fixture.take_events().join("\n");
+    assert!(events.contains("holds no busybox"), "{events}");
+}
+
+#[test]
+fn mirrors_match_whole_names_or_prefixes() {
+    let mirrors = [
+        ImageMirror { from: "a.example/x".into(), to: "b.example/y".into() },
+        ImageMirror { from: "c.example/*".into(), to: "d.example/cache".into() },
+    ];
+    for (image, expected) in [
+        ("a.example/x:1", Some("b.example/y:1")),
+        ("a.example/xy:1", None),
+        ("c.example/team/app:2", Some("d.example/cache/team/app:2")),
+        ("e.example/app", None),
+    ] {
+        let reference = image.parse().expect("reference");
+        let got =
+            mirrored(&mirrors, &reference).map(|result| result.expect("reference").to_string());
+        assert_eq!(got.as_deref(), expected, "{image}");
+    }
+}
