@@ -5,12 +5,17 @@
 
 #![forbid(unsafe_code)]
 
+mod containers;
+mod directories;
+mod events;
 mod images;
+mod logs;
 mod node;
 mod options;
 mod pods;
 mod process;
 mod registration;
+mod shared;
 mod tasks;
 mod volumes;
 

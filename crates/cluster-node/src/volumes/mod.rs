@@ -3,4 +3,5 @@
 pub(crate) mod content;
 pub(crate) mod host_path;
 pub(crate) mod ownership;
+pub(crate) mod setup;
 pub(crate) mod writer;
