@@ -6,18 +6,23 @@
 #![forbid(unsafe_code)]
 
 mod containers;
+mod descriptors;
 mod directories;
 mod events;
+mod exec;
+mod grpc_health;
 mod images;
 mod logs;
 mod node;
 mod options;
 mod pods;
+mod prober;
 mod process;
 mod registration;
 mod shared;
 mod tasks;
 mod volumes;
+mod worker;
 
 pub use node::{Node, NodeError, Running};
 /// Name of the preloaded executor image, made of our own program.

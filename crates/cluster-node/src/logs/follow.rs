@@ -45,9 +45,11 @@ pub(crate) async fn stream(
     let (Some(watcher), More::Yes) = (watcher, more) else { return Ok(()) };
     let mut follower = Follower { log, file, position, printer };
     let end = match &runner {
-        Some(runner) => {
-            runner.end_watch().map_err(io::Error::other)?.map(AsyncFd::register).transpose()?
-        }
+        Some(runner) => runner
+            .end_watch()
+            .map_err(io::Error::other)?
+            .map(crate::descriptors::watch)
+            .transpose()?,
         None => None,
     };
     loop {
@@ -143,7 +145,7 @@ impl Watcher {
         let descriptor = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
         let flags = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO;
         inotify::add_watch(&descriptor, directory, flags)?;
-        Ok(Watcher { descriptor: AsyncFd::register(descriptor)? })
+        Ok(Watcher { descriptor: crate::descriptors::watch(descriptor)? })
     }
 
     /// Returns after at least one change; all changes so far count as one.

@@ -1,7 +1,7 @@
 //! Phase and conditions of a pod (mini-kubernetes.md 8.1).
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodCondition, PodSpec};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodSpec, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::state::{
@@ -128,6 +128,16 @@ pub(crate) fn conditions(
         existing.iter().filter(|condition| !OWNED.contains(&condition.type_.as_str())).cloned(),
     );
     conditions
+}
+
+/// Replaces the conditions that others own by those of `theirs`.
+pub(crate) fn take_foreign_conditions(own: &mut PodStatus, theirs: &PodStatus) {
+    let is_owned = |condition: &PodCondition| OWNED.contains(&condition.type_.as_str());
+    let mut conditions = own.conditions.take().unwrap_or_default();
+    conditions.retain(is_owned);
+    let foreign = theirs.conditions.iter().flatten().filter(|condition| !is_owned(condition));
+    conditions.extend(foreign.cloned());
+    own.conditions = Some(conditions);
 }
 
 fn is_final(phase: &str) -> bool {
