@@ -86,7 +86,8 @@ impl Dispatcher {
             Event::InitDone => self.listing_done(),
             Event::Apply(pod) => self.seat(pod, false),
             Event::Delete(pod) => {
-                let known = pod.metadata.uid.as_ref().is_some_and(|uid| self.seats.contains_key(uid));
+                let known =
+                    pod.metadata.uid.as_ref().is_some_and(|uid| self.seats.contains_key(uid));
                 if known {
                     self.seat(pod, true);
                 }

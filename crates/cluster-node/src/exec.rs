@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use bytes::Bytes;
 use container_runtime::{
-    AttachOptions, Attachment, Container as Runner, ExecSession, ExecSpec, Exit, Signal, WindowSize,
+    AttachOptions, Attachment, Container as Runner, ContainerError, ExecSession, ExecSpec, Exit,
+    Failure, Signal, WindowSize,
 };
 use rustix::fs::FileType;
 use tokio::io::unix::AsyncFd;
@@ -112,6 +113,31 @@ enum Process {
     Attach(Attachment),
 }
 
+/// Why a process was not started.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct ExecError {
+    message: String,
+    /// What a shell would exit with, if the program is the reason: 126 or 127.
+    pub(crate) code: Option<u8>,
+}
+
+impl ExecError {
+    fn other(error: &dyn std::error::Error) -> Self {
+        ExecError { message: crate::images::store::chain(error), code: None }
+    }
+}
+
+impl From<ContainerError> for ExecError {
+    fn from(error: ContainerError) -> Self {
+        let code = match &error {
+            ContainerError::Refused(Failure::Program { code, .. }) => Some(*code),
+            _ => None,
+        };
+        ExecError { code, ..ExecError::other(&error) }
+    }
+}
+
 /// The streams of one process.
 pub(crate) struct Streams {
     pub(crate) stdin: Option<Sink>,
@@ -126,11 +152,9 @@ impl Streams {
     ///
     /// # Errors
     /// The runtime refuses; its error names the program.
-    pub(crate) async fn exec(runner: Runner, spec: ExecSpec) -> Result<Self, String> {
-        let started = tokio::task::spawn_blocking(move || {
-            runner.exec(&spec).map_err(|error| crate::images::store::chain(&error))
-        });
-        let mut session = started.await.map_err(|error| error.to_string())??;
+    pub(crate) async fn exec(runner: Runner, spec: ExecSpec) -> Result<Self, ExecError> {
+        let started = tokio::task::spawn_blocking(move || runner.exec(&spec));
+        let mut session = started.await.map_err(|error| ExecError::other(&error))??;
         let (stdin, stdout, stderr) =
             (session.stdin.take(), session.stdout.take(), session.stderr.take());
         let make = || -> io::Result<Self> {
@@ -142,7 +166,7 @@ impl Streams {
                 process: Process::Exec(session),
             })
         };
-        make().map_err(|error| error.to_string())
+        make().map_err(|error| ExecError::other(&error))
     }
 
     /// Connects to the first process of a container.

@@ -8,6 +8,7 @@
 mod containers;
 mod descriptors;
 mod directories;
+mod dispatcher;
 mod events;
 mod exec;
 mod grpc_health;
@@ -19,6 +20,7 @@ mod pods;
 mod prober;
 mod process;
 mod registration;
+mod serve;
 mod shared;
 mod tasks;
 mod volumes;

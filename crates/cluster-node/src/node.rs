@@ -1,14 +1,30 @@
 //! Starts a node and keeps its parts together.
 
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use container_runtime::Runtime;
+use jiff::Timestamp;
+use oci_model::Reference;
 use tokio::sync::watch;
 
+use crate::directories::Directories;
+use crate::dispatcher::{self, Roster};
+use crate::events::{self, Note, Recorder};
+use crate::images::ensure::{Images, ImagesParts};
+use crate::images::executor;
+use crate::images::records::PullRecords;
+use crate::images::registry::RegistryPuller;
+use crate::images::store::ImageStore;
 use crate::options::Options;
+use crate::process::downward::NodeFacts;
 use crate::registration::{self, Machine, Registration};
+use crate::shared::Shared;
 use crate::tasks::Tasks;
+use crate::{logs, serve};
 
 /// How long the API server may take to answer the first registration.
 const REGISTRATION_TIME_MAX: Duration = Duration::from_secs(30);
@@ -27,14 +43,17 @@ pub struct Running {
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    /// A directory of the node cannot be made.
+    /// A directory or file of the node cannot be made.
     #[error("cannot prepare {path}")]
     Directory {
-        /// The directory.
+        /// The directory or file.
         path: PathBuf,
         /// What the operating system answered.
         source: io::Error,
     },
+    /// The container runtime cannot use its directory.
+    #[error("cannot open the container runtime")]
+    Runtime(#[from] container_runtime::OpenError),
     /// The API server does not take the Node object.
     #[error("cannot register node {name}")]
     Register {
@@ -46,36 +65,129 @@ pub enum NodeError {
 }
 
 impl Node {
-    /// Starts the agent and registers the node.
+    /// Starts the agent: registers the node, finds running containers again, serves the kubelet
+    /// API on `kubelet.sock` in the node's directory.
+    ///
+    /// The program must call [`container_runtime::reexec`] first thing in `main`.
     ///
     /// # Errors
     /// See [`NodeError`]; nothing runs then.
     pub async fn start(options: Options) -> Result<Running, NodeError> {
         let directory = options.directory.clone();
-        let prepare = |path: PathBuf| {
-            std::fs::create_dir_all(&path)
-                .map_err(|source| NodeError::Directory { path: path.clone(), source })
-        };
-        for name in ["pods", "containers", "logs"] {
-            prepare(directory.join(name))?;
+        for name in ["pods", "logs"] {
+            prepare(&directory.join(name))?;
         }
+        let directories = Directories::new(&directory);
+        let runtime = Runtime::open(directories.runtime())?;
+        let records = PullRecords::open(&directory).map_err(|source| NodeError::Directory {
+            path: directory.join("image_manager"),
+            source,
+        })?;
+        let socket = directories.socket();
+        let listener = serve::bind(&socket)
+            .map_err(|source| NodeError::Directory { path: socket.clone(), source })?;
         let registration = Registration {
             name: options.name.clone(),
             address: options.address.unwrap_or_else(registration::own_address),
             version: options.kubernetes_version.clone(),
             machine: Machine::read(&directory),
         };
-        let (_images_sender, images) = watch::channel(Vec::new());
-        let node = register(&options, &registration).await?;
         let mut tasks = Tasks::new();
-        tasks.spawn(registration::keep_status(options.client.clone(), registration, images));
-        tasks.spawn(registration::keep_lease(
-            options.client.clone(),
-            options.name.clone(),
-            node.metadata.uid,
-        ));
-        Ok(Running { tasks, socket: directory.join("kubelet.sock") })
+        let images = images(&options, records, &mut tasks);
+        let node = register(&options, &registration).await?;
+
+        let (recorder, queue) = Recorder::new();
+        let shared = Arc::new(Shared {
+            client: options.client.clone(),
+            node_name: options.name.clone(),
+            address: registration.address,
+            api_server: options.api_server,
+            directories,
+            volumes_directory: options.volumes_directory.clone(),
+            volume_refresh: options.volume_refresh,
+            images: Arc::clone(&images),
+            runtime,
+            recorder: recorder.clone(),
+            facts: NodeFacts {
+                ip: registration.address,
+                cpu_milli: u64::from(registration.machine.cpus) * 1000,
+                memory_bytes: registration.machine.memory_bytes,
+                disk_bytes: registration.machine.disk_bytes,
+            },
+        });
+        for (reason, message) in
+            [("Starting", "Starting kubelet."), ("NodeReady", "Node status is now: NodeReady")]
+        {
+            recorder.send(Note {
+                object: events::node_reference(&options.name),
+                warning: false,
+                reason: reason.to_owned(),
+                message: message.to_owned(),
+                at: Timestamp::now(),
+            });
+        }
+        let (roster_sender, roster) = watch::channel(Arc::new(Roster::new()));
+        let client = options.client.clone();
+        tasks.spawn(events::run(client.clone(), options.name.clone(), queue));
+        tasks.spawn(registration::keep_status(client.clone(), registration, images.subscribe()));
+        tasks.spawn(registration::keep_lease(client, options.name.clone(), node.metadata.uid));
+        tasks.spawn(logs::rotation::run(Arc::clone(&shared)));
+        let pods = Arc::clone(&shared);
+        tasks.spawn_stoppable(|stop| dispatcher::run(pods, roster_sender, stop));
+        tasks.spawn_stoppable(|stop| serve::run(listener, shared, roster, stop));
+        Ok(Running { tasks, socket })
     }
+}
+
+fn prepare(path: &Path) -> Result<(), NodeError> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|source| NodeError::Directory { path: path.to_owned(), source })
+}
+
+/// The images of the node; the executor image is made beside the start.
+fn images(options: &Options, records: PullRecords, tasks: &mut Tasks) -> Arc<Images> {
+    let store = ImageStore::new(options.blobs.clone(), options.layers.clone());
+    let find = |image: &str| {
+        let reference: Reference = image.parse().ok()?;
+        Some(store.find(&reference).ok()??.root.to_string())
+    };
+    records.settle(find, Timestamp::now());
+    let (preloaded_sender, preloaded) = watch::channel(false);
+    let images = Arc::new(Images::new(ImagesParts {
+        store: store.clone(),
+        records,
+        puller: Box::new(RegistryPuller {
+            client: options.registry.clone(),
+            blobs: options.blobs.clone(),
+        }),
+        mirrors: options.mirrors.clone(),
+        verification: options.verification.clone(),
+        credential_files: options.credential_files.clone(),
+        preloaded,
+    }));
+    let (program, record) =
+        (options.executor_program.clone(), options.directory.join("executor.json"));
+    let made = Arc::clone(&images);
+    tasks.spawn(async move {
+        let work = tokio::task::spawn_blocking(move || {
+            if let (Some(program), Ok(reference)) = (program, crate::EXECUTOR_IMAGE.parse()) {
+                if let Err(error) = executor::prepare(&store, &reference, &program, &record) {
+                    tracing::warn!(%error, "no executor image");
+                }
+            }
+            made.refresh_summaries();
+        });
+        if let Err(error) = work.await {
+            tracing::error!(%error, "making the executor image panicked");
+        }
+        preloaded_sender.send_replace(true);
+        // Whoever asks later must find the answer.
+        preloaded_sender.closed().await;
+    });
+    images
 }
 
 async fn register(
@@ -102,7 +214,7 @@ async fn register(
 
 impl Running {
     /// The unix socket of the kubelet API.
-    pub fn socket(&self) -> &std::path::Path {
+    pub fn socket(&self) -> &Path {
         &self.socket
     }
 

@@ -113,7 +113,9 @@ async fn exec(target: &Target, action: &ExecAction) -> Result<String, String> {
     let mut process = target.process.clone();
     process.args = action.command.clone().unwrap_or_default();
     let spec = ExecSpec { process, terminal: Terminal::None, stdin: ExecStdin::Null };
-    let mut streams = KillOnDrop(Streams::exec(target.runner.clone(), spec).await?);
+    let mut streams = KillOnDrop(
+        Streams::exec(target.runner.clone(), spec).await.map_err(|error| error.to_string())?,
+    );
     let mut output = Vec::new();
     let (mut stdout, mut stderr) = (streams.0.stdout.take(), streams.0.stderr.take());
     while stdout.is_some() || stderr.is_some() {

@@ -31,14 +31,22 @@ const RETRY_AFTER_FAILURE: Duration = Duration::from_secs(2);
 
 /// Fetches an image from its registry; a seam, so that the rules are tested without one.
 pub(crate) trait Puller: Send + Sync {
-    /// Pulls what `reference` stands for; returns the digest of the manifest or index.
+    /// Pulls what `reference` stands for.
     ///
     /// The error is the text that ends up in events.
     fn pull(
         &self,
         reference: Reference,
         auth: Option<RegistryAuth>,
-    ) -> Pin<Box<dyn Future<Output = Result<Digest, String>> + Send + '_>>;
+    ) -> Pin<Box<dyn Future<Output = Result<Arrived, String>> + Send + '_>>;
+}
+
+/// An image that was fetched.
+pub(crate) struct Arrived {
+    /// Digest of the manifest or index.
+    pub(crate) root: Digest,
+    /// Keeps its blobs until the image has a name.
+    pub(crate) guard: Option<blob_store::Lease>,
 }
 
 /// Why a container cannot start yet.
@@ -307,7 +315,7 @@ impl Images {
         for candidate in tries {
             let auth = candidate.map(|candidate| candidate.auth.clone());
             match self.puller.pull(reference.clone(), auth).await {
-                Ok(root) => match self.adopt(reference, root).await {
+                Ok(arrived) => match self.adopt(reference, arrived).await {
                     Ok(image) => return Ok((image, candidate.cloned())),
                     Err(error) => errors.push(error),
                 },
@@ -321,7 +329,7 @@ impl Images {
     async fn adopt(
         self: &Arc<Self>,
         reference: &Reference,
-        root: Digest,
+        arrived: Arrived,
     ) -> Result<LocalImage, String> {
         let images = Arc::clone(self);
         let reference = reference.clone();
@@ -329,10 +337,11 @@ impl Images {
             let text = |error: super::store::ImageError| error.to_string();
             let image = images
                 .store
-                .read(&reference, root)
+                .read(&reference, arrived.root)
                 .map_err(text)?
                 .ok_or_else(|| format!("{reference}: the pulled image is incomplete"))?;
             images.store.remember(&reference, &image).map_err(text)?;
+            drop(arrived.guard);
             images.store.root_directories(&image).map_err(text)?;
             Ok(image)
         })

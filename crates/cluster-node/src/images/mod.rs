@@ -4,6 +4,7 @@ pub(crate) mod access;
 pub(crate) mod ensure;
 pub(crate) mod executor;
 pub(crate) mod records;
+pub(crate) mod registry;
 pub(crate) mod store;
 
 /// Registry name of images that exist on this node only; nothing is ever asked over the network.

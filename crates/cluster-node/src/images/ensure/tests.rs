@@ -27,13 +27,13 @@ impl Puller for FakeRegistry {
         &self,
         reference: Reference,
         auth: Option<RegistryAuth>,
-    ) -> Pin<Box<dyn Future<Output = Result<Digest, String>> + Send + '_>> {
+    ) -> Pin<Box<dyn Future<Output = Result<Arrived, String>> + Send + '_>> {
         Box::pin(async move {
             let user =
                 auth.as_ref().and_then(RegistryAuth::username).unwrap_or("anonymous").to_owned();
             self.calls.lock().expect("calls").push(format!("{reference} {user}"));
             match self.answers.iter().find(|(name, _)| *name == user) {
-                Some((_, "ok")) => Ok(put_image(&self.blobs)),
+                Some((_, "ok")) => Ok(Arrived { root: put_image(&self.blobs), guard: None }),
                 Some((_, error)) => Err((*error).to_owned()),
                 None => Err("unexpected user".to_owned()),
             }
