@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use crate::directories::Directories;
 use crate::dispatcher::{self, Roster};
 use crate::events::{self, Note, Recorder};
+use crate::images::access::NodeFiles;
 use crate::images::ensure::{Images, ImagesParts};
 use crate::images::executor;
 use crate::images::records::PullRecords;
@@ -54,6 +55,9 @@ pub enum NodeError {
     /// The container runtime cannot use its directory.
     #[error("cannot open the container runtime")]
     Runtime(#[from] container_runtime::OpenError),
+    /// Registries cannot be spoken to.
+    #[error("cannot make the registry client")]
+    Registry(#[from] registry_client::ClientOptionsError),
     /// The API server does not take the Node object.
     #[error("cannot register node {name}")]
     Register {
@@ -93,7 +97,11 @@ impl Node {
             machine: Machine::read(&directory),
         };
         let mut tasks = Tasks::new();
-        let images = images(&options, records, &mut tasks);
+        let registry = registry_client::Client::new(registry_client::ClientOptions {
+            insecure_registries: options.insecure_registries.clone(),
+            ..registry_client::ClientOptions::default()
+        })?;
+        let images = images(&options, records, registry, &mut tasks);
         let node = register(&options, &registration).await?;
 
         let (recorder, queue) = Recorder::new();
@@ -148,7 +156,12 @@ fn prepare(path: &Path) -> Result<(), NodeError> {
 }
 
 /// The images of the node; the executor image is made beside the start.
-fn images(options: &Options, records: PullRecords, tasks: &mut Tasks) -> Arc<Images> {
+fn images(
+    options: &Options,
+    records: PullRecords,
+    registry: registry_client::Client,
+    tasks: &mut Tasks,
+) -> Arc<Images> {
     let store = ImageStore::new(options.blobs.clone(), options.layers.clone());
     let find = |image: &str| {
         let reference: Reference = image.parse().ok()?;
@@ -159,13 +172,13 @@ fn images(options: &Options, records: PullRecords, tasks: &mut Tasks) -> Arc<Ima
     let images = Arc::new(Images::new(ImagesParts {
         store: store.clone(),
         records,
-        puller: Box::new(RegistryPuller {
-            client: options.registry.clone(),
-            blobs: options.blobs.clone(),
-        }),
+        puller: Box::new(RegistryPuller { client: registry, blobs: options.blobs.clone() }),
         mirrors: options.mirrors.clone(),
         verification: options.verification.clone(),
-        credential_files: options.credential_files.clone(),
+        credential_files: NodeFiles::new(
+            options.credential_files.clone(),
+            options.credential_files_cache,
+        ),
         preloaded,
     }));
     let (program, record) =

@@ -30,8 +30,6 @@ pub struct Options {
     pub blobs: BlobStore,
     /// The unpacked layers shared with the builder.
     pub layers: layers::UnpackedLayers,
-    /// How registries are spoken to.
-    pub registry: registry_client::Client,
     /// Where the node looks for docker config files.
     pub credential_files: SearchDirs,
     /// How long the result of that search is kept; 5 minutes in the kubelet, zero reads each time.

@@ -1,6 +1,9 @@
 //! Which credentials a pod can show for an image: its pull secrets, then the node's files
 //! (kubelet-images.md 4.6).
 
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
 use credentials::{
     Candidate, ConfigFileError, Keyring, Origin, PullSecret, SearchDirs, keyring_of_pull_secrets,
     node_file_candidates, parse_node_file,
@@ -73,18 +76,44 @@ pub(crate) fn shown(name: &str, secrets: &PullSecrets) -> Result<PodCredentials,
 pub(crate) fn candidates(
     name: &str,
     secrets: &PullSecrets,
-    files: &SearchDirs,
+    files: &NodeFiles,
 ) -> Result<Vec<Candidate>, ConfigFileError> {
     let mut found = keyring_of_pull_secrets(&secrets.found)?.lookup(name);
-    found.extend(node_keyring(files).lookup(name));
+    found.extend(files.keyring(Instant::now()).lookup(name));
     Ok(found)
 }
 
+/// The node's docker config files, read at most once per period.
+#[derive(Debug)]
+pub(crate) struct NodeFiles {
+    dirs: SearchDirs,
+    keep: Duration,
+    read: Mutex<Option<(Instant, Keyring)>>,
+}
+
+impl NodeFiles {
+    /// Files below `dirs`; what was found, also nothing, counts for `keep`.
+    pub(crate) fn new(dirs: SearchDirs, keep: Duration) -> Self {
+        NodeFiles { dirs, keep, read: Mutex::default() }
+    }
+
+    fn keyring(&self, now: Instant) -> Keyring {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*read {
+            Some((at, keyring)) if now.saturating_duration_since(*at) < self.keep => {
+                keyring.clone()
+            }
+            _ => {
+                let keyring = first_readable(&self.dirs);
+                *read = Some((now, keyring.clone()));
+                keyring
+            }
+        }
+    }
+}
+
 /// The keyring of the first node file that can be read and parsed.
-///
-/// Read anew for every pull: it costs at most eight opens, and a corrected file counts at once,
-/// where the kubelet keeps the old content for five minutes.
-fn node_keyring(files: &SearchDirs) -> Keyring {
+fn first_readable(files: &SearchDirs) -> Keyring {
     let mut keyring = Keyring::new();
     for (path, kind) in node_file_candidates(files) {
         let small =
@@ -125,13 +154,14 @@ fn coordinates(candidate: &Candidate) -> Option<SecretCoordinates> {
 mod tests {
     use super::*;
 
-    fn dirs(root: &std::path::Path) -> SearchDirs {
-        SearchDirs {
+    fn dirs(root: &std::path::Path) -> NodeFiles {
+        let dirs = SearchDirs {
             root_dir: root.join("kubelet"),
             working_dir: root.join("work"),
             home: Some(root.join("home")),
             filesystem_root: root.join("root"),
-        }
+        };
+        NodeFiles::new(dirs, Duration::ZERO)
     }
 
     fn secret(name: &str, json: &str) -> PullSecret {
@@ -149,7 +179,7 @@ mod tests {
         std::fs::write(path, text).expect("file");
     }
 
-    fn users(name: &str, secrets: &[PullSecret], files: &SearchDirs) -> Vec<String> {
+    fn users(name: &str, secrets: &[PullSecret], files: &NodeFiles) -> Vec<String> {
         let secrets = PullSecrets { found: secrets.to_vec(), missing: Vec::new() };
         candidates(name, &secrets, files)
             .expect("candidates")
@@ -187,6 +217,18 @@ mod tests {
         assert_eq!(users("r.example/app", &[], &files), ["node"], "L14");
         write(root.path().join("kubelet/config.json"), "{}");
         assert_eq!(users("r.example/app", &[], &files), Vec::<String>::new(), "L13");
+    }
+
+    /// kubelet-images.md 15.5, row L15.
+    #[test]
+    fn node_file_counts_as_long_as_it_is_kept() {
+        let root = tempfile::tempdir().expect("tempdir");
+        let files = NodeFiles { keep: Duration::from_secs(300), ..dirs(root.path()) };
+        let began = Instant::now();
+        assert!(files.keyring(began).is_empty());
+        write(root.path().join("kubelet/config.json"), NODE);
+        assert!(files.keyring(began + Duration::from_secs(299)).is_empty());
+        assert!(!files.keyring(began + Duration::from_secs(300)).is_empty());
     }
 
     /// kubelet-images.md 15.5, row L12.

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use credentials::{Candidate, RegistryAuth, SearchDirs};
+use credentials::{Candidate, RegistryAuth};
 use image_policy::event;
 use image_policy::verification::{Verdict, VerificationPolicy, must_pull};
 use image_policy::{
@@ -18,7 +18,7 @@ use oci_model::{Digest, Reference};
 use tokio::sync::watch;
 
 use super::LOCAL_REGISTRY;
-use super::access::{self, PullSecrets};
+use super::access::{self, NodeFiles, PullSecrets};
 use super::records::PullRecords;
 use super::store::{ImageStore, LocalImage};
 use crate::options::ImageMirror;
@@ -73,7 +73,7 @@ pub(crate) struct Images {
     puller: Box<dyn Puller>,
     mirrors: Vec<ImageMirror>,
     verification: VerificationPolicy,
-    credential_files: SearchDirs,
+    credential_files: NodeFiles,
     began: Instant,
     back_off: Mutex<(BackOff<String>, HashMap<String, Waiting>)>,
     summaries: watch::Sender<Vec<ImageSummary>>,
@@ -88,7 +88,7 @@ pub(crate) struct ImagesParts {
     pub(crate) puller: Box<dyn Puller>,
     pub(crate) mirrors: Vec<ImageMirror>,
     pub(crate) verification: VerificationPolicy,
-    pub(crate) credential_files: SearchDirs,
+    pub(crate) credential_files: NodeFiles,
     pub(crate) preloaded: watch::Receiver<bool>,
 }
 

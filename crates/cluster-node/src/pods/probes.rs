@@ -22,11 +22,6 @@ impl ProbeKind {
             ProbeKind::Liveness => "Liveness",
         }
     }
-
-    /// Whether a failed result ends the container.
-    pub(crate) fn kills(self) -> bool {
-        matches!(self, ProbeKind::Startup | ProbeKind::Liveness)
-    }
 }
 
 /// Timing and thresholds with the API's defaults filled in.

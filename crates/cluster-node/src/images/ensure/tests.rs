@@ -64,12 +64,15 @@ fn fixture(answers: &[(&'static str, &'static str)]) -> Fixture {
         }),
         mirrors: vec![ImageMirror::kaniko_executor()],
         verification: VerificationPolicy::default(),
-        credential_files: SearchDirs {
-            root_dir: nowhere("a"),
-            working_dir: nowhere("b"),
-            home: Some(nowhere("c")),
-            filesystem_root: nowhere("d"),
-        },
+        credential_files: NodeFiles::new(
+            credentials::SearchDirs {
+                root_dir: nowhere("a"),
+                working_dir: nowhere("b"),
+                home: Some(nowhere("c")),
+                filesystem_root: nowhere("d"),
+            },
+            Duration::ZERO,
+        ),
         preloaded: watch::Sender::new(true).subscribe(),
     };
     Fixture { images: Arc::new(Images::new(parts)), _dir: dir, calls, events: Mutex::default() }

@@ -186,10 +186,7 @@ fn transition_time_moves_only_with_the_status_and_foreign_conditions_stay() {
         status: "True".into(),
         ..PodCondition::default()
     });
-    pod.status = Some(k8s_openapi::api::core::v1::PodStatus {
-        conditions: Some(posted),
-        ..Default::default()
-    });
+    pod.status = Some(PodStatus { conditions: Some(posted), ..Default::default() });
     set(&mut state, "a", "R");
     let second = conditions(&pod, &state, "Running", at(9));
     assert_eq!(condition(&second, "Ready").last_transition_time, Some(Time(at(9))));
