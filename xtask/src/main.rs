@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod ci;
 mod edges;
 mod peers;
@@ -10,16 +11,17 @@ mod tidy;
 use anyhow::{Result, bail};
 
 fn main() -> Result<()> {
-    let mut arguments = std::env::args().skip(1);
-    match (arguments.next().as_deref(), arguments.next()) {
-        (Some("ci"), None) => ci::run(),
-        (Some("peers"), None) => peers::install(),
-        (Some("tidy"), None) => {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["ci"] => ci::run(),
+        ["peers"] => peers::install(),
+        ["tidy"] => {
             edges::check()?;
             tidy::check()
         }
+        ["bench", ..] => bench::run(&arguments[1..]),
         _ => bail!(
-            "usage: cargo xtask <task>\n\n  ci     everything that must pass before a change lands\n  peers  install the Debian packages that the tests drive\n  tidy   the dependency edges and the house rules only"
+            "usage: cargo xtask <task>\n\n  ci              everything that must pass before a change lands\n  bench [NAME …]  the promised numbers beside the peers; writes docs/benchmarks.md\n  peers           install the Debian packages that the tests drive\n  tidy            the dependency edges and the house rules only"
         ),
     }
 }

@@ -20,10 +20,13 @@ pub(crate) enum Kind {
     Environment,
     /// 70: a mistake of ours (`EX_SOFTWARE`).
     Bug,
+    /// 130: stopped by a signal, as shells report Ctrl-C.
+    Interrupted,
 }
 
 impl Kind {
-    const fn code(self) -> u8 {
+    /// The code for the shell.
+    pub(crate) const fn exit_code(self) -> u8 {
         match self {
             Self::Failed => 1,
             Self::Usage => 2,
@@ -32,6 +35,7 @@ impl Kind {
             Self::Unreachable => 5,
             Self::Environment => 6,
             Self::Bug => 70,
+            Self::Interrupted => 130,
         }
     }
 }
@@ -80,7 +84,7 @@ impl Failure {
             let _ = write!(text, "\n  try: {hint}");
         }
         crate::output::error_line(&text);
-        ExitCode::from(self.kind.code())
+        ExitCode::from(self.kind.exit_code())
     }
 }
 
@@ -94,5 +98,5 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 pub(crate) fn report_usage(error: &clap::Error) -> ExitCode {
     // Nothing can be done about a closed standard error.
     let _ = error.print();
-    if error.use_stderr() { ExitCode::from(Kind::Usage.code()) } else { ExitCode::SUCCESS }
+    if error.use_stderr() { ExitCode::from(Kind::Usage.exit_code()) } else { ExitCode::SUCCESS }
 }

@@ -21,6 +21,8 @@ use crate::commands::Cli;
 use crate::exit::Failure;
 
 fn main() -> ExitCode {
+    // Before anything else: a container's own processes are this same binary, started again.
+    container_runtime::reexec();
     // One TLS provider for the whole process; a second call can only be our own mistake.
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         return Failure::bug("the TLS provider was installed twice").report();

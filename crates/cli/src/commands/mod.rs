@@ -2,13 +2,17 @@
 
 mod completions;
 mod copy;
+mod demo;
+mod down;
 mod inspect;
 mod login;
 mod manifest;
 mod pull;
 mod push;
 mod registry;
+mod status;
 mod tags;
+mod up;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -50,6 +54,14 @@ enum Verb {
     Manifest(manifest::ManifestArgs),
     /// Serve a private registry, manage its users, collect its garbage
     Registry(registry::RegistryArgs),
+    /// Build, keep, pull and run a private image on this machine, step by step
+    Demo(demo::DemoArgs),
+    /// Start a single-node Kubernetes and a private registry on this machine
+    Up(Box<up::UpArgs>),
+    /// Stop what `up` started
+    Down(down::DownArgs),
+    /// Show whether a machine runs, and where it listens
+    Status(status::StatusArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
     /// Write the man pages into a directory
@@ -69,6 +81,10 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Tags(args) => tags::run(args).await,
         Verb::Manifest(args) => manifest::run(args, globals).await,
         Verb::Registry(args) => registry::run(args, globals).await,
+        Verb::Demo(args) => demo::run(args).await,
+        Verb::Up(args) => up::run(*args, globals).await,
+        Verb::Down(args) => down::run(&args, globals),
+        Verb::Status(args) => status::run(&args, globals),
         Verb::Completions(args) => completions::completions(&args),
         Verb::Man(args) => completions::man(&args),
     }

@@ -1,0 +1,14 @@
+//! End-to-end tests: the built binary, driven with the real clients, as the tutorials do it.
+//!
+//! They need root, and the Debian packages that `cargo xtask peers` installs. A missing client
+//! fails the test that needs it; nothing is skipped.
+
+mod bad_input;
+mod crash;
+mod machine;
+mod registry_clients;
+mod seed_000;
+mod seed_001;
+mod seed_002;
+mod seed_003;
+mod seed_004;

@@ -1,0 +1,50 @@
+//! `cargo xtask bench [NAME …]`: the promised numbers, side by side with the peer, in one run.
+//!
+//! The scenarios are the files of `benches/`; this module stages them and writes
+//! `docs/benchmarks.md`.
+
+#[path = "../../../benches/cold_build.rs"]
+mod cold_build;
+#[path = "../../../benches/machine.rs"]
+mod machine;
+mod report;
+mod stage;
+
+use anyhow::{Context as _, Result, bail};
+
+use self::report::Measurement;
+use self::stage::Stage;
+use crate::peers;
+
+type Scenario = fn(&Stage) -> Result<Vec<Measurement>>;
+
+const SCENARIOS: &[(&str, Scenario)] = &[
+    ("up", machine::up),
+    ("pod", machine::pod),
+    ("demo", machine::demo),
+    ("cold-build", cold_build::run),
+];
+
+/// Runs the named scenarios, or all, and rewrites their rows of `docs/benchmarks.md`.
+pub(crate) fn run(names: &[String]) -> Result<()> {
+    for name in names {
+        if !SCENARIOS.iter().any(|(known, _)| known == name) {
+            let known: Vec<&str> = SCENARIOS.iter().map(|(name, _)| *name).collect();
+            bail!("no scenario {name:?}; there are {}", known.join(", "));
+        }
+    }
+    peers::install()?;
+    let stage = Stage::prepare()?;
+    for (name, scenario) in SCENARIOS {
+        if !names.is_empty() && !names.iter().any(|wanted| wanted == name) {
+            continue;
+        }
+        println!("bench: {name}");
+        let measured = scenario(&stage).with_context(|| format!("scenario {name}"))?;
+        for measurement in &measured {
+            println!("bench: {}", measurement.line());
+        }
+        report::write(name, &measured)?;
+    }
+    Ok(())
+}
