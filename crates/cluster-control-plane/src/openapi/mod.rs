@@ -3,6 +3,7 @@
 //! Version 3 tells kubectl that every kind validates fields on the server. Version 2, in protobuf,
 //! is what kubectl before 1.29 downloads before `create -f` and `apply`.
 
+mod schemas;
 mod v2;
 mod v3;
 

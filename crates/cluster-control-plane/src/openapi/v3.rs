@@ -17,18 +17,20 @@ pub fn index() -> Value {
 
 /// `/openapi/v3/api/v1`, `/openapi/v3/apis/<group>/<version>`.
 pub fn document(group: &str, version: &str) -> Option<Value> {
-    let mut paths = Map::new();
-    for resource in ALL.iter().filter(|one| one.group == group && one.version == version) {
-        paths.insert(object_path(resource), operations(resource));
-    }
-    if paths.is_empty() {
+    let in_group = |one: &&Resource| one.group == group && one.version == version;
+    let served: Vec<&Resource> = ALL.iter().copied().filter(in_group).collect();
+    if served.is_empty() {
         return None;
+    }
+    let mut paths = Map::new();
+    for resource in &served {
+        paths.insert(object_path(resource), operations(resource));
     }
     Some(json!({
         "openapi": "3.0.0",
         "info": {"title": "Kubernetes", "version": format!("v1.{}.0", crate::discovery::MINOR)},
         "paths": paths,
-        "components": {"schemas": {}},
+        "components": {"schemas": super::schemas::of(&served)},
     }))
 }
 

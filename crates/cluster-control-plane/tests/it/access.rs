@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 
 use crate::cluster::{Answer, Cluster};
@@ -10,12 +12,8 @@ use crate::cluster::{Answer, Cluster};
 fn client_with(cluster: &Cluster, token: Option<&str>) -> kube::Client {
     let mut config =
         kube::Config::new(format!("https://{}", cluster.running.address).parse().expect("address"));
-    let authority = rustls::pki_types::CertificateDer::from(
-        <rustls::pki_types::CertificateDer<'_> as rustls::pki_types::pem::PemObject>::from_pem_slice(
-            cluster.running.ca_pem.as_bytes(),
-        )
-        .expect("pem"),
-    );
+    let pem = cluster.running.ca_pem.as_bytes();
+    let authority: CertificateDer<'_> = CertificateDer::from_pem_slice(pem).expect("pem");
     config.root_cert = Some(vec![authority.to_vec()]);
     config.auth_info.token = token.map(|token| token.to_owned().into());
     kube::Client::try_from(config).expect("client")

@@ -251,3 +251,11 @@ async fn errors_read_as_the_tutorials_print_them() {
     let empty = cluster.run(Path::new("kubectl"), &["get", "pods"], "").await;
     assert_eq!(empty.stderr.trim(), "No resources found in default namespace.");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn explain_shows_fields_and_their_types() {
+    let cluster = Cluster::start().await;
+    let shown = cluster.kubectl(&["explain", "pod.spec.containers"], "").await;
+    assert!(shown.contains("FIELD: containers <[]Container>"), "{shown}");
+    assert!(shown.contains("imagePullPolicy\t<string>"), "{shown}");
+}

@@ -240,3 +240,92 @@ async fn scale_and_binding_and_eviction_act_on_their_object() {
     let refused = cluster.send("POST", &format!("{PODS}/bound/binding"), &bound).await;
     assert_eq!(refused.status, 409);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn arbitrary_requests_are_answered_and_never_break_the_server() {
+    let cluster = Cluster::start().await;
+    let mut random = fastrand::Rng::with_seed(7);
+    let paths = [
+        CONFIG_MAPS,
+        PODS,
+        "/api/v1/namespaces/default/pods/p",
+        "/api/v1/namespaces/default/pods/p/status",
+        "/api/v1/namespaces/default/pods/p/binding",
+        "/apis/batch/v1/namespaces/default/jobs",
+        "/apis/apps/v1/namespaces/default/deployments/d/scale",
+        "/api/v1/namespaces/default/serviceaccounts/default/token",
+        "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+        "/%ff/%00",
+    ];
+    let types = [
+        "application/json",
+        "application/yaml",
+        "application/vnd.kubernetes.protobuf",
+        "application/json-patch+json",
+        "application/merge-patch+json",
+        "application/strategic-merge-patch+json",
+        "application/apply-patch+yaml",
+        "text/plain",
+    ];
+    let words = [
+        "metadata",
+        "name",
+        "p",
+        "spec",
+        "containers",
+        "image",
+        "[",
+        "]",
+        "{",
+        "}",
+        ":",
+        ",",
+        "\"",
+        "null",
+        "-1",
+        "1e999",
+        "$patch",
+        "op",
+        "path",
+        "/",
+        "k8s\0",
+        "\u{0}",
+        "\n",
+        "- ",
+        "template",
+    ];
+    let queries = [
+        "",
+        "?limit=-1",
+        "?fieldValidation=Strict",
+        "?dryRun=x",
+        "?labelSelector=%ff,((",
+        "?fieldSelector=a%5C",
+        "?fieldManager=m&force=true",
+        "?continue=%00",
+        "?resourceVersion=99999999999999999999",
+    ];
+    cluster.send("POST", PODS, &pod("p")).await;
+    for _ in 0..600 {
+        let method = ["GET", "POST", "PUT", "PATCH", "DELETE"][random.usize(..5)];
+        let path = format!(
+            "{}{}",
+            paths[random.usize(..paths.len())],
+            queries[random.usize(..queries.len())]
+        );
+        let mut body = String::new();
+        for _ in 0..random.usize(..14) {
+            body.push_str(words[random.usize(..words.len())]);
+        }
+        if random.bool() {
+            body = format!(
+                "{{\"metadata\":{{\"name\":\"p\"}},\"spec\":{{\"containers\":[{{{body:?}:{}}}]}}}}",
+                random.i64(..)
+            );
+        }
+        let content_type = [("content-type", types[random.usize(..types.len())])];
+        let answer = cluster.raw(method, &path, &content_type, body.clone()).await;
+        assert!(answer.status < 500, "{method} {path} {body:?}: {answer:?}");
+    }
+    assert_eq!(cluster.get("/readyz").await.status, 200);
+}
