@@ -128,16 +128,10 @@ impl Api {
         let expected = Expected::Revision(object::resource_version(current));
         let key = Key::new(target.namespace, target.name);
         let storage = target.resource.storage;
-        let finished = is_finished(target, &new);
-        let write = Write { storage, key: key.clone(), expected, operation: Operation::Put(new) };
-        let stored = self.store.write(write).await.map_err(refused)?;
-        if finished {
-            // The last finalizer went away: what remains is the removal itself.
-            let expected = Expected::Revision(object::resource_version(&stored));
-            let write = Write { storage, key, expected, operation: Operation::Delete };
-            return self.store.write(write).await.map_err(refused);
-        }
-        Ok(stored)
+        // The last finalizer went away: the write that says so is the removal itself.
+        let operation =
+            if is_finished(target, &new) { Operation::DeleteAs(new) } else { Operation::Put(new) };
+        self.store.write(Write { storage, key, expected, operation }).await.map_err(refused)
     }
 }
 

@@ -68,7 +68,11 @@ pub(super) fn warn(response: &mut Answer, warnings: &[String]) {
 
 /// A JSON answer, compressed when it is large and the client takes gzip.
 pub(super) fn json_for(accept_encoding: &str, status: StatusCode, value: &Value) -> Answer {
-    let text = value.to_string();
+    json_text_for(accept_encoding, status, value.to_string())
+}
+
+/// The same for JSON that is text already.
+pub(super) fn json_text_for(accept_encoding: &str, status: StatusCode, text: String) -> Answer {
     let takes_gzip = accept_encoding.split(',').any(|coding| coding.trim().starts_with("gzip"));
     if text.len() < GZIP_FROM_BYTES || !takes_gzip {
         return of_type(status, "application/json", full(text));

@@ -6,6 +6,7 @@ mod answer;
 mod body;
 mod connection;
 mod dispatch;
+mod duplicates;
 mod node_proxy;
 mod objects;
 mod query;

@@ -11,6 +11,7 @@ use super::accept::{self, Representation};
 use super::answer::{self, Answer};
 use super::body;
 use super::dispatch::{self, Call};
+use super::duplicates::duplicate_fields;
 use super::query::{self, invalid_options};
 use super::route::ResourceRoute;
 use crate::api::{Caller, DeleteOptions, Deleted, ObjectList, PatchBody, Target};
@@ -19,7 +20,7 @@ use crate::error::{ApiError, FieldError, Reason};
 use crate::object;
 use crate::patch::{OnConflict, PatchFormat};
 use crate::resources::Resource;
-use crate::schema::{self, Ingest};
+use crate::schema::{self, FieldValidation, Ingest};
 use crate::table;
 
 /// How the client wants its answer.
@@ -89,7 +90,22 @@ async fn typed_body(call: Call, resource: &Resource) -> Result<(Value, Vec<Strin
             resource.kind
         )));
     }
-    let warnings = schema::decode(resource, &mut value, validation, Ingest::Body)?;
+    let mut warnings = Vec::new();
+    if validation != FieldValidation::Ignore
+        && matches!(media_type.as_str(), "" | "application/json")
+    {
+        let texts =
+            duplicate_fields(&bytes).into_iter().map(|path| format!("duplicate field {path:?}"));
+        warnings.extend(texts);
+    }
+    if validation == FieldValidation::Strict && !warnings.is_empty() {
+        let Resource { kind, version, .. } = resource;
+        return Err(ApiError::bad_request(format!(
+            "{kind} in version {version:?} cannot be handled as a {kind}: strict decoding error: {}",
+            warnings.join(", ")
+        )));
+    }
+    warnings.extend(schema::decode(resource, &mut value, validation, Ingest::Body)?);
     Ok((value, warnings))
 }
 
@@ -295,6 +311,17 @@ fn delete_options(
     Ok(options)
 }
 
+/// A list as JSON text; the objects are written straight from the cache, not copied first.
+fn list_text(resource: &Resource, metadata: &Value, list: &ObjectList) -> String {
+    let items: Vec<String> = list.items.iter().map(|item| item.to_string()).collect();
+    format!(
+        "{{\"kind\":{},\"apiVersion\":{},\"metadata\":{metadata},\"items\":[{}]}}",
+        Value::from(resource.list_kind()),
+        Value::from(resource.api_version()),
+        items.join(","),
+    )
+}
+
 fn success() -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"})
 }
@@ -328,13 +355,8 @@ impl Wanted {
         let now = Timestamp::now();
         let value = match self.representation {
             Representation::Json => {
-                let items: Vec<&Value> = list.items.iter().map(AsRef::as_ref).collect();
-                json!({
-                    "kind": resource.list_kind(),
-                    "apiVersion": resource.api_version(),
-                    "metadata": metadata,
-                    "items": items,
-                })
+                let text = list_text(resource, &metadata, list);
+                return answer::json_text_for(&self.accept_encoding, StatusCode::OK, text);
             }
             Representation::Metadata => {
                 let items: Vec<Value> =

@@ -57,6 +57,8 @@ pub(crate) enum Operation {
     Put(Value),
     /// Remove the object.
     Delete,
+    /// Remove the object; watches see this as its last state.
+    DeleteAs(Value),
 }
 
 /// One conditional write.

@@ -141,6 +141,7 @@ fn prepare(
     }
     let (mut object, removes) = match write.operation {
         Operation::Put(object) => (object, false),
+        Operation::DeleteAs(last) => (last, true),
         Operation::Delete => (current.as_deref().cloned().unwrap_or_default(), true),
     };
     object::set(&mut object, &["metadata", "resourceVersion"], revision.to_string());

@@ -187,6 +187,36 @@ async fn bodies_of_unknown_type_size_or_shape_are_refused_as_such() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn repeated_and_unknown_fields_are_refused_warned_of_or_dropped() {
+    let cluster = Cluster::start().await;
+    let body = r#"{"metadata": {"name": "a"}, "data": {"k": "1", "k": "2"}, "foo": 1}"#;
+    let json_type = [("content-type", "application/json")];
+    let strict = format!("{CONFIG_MAPS}?fieldValidation=Strict");
+    let strict = cluster.raw("POST", &strict, &json_type, body).await;
+    assert_eq!(strict.status, 400);
+    let message = strict.body["message"].as_str().expect("message");
+    assert!(
+        message.starts_with(
+            "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: \
+             duplicate field \"data.k\""
+        ),
+        "{message}"
+    );
+    let warned = format!("{CONFIG_MAPS}?fieldValidation=Warn&dryRun=All");
+    let warned = cluster.raw("POST", &warned, &json_type, body).await;
+    let warnings: Vec<_> = warned.headers.get_all("warning").iter().collect();
+    assert_eq!(
+        warnings,
+        ["299 - \"duplicate field \\\"data.k\\\"\"", "299 - \"unknown field \\\"foo\\\"\""]
+    );
+    let ignored = format!("{CONFIG_MAPS}?fieldValidation=Ignore");
+    let ignored = cluster.raw("POST", &ignored, &json_type, body).await;
+    assert_eq!(ignored.body["data"]["k"], "2");
+    assert_eq!(ignored.headers.get("warning"), None);
+    assert_eq!(ignored.body.get("foo"), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_event_shows_through_both_groups() {
     let cluster = Cluster::start().await;
     let event = json!({
