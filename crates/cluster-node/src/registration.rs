@@ -147,6 +147,9 @@ impl Registration {
         NodeStatus {
             addresses: Some(vec![
                 address("InternalIP", self.address.to_string()),
+                // The machine is reached under the same address from outside; scripts that copy
+                // files to every node ask for this type.
+                address("ExternalIP", self.address.to_string()),
                 address("Hostname", self.name.clone()),
             ]),
             allocatable: Some(capacity.clone()),

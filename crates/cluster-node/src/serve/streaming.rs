@@ -14,9 +14,11 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::protocol::{self, FromClient, STDERR, STDOUT};
 use super::{Context, Refusal, find};
@@ -74,7 +76,7 @@ pub(super) async fn exec(
                     None => protocol::failure(&text),
                 };
                 let _ = socket.send(Message::Binary(status)).await;
-                let _ = socket.close(None).await;
+                let _ = socket.send(goodbye()).await;
             }
         }
     })
@@ -99,7 +101,7 @@ pub(super) async fn attach(
             Ok(streams) => connect(socket, streams, &wanted).await,
             Err(error) => {
                 let _ = socket.send(Message::Binary(protocol::failure(&error))).await;
-                let _ = socket.close(None).await;
+                let _ = socket.send(goodbye()).await;
             }
         }
     })
@@ -217,6 +219,12 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
     headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
+/// The end of a stream. Without its code 1000 client-go takes the end for a broken connection and
+/// loses the exit code.
+fn goodbye() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() }))
+}
+
 /// Copies between a process and its client until the process has ended or the client has left.
 async fn connect(socket: Socket, mut streams: Streams, wanted: &Wanted) {
     let (sink, stream) = socket.split();
@@ -236,6 +244,7 @@ async fn connect(socket: Socket, mut streams: Streams, wanted: &Wanted) {
     };
     let status = protocol::status(protocol::code(streams.wait().await));
     let _ = sink.send(Message::Binary(status)).await;
+    let _ = sink.send(goodbye()).await;
     let _ = sink.close().await;
 }
 
