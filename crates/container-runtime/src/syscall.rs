@@ -223,12 +223,17 @@ pub(crate) fn signalfd() -> io::Result<OwnedFd> {
 /// Gives every signal its default action and unblocks all, as a new program expects: Rust
 /// ignores SIGPIPE, and the helpers block SIGCHLD.
 pub(crate) fn reset_signals() {
-    // SAFETY: a zeroed `sigaction` is SIG_DFL without flags; numbers that cannot be set (KILL,
-    // STOP, the ones of libc) are refused without effect. The set is initialised before use.
+    /// `struct sigaction` of the kernel: handler, flags, restorer, mask; all zero is SIG_DFL.
+    const DEFAULT: [usize; 4] = [0; 4];
+    /// Size of the kernel's signal mask in bytes.
+    const MASK_BYTES: usize = 8;
+    // SAFETY: the kernel reads the constant and writes nothing; numbers that cannot be set
+    // (KILL, STOP) are refused without effect. It is asked directly, because libc hides signals
+    // 32 and 33, which its own posix_spawn leaves ignored. The set is initialised before use.
     unsafe {
-        let default: libc::sigaction = std::mem::zeroed();
         for signal in 1..=64 {
-            libc::sigaction(signal, &raw const default, std::ptr::null_mut());
+            let unused = std::ptr::null_mut::<usize>();
+            libc::syscall(libc::SYS_rt_sigaction, signal, DEFAULT.as_ptr(), unused, MASK_BYTES);
         }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);

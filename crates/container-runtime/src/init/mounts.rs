@@ -364,6 +364,3 @@ fn protect(root: &RootMount, path: &Path) -> std::io::Result<()> {
     syscall::mount_setattr(&tree, readonly)?;
     Ok(place_at(&tree, &at)?)
 }
-
-const _: () = assert!(MOUNT_ATTR_NODEV == libc::MOUNT_ATTR_NODEV as u64);
-const _: () = assert!(MOUNT_ATTR_RDONLY == libc::MOUNT_ATTR_RDONLY as u64);

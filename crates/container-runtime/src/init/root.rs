@@ -20,8 +20,8 @@ use crate::wire::{Failure, Root, Sandbox, UserNamespace};
 /// The longest string that `fsconfig(2)` takes, in bytes.
 const FSCONFIG_BYTES_MAX: usize = 255;
 
-pub(super) const MOUNT_ATTR_RDONLY: u64 = 1;
-pub(super) const MOUNT_ATTR_NODEV: u64 = 4;
+pub(super) const MOUNT_ATTR_RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
+pub(super) const MOUNT_ATTR_NODEV: u64 = libc::MOUNT_ATTR_NODEV;
 
 /// The root of a container, attached but not yet moved into.
 pub(crate) struct RootMount {
@@ -109,12 +109,15 @@ fn overlay(
             None => None,
         },
     };
-    let mut lowers = lowers.to_vec();
-    if let Some((work, fd)) =
-        stub_layer(upper.map_or(lowers.first(), |(_, work)| Some(work)), stubs)
-    {
+    let mut lowers: Vec<_> = lowers.iter().cloned().map(Some).collect();
+    let over = upper.map_or(lowers.first().cloned().flatten(), |(_, work)| Some(work.clone()));
+    if let Some((over, fd)) = over.and_then(|over| stub_layer(over, stubs)) {
+        // What is covered now can only be named by its descriptor.
+        for covered in lowers.iter_mut().filter(|lower| lower.as_ref() == Some(&over)) {
+            *covered = None;
+        }
         layers.lowers.push(fd);
-        lowers.push(work);
+        lowers.push(Some(over));
     }
     match overlay_by_fsconfig(sandbox, &layers, &lowers) {
         // "lowerdir+" came with Linux 6.5.
@@ -137,8 +140,7 @@ pub(super) struct Stub {
 /// It is attached over a directory whose descriptor is open already, in this mount namespace
 /// only. Without it mount points are created in the root when they are needed, so a failure
 /// here is none.
-fn stub_layer(over: Option<&PathBuf>, stubs: &[Stub]) -> Option<(PathBuf, OwnedFd)> {
-    let over = over?;
+fn stub_layer(over: PathBuf, stubs: &[Stub]) -> Option<(PathBuf, OwnedFd)> {
     if stubs.is_empty() {
         return None;
     }
@@ -147,8 +149,8 @@ fn stub_layer(over: Option<&PathBuf>, stubs: &[Stub]) -> Option<(PathBuf, OwnedF
     for stub in stubs {
         make_stub(&layer, stub).ok()?;
     }
-    attach(&layer, over).ok()?;
-    Some((over.clone(), layer))
+    attach(&layer, &over).ok()?;
+    Some((over, layer))
 }
 
 fn make_stub(layer: &OwnedFd, stub: &Stub) -> rustix::io::Result<()> {
@@ -182,14 +184,14 @@ fn with_log(error: Errno, log: &str) -> String {
 fn overlay_by_fsconfig(
     sandbox: &Sandbox,
     layers: &Layers,
-    paths: &[PathBuf],
+    paths: &[Option<PathBuf>],
 ) -> Result<OwnedFd, (Errno, String)> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| (e, String::new()))?;
     let configure = || -> rustix::io::Result<()> {
         fsconfig_set_string(&context, "source", "shipway")?;
         for (fd, path) in layers.lowers.iter().zip(paths) {
             // The plain path where it fits: it is what `mount` shows.
-            match path.to_str().filter(|text| is_plain(text)) {
+            match path.as_deref().and_then(Path::to_str).filter(|text| is_plain(text)) {
                 Some(text) => fsconfig_set_string(&context, "lowerdir+", text)?,
                 None => fsconfig_set_string(&context, "lowerdir+", by_fd(fd))?,
             }

@@ -113,6 +113,15 @@ impl Fixture {
     }
 }
 
+/// A test that fails half-way leaves containers.
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        for container in self.runtime.list().into_iter().flatten() {
+            let _ = container.delete();
+        }
+    }
+}
+
 /// A shell with a script, and a `PATH`.
 pub(crate) fn shell(script: &str) -> Process {
     let mut process = Process::new(["/bin/sh", "-c", script]);
