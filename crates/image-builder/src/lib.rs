@@ -25,6 +25,7 @@ mod cache;
 mod commit;
 mod content_digest;
 mod context;
+mod context_source;
 mod error;
 mod event;
 mod fetch;
@@ -52,6 +53,7 @@ pub use builder::{
     ContextDirectory, FamilyChoice, IsolationChoice, NamedContext, RegistryCache, Snapshots,
 };
 pub use commit::Family;
+pub use context_source::{ContextLocation, FetchedContext, fetch_context};
 pub use error::{BuildError, StepError};
 pub use event::{BuildEvent, Events, OutputStream, StepEnd, StepNumber};
 pub use fetch::{GitCredentials, GitReference, Submodules};

@@ -1,0 +1,416 @@
+//! What `build` and `executor` share: from flags that became values to an image and its outputs.
+
+pub(crate) mod progress;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use blob_store::BlobStore;
+use dockerfile::{Dockerfile, Draft, IgnoreFile, Plan, PlanOptions, ignore_file_names};
+use image_builder::{
+    BasePolicy, BuildError, BuildOutcome, BuildRequest, Builder, BuilderOptions, ContextDirectory,
+    ContextLocation, CredentialSource, Events, FetchedContext, GitCredentials, GitReference,
+    IsolationChoice, NamedContext, StepError, fetch_context,
+};
+use layers::UnpackedLayers;
+use oci_model::{Platform, Reference};
+use registry_client::{Client, ClientOptions};
+
+use crate::exit::{Failure, Kind};
+use crate::registries::CredentialFiles;
+
+/// Where the Dockerfile is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum DockerfileLocation {
+    /// `Dockerfile`, else `dockerfile`, at the root of the context.
+    Default,
+    /// A path: as given, else inside the context.
+    Path(PathBuf),
+    /// Standard input.
+    Stdin,
+    /// An http or https URL.
+    Url(String),
+}
+
+/// What is built.
+#[derive(Debug)]
+pub(crate) struct Subject {
+    pub(crate) context: ContextLocation,
+    /// Directory of the fetched context that is the context.
+    pub(crate) below: Option<PathBuf>,
+    pub(crate) dockerfile: DockerfileLocation,
+    pub(crate) build_args: BTreeMap<String, String>,
+    pub(crate) target: Option<String>,
+    pub(crate) platform: Platform,
+    pub(crate) labels: Vec<(String, String)>,
+    pub(crate) named_contexts: BTreeMap<String, NamedContext>,
+    pub(crate) git: GitCredentials,
+}
+
+/// Directories and clients of a build.
+#[derive(Debug)]
+pub(crate) struct Machinery {
+    pub(crate) state_dir: PathBuf,
+    pub(crate) pull: ClientOptions,
+    pub(crate) push: ClientOptions,
+    pub(crate) credentials: CredentialFiles,
+    pub(crate) bases: BasePolicy,
+    pub(crate) isolation: IsolationChoice,
+    pub(crate) events: Events,
+}
+
+/// A Dockerfile with its context, read and parsed.
+pub(crate) struct Prepared {
+    pub(crate) file: Dockerfile,
+    pub(crate) context: FetchedContext,
+    pub(crate) directory: ContextDirectory,
+    pub(crate) name: String,
+}
+
+/// Fetches the context and parses the Dockerfile.
+pub(crate) async fn prepare(subject: &Subject, scratch: &Path) -> Result<Prepared, Failure> {
+    let mut context = fetch_context(&subject.context, scratch, &subject.git)
+        .await
+        .map_err(|error| Failure::new(Kind::Usage, error).hint("check the build context"))?;
+    if let Some(below) = &subject.below {
+        let clean: PathBuf = below
+            .components()
+            .filter(|part| matches!(part, std::path::Component::Normal(_)))
+            .collect();
+        if clean.components().count() != below.components().count() {
+            return Err(Failure::usage(format!(
+                "--context-sub-path {} leaves the context",
+                below.display()
+            )));
+        }
+        context.root = context.root.join(clean);
+    }
+    let (name, bytes) = read_dockerfile(subject, &context).await?;
+    let file = Dockerfile::parse(&name, &bytes).map_err(dockerfile_failure)?;
+    let ignore = read_ignore_file(&context.root, &name)?;
+    let directory = ContextDirectory { root: context.root.clone(), ignore };
+    Ok(Prepared { file, context, directory, name })
+}
+
+/// A mistake in the Dockerfile, with its line.
+pub(crate) fn dockerfile_failure(error: dockerfile::DockerfileError) -> Failure {
+    let line = error.line_text().map(str::to_owned);
+    let mut text = error.to_string();
+    if let Some(line) = line {
+        text.push_str(&format!("\n  | {line}"));
+    }
+    Failure::usage(text)
+}
+
+async fn read_dockerfile(
+    subject: &Subject,
+    context: &FetchedContext,
+) -> Result<(String, Vec<u8>), Failure> {
+    let read = |path: &Path| {
+        std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    match &subject.dockerfile {
+        DockerfileLocation::Stdin => {
+            let mut bytes = Vec::new();
+            std::io::Read::read_to_end(&mut std::io::stdin().lock(), &mut bytes)?;
+            Ok(("Dockerfile".to_owned(), bytes))
+        }
+        DockerfileLocation::Url(url) => {
+            let location = ContextLocation::Url(url.clone());
+            let scratch = std::env::temp_dir();
+            let fetched = fetch_context(&location, &scratch, &GitCredentials::default()).await?;
+            Ok((url.clone(), read(&fetched.root.join("Dockerfile"))?))
+        }
+        DockerfileLocation::Path(path) if path.is_file() => {
+            Ok((path.display().to_string(), read(path)?))
+        }
+        DockerfileLocation::Path(path) => {
+            let inside = context.root.join(path.strip_prefix("/").unwrap_or(path));
+            if !inside.is_file() {
+                return Err(Failure::usage(format!(
+                    "please provide a valid path to a Dockerfile within the build context with \
+                     --dockerfile: {} does not exist",
+                    path.display()
+                )));
+            }
+            Ok((path.display().to_string(), read(&inside)?))
+        }
+        DockerfileLocation::Default => {
+            for name in ["Dockerfile", "dockerfile"] {
+                let path = context.root.join(name);
+                if path.is_file() {
+                    return Ok((name.to_owned(), read(&path)?));
+                }
+            }
+            let text = format!("there is no Dockerfile in {}", context.root.display());
+            Err(Failure::usage(text).hint("name it with -f PATH"))
+        }
+    }
+}
+
+fn read_ignore_file(root: &Path, dockerfile: &str) -> Result<IgnoreFile, Failure> {
+    for name in ignore_file_names(dockerfile) {
+        // The first is beside the Dockerfile, wherever that is; the second in the context.
+        for path in [PathBuf::from(&name), root.join(&name)] {
+            let is_general = name == ".dockerignore";
+            if is_general && !path.starts_with(root) {
+                continue;
+            }
+            match std::fs::read_to_string(&path) {
+                Ok(text) => return IgnoreFile::parse(&text).map_err(dockerfile_failure),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {}
+                Err(error) => {
+                    return Err(anyhow::Error::from(error)
+                        .context(format!("cannot read {}", path.display()))
+                        .into());
+                }
+            }
+        }
+    }
+    Ok(IgnoreFile::default())
+}
+
+/// A first look at the plan, without bases: enough for lint findings.
+pub(crate) fn plan_options(subject: &Subject, prepared: &Prepared) -> PlanOptions {
+    PlanOptions {
+        build_args: subject.build_args.clone(),
+        target: subject.target.clone(),
+        labels: subject.labels.clone(),
+        build_platform: Platform::host(),
+        named_contexts: subject.named_contexts.keys().cloned().collect::<BTreeSet<_>>(),
+        ignore_file: Some(prepared.directory.ignore.clone()),
+        ..PlanOptions::for_platform(subject.platform.clone())
+    }
+}
+
+/// Makes a builder.
+pub(crate) fn builder(machinery: Machinery) -> Result<Builder, Failure> {
+    let state = |error: anyhow::Error| {
+        let hint = format!(
+            "choose another state directory with --state-dir, or free {}",
+            machinery.state_dir.display()
+        );
+        Failure::new(Kind::Environment, error).hint(hint)
+    };
+    let store = BlobStore::open(machinery.state_dir.join("blobs")).map_err(|e| state(e.into()))?;
+    let unpacked = UnpackedLayers::open(&machinery.state_dir.join("layers"))
+        .map_err(|error| state(error.into()))?;
+    let credentials = machinery.credentials.clone();
+    let lookup = CredentialSource::new(move |reference: Reference| {
+        let credentials = credentials.clone();
+        Box::pin(async move { credentials.for_reference(&reference).await })
+    });
+    let directory = machinery.state_dir.join("build");
+    std::fs::create_dir_all(&directory).map_err(|error| state(error.into()))?;
+    Ok(Builder::new(BuilderOptions {
+        directory,
+        store,
+        unpacked,
+        pull: Client::new(machinery.pull)?,
+        push: Client::new(machinery.push)?,
+        credentials: lookup,
+        bases: machinery.bases,
+        isolation: machinery.isolation,
+        events: machinery.events,
+    }))
+}
+
+/// Resolves bases until the plan is complete.
+pub(crate) async fn plan(
+    builder: &Builder,
+    subject: &Subject,
+    prepared: &Prepared,
+) -> Result<Plan, Failure> {
+    let options = plan_options(subject, prepared);
+    let mut draft = Draft::new(&prepared.file, options).map_err(dockerfile_failure)?;
+    loop {
+        let bases = draft.unresolved_bases();
+        if bases.is_empty() {
+            return draft.finish().map_err(dockerfile_failure);
+        }
+        let lookups = bases.iter().map(|base| {
+            builder.base_config(base, &subject.named_contexts, &subject.platform)
+        });
+        let configs = futures_util::future::join_all(lookups).await;
+        for (base, config) in bases.iter().zip(configs) {
+            let config = config.map_err(|error| failure(error, &prepared.name))?;
+            draft.supply_base(base, &config).map_err(dockerfile_failure)?;
+        }
+    }
+}
+
+/// Builds, and ends every step when the person presses Ctrl-C.
+pub(crate) async fn run(
+    builder: &Builder,
+    plan: Plan,
+    request: BuildRequest,
+    name: &str,
+) -> Result<BuildOutcome, Failure> {
+    let mut terminate =
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut build = std::pin::pin!(builder.build(plan, request));
+    loop {
+        tokio::select! {
+            result = &mut build => return result.map_err(|error| failure(error, name)),
+            _ = tokio::signal::ctrl_c() => builder.cancel(),
+            _ = terminate.recv() => builder.cancel(),
+        }
+    }
+}
+
+/// A failed build as text, exit code and hint.
+pub(crate) fn failure(error: BuildError, dockerfile: &str) -> Failure {
+    let hint = match &error {
+        BuildError::Step { source, .. } => source.hint().map(str::to_owned),
+        BuildError::Image { .. } => Some(
+            "check the name, or log in with `shipway login`; a registry without TLS needs \
+             --insecure-registry HOST"
+                .to_owned(),
+        ),
+        _ => None,
+    };
+    let kind = match &error {
+        BuildError::Step { source, .. } => match **source {
+            StepError::NoIsolation { .. } | StepError::Foreign { .. } => Kind::Environment,
+            _ => Kind::Failed,
+        },
+        BuildError::Request(_) => Kind::Usage,
+        BuildError::State { .. } => Kind::Environment,
+        BuildError::Image { source, .. } | BuildError::Push { source, .. } => {
+            registry_kind(source.as_ref())
+        }
+        _ => Kind::Failed,
+    };
+    let error = match error {
+        BuildError::Step { title, span, source } => {
+            let lines = if span.line == span.line_end {
+                span.line.to_string()
+            } else {
+                format!("{}-{}", span.line, span.line_end)
+            };
+            anyhow::Error::from(*source).context(format!("{dockerfile}:{lines}: {title}"))
+        }
+        other => other.into(),
+    };
+    let failure = Failure::new(kind, error);
+    match hint {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
+
+fn registry_kind(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Kind {
+    use registry_client::{RegistryError, RegistryErrorKind};
+    match error.downcast_ref::<RegistryError>().map(RegistryError::kind) {
+        Some(RegistryErrorKind::Unauthorized { .. } | RegistryErrorKind::Denied { .. }) => {
+            Kind::Denied
+        }
+        Some(RegistryErrorKind::NotFound { .. }) => Kind::NotFound,
+        Some(
+            RegistryErrorKind::Unreachable { .. }
+            | RegistryErrorKind::Tls { .. }
+            | RegistryErrorKind::PlainHttp { .. },
+        ) => Kind::Unreachable,
+        _ => Kind::Failed,
+    }
+}
+
+/// A context as `shipway build` spells it: `-`, a URL, a git reference, a directory.
+pub(crate) fn context_location(text: &str) -> Result<ContextLocation, Failure> {
+    let is_git = |text: &str| {
+        let end = text.split(['#', '?']).next().unwrap_or(text);
+        text.starts_with("git://")
+            || text.starts_with("git@")
+            || text.starts_with("ssh://")
+            || ((text.starts_with("http://") || text.starts_with("https://"))
+                && end.ends_with(".git"))
+    };
+    if text == "-" {
+        Ok(ContextLocation::Stdin)
+    } else if is_git(text) {
+        GitReference::parse(text).map(ContextLocation::Git).map_err(Failure::usage)
+    } else if text.starts_with("http://") || text.starts_with("https://") {
+        Ok(ContextLocation::Url(text.to_owned()))
+    } else {
+        Ok(ContextLocation::Directory(text.into()))
+    }
+}
+
+/// `KEY=VALUE`, or `KEY` alone with the value of the environment.
+pub(crate) fn build_args(arguments: &[String]) -> BTreeMap<String, String> {
+    let mut values = BTreeMap::new();
+    for argument in arguments {
+        match argument.split_once('=') {
+            Some((name, value)) => values.insert(name.to_owned(), value.to_owned()),
+            None => match std::env::var(argument) {
+                Ok(value) => values.insert(argument.clone(), value),
+                Err(_) => None,
+            },
+        };
+    }
+    values
+}
+
+/// `KEY=VALUE` pairs of labels and annotations.
+pub(crate) fn pairs(what: &str, arguments: &[String]) -> Result<Vec<(String, String)>, Failure> {
+    arguments
+        .iter()
+        .map(|argument| {
+            let (name, value) = argument.split_once('=').unwrap_or((argument, ""));
+            if name.is_empty() {
+                return Err(Failure::usage(format!("{what} {argument:?}: want KEY=VALUE")));
+            }
+            Ok((name.to_owned(), value.to_owned()))
+        })
+        .collect()
+}
+
+/// Secrets as docker and kaniko spell them: `id=ID[,src=PATH][,env=NAME][,type=file|env]`.
+pub(crate) fn secrets(arguments: &[String]) -> Result<image_builder::Secrets, Failure> {
+    use image_builder::{SecretBytes, SecretSource};
+    let mut found = image_builder::Secrets::new();
+    for argument in arguments {
+        let bad = |reason: &str| Failure::usage(format!("--secret {argument:?}: {reason}"));
+        let (mut id, mut path, mut variable, mut kind) = (None, None, None, None);
+        for field in argument.split(',') {
+            match field.split_once('=') {
+                Some(("id", value)) => id = Some(value),
+                Some(("src" | "source", value)) => path = Some(value),
+                Some(("env", value)) => variable = Some(value),
+                Some(("type", value @ ("file" | "env"))) => kind = Some(value),
+                Some((key, _)) => return Err(bad(&format!("unexpected key {key:?}"))),
+                None => return Err(bad("want id=ID[,src=PATH|,env=NAME]")),
+            }
+        }
+        let id = id.filter(|id| !id.is_empty()).ok_or_else(|| bad("id is missing"))?;
+        // With type=env, src names a variable, as in docker.
+        if kind == Some("env") && variable.is_none() {
+            variable = path.take().or(Some(id));
+        }
+        let source = match (path, variable) {
+            (Some(path), None) => SecretSource::File(path.into()),
+            (None, Some(name)) => {
+                let value = std::env::var_os(name)
+                    .ok_or_else(|| bad(&format!("variable {name} is not set")))?;
+                let bytes = std::os::unix::ffi::OsStringExt::into_vec(value);
+                SecretSource::Value(SecretBytes::new(bytes))
+            }
+            (None, None) if kind != Some("file") && std::env::var_os(id).is_some() => {
+                let value = std::env::var_os(id).unwrap_or_default();
+                let bytes = std::os::unix::ffi::OsStringExt::into_vec(value);
+                SecretSource::Value(SecretBytes::new(bytes))
+            }
+            (None, None) => SecretSource::File(id.into()),
+            (Some(_), Some(_)) => return Err(bad("src and env exclude each other")),
+        };
+        if let SecretSource::File(path) = &source
+            && !path.is_file()
+        {
+            return Err(bad(&format!("{} is not a file", path.display())));
+        }
+        found.insert(id.to_owned(), source);
+    }
+    Ok(found)
+}
