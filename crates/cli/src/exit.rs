@@ -70,9 +70,15 @@ impl Failure {
         self
     }
 
-    /// Writes the failure to standard error and says which code to exit with.
-    pub(crate) fn report(&self) -> ExitCode {
-        let mut text = format!("error: {}", self.error);
+    /// The same failure for scripts that expect another code.
+    pub(crate) fn with_kind(mut self, kind: Kind) -> Self {
+        self.kind = kind;
+        self
+    }
+
+    /// The failure with its causes, in one line.
+    pub(crate) fn text(&self) -> String {
+        let mut text = self.error.to_string();
         for cause in self.error.chain().skip(1) {
             let cause = cause.to_string();
             // Libraries often repeat their cause in their own text.
@@ -80,6 +86,12 @@ impl Failure {
                 let _ = write!(text, ": {cause}");
             }
         }
+        text
+    }
+
+    /// Writes the failure to standard error and says which code to exit with.
+    pub(crate) fn report(&self) -> ExitCode {
+        let mut text = format!("error: {}", self.text());
         if let Some(hint) = &self.hint {
             let _ = write!(text, "\n  try: {hint}");
         }

@@ -17,6 +17,11 @@ pub(crate) struct Globals {
 }
 
 impl Globals {
+    /// Whether the user chose the state directory.
+    pub(crate) fn has_state_dir(&self) -> bool {
+        self.state_dir.is_some()
+    }
+
     /// The state directory: the flag, the variable, or the default for this user.
     pub(crate) fn state_dir(&self) -> PathBuf {
         if let Some(directory) = &self.state_dir {

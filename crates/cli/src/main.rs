@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "verbs land one by one; removed when all are there")]
 #![forbid(unsafe_code)]
 
+mod build;
 mod commands;
 mod exit;
 mod globals;

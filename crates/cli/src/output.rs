@@ -51,6 +51,12 @@ pub(crate) fn error_line(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
+/// Writes bytes to standard error as they are.
+pub(crate) fn error_raw(bytes: &[u8]) {
+    // Nothing can be done about a closed standard error.
+    let _ = std::io::stderr().lock().write_all(bytes);
+}
+
 /// Whether colour belongs on standard error: a terminal, and `NO_COLOR` is not set.
 pub(crate) fn stderr_has_colour() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())

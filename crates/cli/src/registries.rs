@@ -48,7 +48,7 @@ pub(crate) fn client(args: &RegistryArgs) -> Result<Client, Failure> {
     Client::new(options).map_err(|error| Failure::new(Kind::Usage, error))
 }
 
-fn proxy_of_environment() -> Option<Proxy> {
+pub(crate) fn proxy_of_environment() -> Option<Proxy> {
     let variable = |names: [&str; 2]| {
         names.iter().find_map(|name| std::env::var(name).ok().filter(|text| !text.is_empty()))
     };

@@ -1,5 +1,6 @@
 //! What `build` and `executor` share: from flags that became values to an image and its outputs.
 
+pub(crate) mod credentials;
 pub(crate) mod progress;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +19,7 @@ use oci_model::{Platform, Reference};
 use registry_client::{Client, ClientOptions};
 
 use crate::exit::{Failure, Kind};
-use crate::registries::CredentialFiles;
+use crate::build::credentials::CredentialFile;
 
 /// Where the Dockerfile is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +55,7 @@ pub(crate) struct Machinery {
     pub(crate) state_dir: PathBuf,
     pub(crate) pull: ClientOptions,
     pub(crate) push: ClientOptions,
-    pub(crate) credentials: CredentialFiles,
+    pub(crate) credentials: CredentialFile,
     pub(crate) bases: BasePolicy,
     pub(crate) isolation: IsolationChoice,
     pub(crate) events: Events,
@@ -230,9 +231,9 @@ pub(crate) async fn plan(
         if bases.is_empty() {
             return draft.finish().map_err(dockerfile_failure);
         }
-        let lookups = bases.iter().map(|base| {
-            builder.base_config(base, &subject.named_contexts, &subject.platform)
-        });
+        let lookups = bases
+            .iter()
+            .map(|base| builder.base_config(base, &subject.named_contexts, &subject.platform));
         let configs = futures_util::future::join_all(lookups).await;
         for (base, config) in bases.iter().zip(configs) {
             let config = config.map_err(|error| failure(error, &prepared.name))?;
@@ -248,8 +249,7 @@ pub(crate) async fn run(
     request: BuildRequest,
     name: &str,
 ) -> Result<BuildOutcome, Failure> {
-    let mut terminate =
-        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let mut build = std::pin::pin!(builder.build(plan, request));
     loop {
         tokio::select! {

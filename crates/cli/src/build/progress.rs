@@ -222,11 +222,8 @@ pub(crate) fn kaniko_line(log: KanikoLog, level: &str, text: &str, start: Instan
                 "error" => "31",
                 _ => "36",
             };
-            let stamp = if log.timestamps {
-                time()
-            } else {
-                format!("{:04}", start.elapsed().as_secs())
-            };
+            let stamp =
+                if log.timestamps { time() } else { format!("{:04}", start.elapsed().as_secs()) };
             if output::stderr_has_colour() {
                 format!("\u{1b}[{colour}m{name}\u{1b}[0m[{stamp}] {text}")
             } else {

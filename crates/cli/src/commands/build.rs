@@ -17,7 +17,7 @@ use crate::build::{self, DockerfileLocation, Machinery, Subject};
 use crate::exit::Failure;
 use crate::globals::Globals;
 use crate::output;
-use crate::registries::{CredentialFiles, client_options};
+use crate::build::credentials::{CredentialFile, client_options};
 
 /// Flags of `shipway build`; docker's where docker has them.
 #[derive(Args, Debug)]
@@ -175,7 +175,7 @@ pub(crate) async fn run(args: BuildArgs, globals: &Globals) -> Result<ExitCode, 
         state_dir,
         pull: options.clone(),
         push: options,
-        credentials: CredentialFiles::read(crate::globals::docker_config_dir().as_deref())?,
+        credentials: CredentialFile::read(crate::globals::docker_config_dir().as_deref())?,
         bases: if args.pull { BasePolicy::Registry } else { BasePolicy::LocalFirst },
         isolation: args.isolation.choice(None),
         events: progress::events(style),
@@ -246,9 +246,9 @@ fn subject(args: &BuildArgs) -> Result<Subject, Failure> {
     };
     let mut named_contexts = BTreeMap::new();
     for argument in &args.build_contexts {
-        let (name, value) = argument
-            .split_once('=')
-            .ok_or_else(|| Failure::usage(format!("--build-context {argument:?}: want NAME=VALUE")))?;
+        let (name, value) = argument.split_once('=').ok_or_else(|| {
+            Failure::usage(format!("--build-context {argument:?}: want NAME=VALUE"))
+        })?;
         let context = match value.strip_prefix("docker-image://") {
             Some(name) => NamedContext::Image(reference(name)?),
             None => {
@@ -277,8 +277,8 @@ fn subject(args: &BuildArgs) -> Result<Subject, Failure> {
 
 fn check(subject: &Subject, prepared: &build::Prepared) -> Result<ExitCode, Failure> {
     let options = build::plan_options(subject, prepared);
-    let mut draft = dockerfile::Draft::new(&prepared.file, options)
-        .map_err(build::dockerfile_failure)?;
+    let mut draft =
+        dockerfile::Draft::new(&prepared.file, options).map_err(build::dockerfile_failure)?;
     // Bases are not looked up: what they would add to the checks is not worth a network.
     loop {
         let bases = draft.unresolved_bases();
@@ -410,7 +410,8 @@ fn report(
         output::line(&outcome.config.to_string());
         return Ok(());
     }
-    let what = if names.is_empty() { "an image without a name".to_owned() } else { names.join(", ") };
+    let what =
+        if names.is_empty() { "an image without a name".to_owned() } else { names.join(", ") };
     output::error_line(&format!(
         "built {what}: {} in {:.1}s ({} steps executed, {} cached, {} layers, {} bytes)",
         outcome.manifest.digest(),

@@ -1,9 +1,11 @@
 //! One file per verb, each with its flags (`Args`) and `run`.
 
+pub(crate) mod build;
 mod completions;
 mod copy;
 mod demo;
 mod down;
+mod executor;
 mod inspect;
 mod login;
 mod manifest;
@@ -36,6 +38,10 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Verb {
+    /// Build an image from a Dockerfile, without Docker
+    Build(Box<build::BuildArgs>),
+    /// Build as kaniko's executor does, with its flags
+    Executor(Box<executor::ExecutorArgs>),
     /// Check a credential against a registry and keep it in docker's config.json
     Login(login::LoginArgs),
     /// Forget the credential of a registry
@@ -72,6 +78,8 @@ enum Verb {
 pub(crate) async fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let globals = &cli.globals;
     match cli.verb {
+        Verb::Build(args) => build::run(*args, globals).await,
+        Verb::Executor(args) => executor::run(*args, globals).await,
         Verb::Login(args) => login::login(args).await,
         Verb::Logout(args) => login::logout(&args),
         Verb::Pull(args) => pull::run(args, globals).await,

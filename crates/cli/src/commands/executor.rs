@@ -1,0 +1,267 @@
+//! `shipway executor`, also as `/kaniko/executor`: kaniko's flags, environment, files and exit
+//! codes on our builder.
+
+mod flags;
+mod inputs;
+mod outputs;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use image_builder::{
+    BasePolicy, BuildRequest, CacheWrite, Family, FamilyChoice, Output, OutputTarget,
+    RegistryCache, Snapshots,
+};
+use oci_model::Reference;
+
+pub(crate) use self::flags::ExecutorArgs;
+use crate::build::progress::{self, KanikoLog, Style};
+use crate::build::{self, Machinery};
+use crate::exit::{Failure, Kind};
+use crate::globals::Globals;
+use crate::output;
+use crate::build::credentials::CredentialFile;
+
+/// Where kaniko's image keeps the executor and its state.
+const KANIKO_DIR: &str = "/kaniko";
+
+/// Runs the verb.
+pub(crate) async fn run(args: ExecutorArgs, globals: &Globals) -> Result<ExitCode, Failure> {
+    if args.word.as_deref() == Some("version") {
+        output::line(&format!("Kaniko version : shipway {}", env!("CARGO_PKG_VERSION")));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(word) = &args.word {
+        return Err(Failure::usage(format!("unknown command {word:?} for \"executor\"")));
+    }
+    let log = args.log();
+    let start = Instant::now();
+    match execute(&args, globals, log).await {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(Stopped::Command { code, failure }) => {
+            progress::kaniko_line(log, "error", &failure, start);
+            Ok(ExitCode::from(code))
+        }
+        // All else is 1, as in kaniko.
+        Err(Stopped::Other(failure)) => Err(failure.with_kind(Kind::Failed)),
+    }
+}
+
+enum Stopped {
+    /// A command failed; its code becomes ours.
+    Command {
+        code: u8,
+        failure: String,
+    },
+    Other(Failure),
+}
+
+impl<E: Into<Failure>> From<E> for Stopped {
+    fn from(error: E) -> Self {
+        Self::Other(error.into())
+    }
+}
+
+async fn execute(args: &ExecutorArgs, globals: &Globals, log: KanikoLog) -> Result<(), Stopped> {
+    let start = Instant::now();
+    args.check()?;
+    for warning in args.warnings() {
+        progress::kaniko_line(log, "warning", &warning, start);
+    }
+    let kaniko_dir = args.kaniko_dir();
+    let state_dir = state_dir(globals, &kaniko_dir);
+    let destinations = args.destinations()?;
+    let subject = inputs::subject(args)?;
+    let prepared = build::prepare(&subject, &state_dir.join("build/work")).await?;
+    let in_place = in_place(args, &kaniko_dir, &state_dir, &prepared);
+    let credentials = CredentialFile::read(Some(&docker_config_dir(&kaniko_dir)))?;
+    let builder = build::builder(Machinery {
+        state_dir,
+        pull: inputs::pull_options(args)?,
+        push: inputs::push_options(args)?,
+        credentials,
+        bases: BasePolicy::Registry,
+        isolation: args.isolation().choice(in_place),
+        events: progress::events(Style::Kaniko(log)),
+    })?;
+    if !args.no_push() && !args.skip_push_permission_check {
+        for destination in &destinations {
+            builder
+                .check_push(destination)
+                .await
+                .map_err(|error| build::failure(error, &prepared.name))?;
+        }
+    }
+    let plan = build::plan(&builder, &subject, &prepared).await?;
+    for warning in &plan.warnings {
+        progress::kaniko_line(log, "warning", &warning.to_string(), start);
+    }
+    if args.dryrun {
+        for step in plan.stages.iter().flat_map(|stage| &stage.steps) {
+            output::line(&step.title);
+        }
+        return Ok(());
+    }
+    let epoch = crate::commands::build::epoch(plan.source_date_epoch.as_deref());
+    let request = request(args, &prepared, &destinations, epoch)?;
+    let outcome = match builder_run(&builder, plan, request, &prepared.name).await {
+        Ok(outcome) => outcome,
+        Err(stopped) => return Err(stopped),
+    };
+    let failed = |error| build::failure(error, &prepared.name);
+    if let Some(path) = &args.tar_path {
+        let output = Output::DockerArchive(OutputTarget::File(path.clone()));
+        builder.write(&outcome, &output, &destinations).await.map_err(failed)?;
+    }
+    if let Some(path) = &args.oci_layout_path {
+        let output = Output::OciDirectory(path.clone());
+        builder.write(&outcome, &output, &destinations).await.map_err(failed)?;
+    }
+    if !args.no_push() {
+        for destination in &destinations {
+            match builder.push(&outcome, destination).await {
+                Err(error)
+                    if args.push_ignore_immutable_tag_errors
+                        && inputs::says_tag_is_immutable(&error) =>
+                {
+                    let text = format!("{destination} exists and is immutable; not pushed");
+                    progress::kaniko_line(log, "warning", &text, start);
+                }
+                pushed => pushed.map_err(failed)?,
+            }
+        }
+    }
+    outputs::write(args, &destinations, outcome.manifest.digest())?;
+    Ok(())
+}
+
+async fn builder_run(
+    builder: &image_builder::Builder,
+    plan: dockerfile::Plan,
+    request: BuildRequest,
+    name: &str,
+) -> Result<image_builder::BuildOutcome, Stopped> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+        .map_err(Failure::from)?;
+    let mut running = std::pin::pin!(builder.build(plan, request));
+    let result = loop {
+        tokio::select! {
+            result = &mut running => break result,
+            _ = tokio::signal::ctrl_c() => builder.cancel(),
+            _ = terminate.recv() => builder.cancel(),
+        }
+    };
+    result.map_err(|error| {
+        let code = error.exit_code().and_then(|code| u8::try_from(code).ok());
+        let failure = build::failure(error, name);
+        match code {
+            Some(code) if code != 0 => Stopped::Command {
+                code,
+                failure: format!("error building image: {}", failure.text()),
+            },
+            _ => Stopped::Other(failure),
+        }
+    })
+}
+
+fn request(
+    args: &ExecutorArgs,
+    prepared: &build::Prepared,
+    destinations: &[Reference],
+    epoch: Option<i64>,
+) -> Result<BuildRequest, Failure> {
+    let mut request = BuildRequest::new(Some(prepared.directory.clone()));
+    request.secrets = build::secrets(&args.secrets)?;
+    request.git = inputs::git_credentials();
+    request.annotations = build::pairs("--annotation", &args.annotations)?.into_iter().collect();
+    request.compression = args.compression()?;
+    request.family = match args.image_format.as_deref() {
+        None => FamilyChoice::OfBase,
+        Some("oci") => FamilyChoice::Exactly(Family::Oci),
+        Some("docker") => FamilyChoice::Exactly(Family::Docker),
+        Some(other) => {
+            return Err(Failure::usage(format!("--image-format {other:?}: docker or oci")));
+        }
+    };
+    if matches!(request.compression, layers::Compression::Zstd(_)) && args.image_format.is_none() {
+        request.family = FamilyChoice::Exactly(Family::Oci);
+    }
+    if args.single_snapshot {
+        request.snapshots = Snapshots::Single;
+    }
+    request.epoch = if args.reproducible { Some(0) } else { epoch };
+    if args.cache {
+        let repository = match (&args.cache_repo, destinations.first()) {
+            (Some(repository), _) => crate::commands::build::reference(repository)?,
+            (None, Some(first)) => {
+                crate::commands::build::reference(&format!("{}/cache", first.name()))?
+            }
+            (None, None) => {
+                return Err(Failure::usage(
+                    "if using cache with --no-push, specify cache repo with --cache-repo",
+                ));
+            }
+        };
+        request.registry_cache = Some(RegistryCache {
+            repository,
+            ttl: args.cache_ttl()?,
+            write: if args.no_push_cache { CacheWrite::ReadOnly } else { CacheWrite::Export },
+        });
+    }
+    if !args.no_push() {
+        request.push_to = destinations.to_vec();
+    }
+    Ok(request)
+}
+
+/// State lives beside the executor in its own image, else where every verb keeps it.
+fn state_dir(globals: &Globals, kaniko_dir: &Path) -> PathBuf {
+    if globals.has_state_dir() || !is_executor_image(kaniko_dir) {
+        return globals.state_dir();
+    }
+    kaniko_dir.join("state")
+}
+
+/// Whether this program is the executor of an image that holds nothing else.
+fn is_executor_image(kaniko_dir: &Path) -> bool {
+    std::env::current_exe().is_ok_and(|program| program.starts_with(kaniko_dir))
+}
+
+fn docker_config_dir(kaniko_dir: &Path) -> PathBuf {
+    let own = kaniko_dir.join(".docker");
+    match std::env::var_os("DOCKER_CONFIG").filter(|directory| !directory.is_empty()) {
+        Some(directory) => directory.into(),
+        None if own.is_dir() => own,
+        None => crate::globals::docker_config_dir().unwrap_or(own),
+    }
+}
+
+/// What is not the image's in the root of this process; `None` outside of an executor image.
+fn in_place(
+    args: &ExecutorArgs,
+    kaniko_dir: &Path,
+    state_dir: &Path,
+    prepared: &build::Prepared,
+) -> Option<Vec<PathBuf>> {
+    if !is_executor_image(kaniko_dir) {
+        return None;
+    }
+    let mut keep = vec![
+        kaniko_dir.to_owned(),
+        state_dir.to_owned(),
+        "/proc".into(),
+        "/sys".into(),
+        "/dev".into(),
+        "/busybox".into(),
+        docker_config_dir(kaniko_dir),
+    ];
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    keep.push(absolute(&prepared.directory.root));
+    keep.extend(args.ignore_paths.iter().map(|path| absolute(path)));
+    keep.extend(args.dockerfile_path().map(|path| absolute(&path)));
+    keep.extend(outputs::paths(args).into_iter().map(|path| absolute(&path)));
+    // An executor that is the whole context keeps its files, but a context of `/` keeps nothing.
+    keep.retain(|path| path != Path::new("/"));
+    Some(keep)
+}

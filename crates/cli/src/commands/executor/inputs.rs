@@ -1,0 +1,183 @@
+//! Contexts and registries as kaniko spells them.
+
+use std::collections::BTreeMap;
+
+use image_builder::{BuildError, ContextLocation, GitCredentials, GitReference, Submodules};
+use oci_model::Platform;
+use registry_client::{ClientOptions, Mirror};
+
+use super::flags::ExecutorArgs;
+use crate::build::{self, DockerfileLocation, Subject};
+use crate::exit::Failure;
+use crate::build::credentials::client_options;
+
+/// What kaniko takes for a tag that must not move.
+const IMMUTABLE: [&str; 3] = [
+    "The repository has enabled tag immutability",
+    "cannot be overwritten because the repository is immutable",
+    "because the tag is immutable",
+];
+
+/// What is built.
+pub(super) fn subject(args: &ExecutorArgs) -> Result<Subject, Failure> {
+    let dockerfile = match args.dockerfile.as_str() {
+        "-" => DockerfileLocation::Stdin,
+        "Dockerfile" => DockerfileLocation::Default,
+        url if url.starts_with("http://") || url.starts_with("https://") => {
+            DockerfileLocation::Url(url.to_owned())
+        }
+        path => DockerfileLocation::Path(path.into()),
+    };
+    let platform = match &args.custom_platform {
+        None => Platform::host(),
+        Some(text) => text.parse().map_err(Failure::usage)?,
+    };
+    Ok(Subject {
+        context: context(args)?,
+        below: args.context_sub_path.clone(),
+        dockerfile,
+        build_args: build::build_args(&args.build_args),
+        target: args.target.first().cloned().filter(|target| !target.is_empty()),
+        platform,
+        labels: build::pairs("--label", &args.labels)?,
+        named_contexts: BTreeMap::new(),
+        git: git_credentials(),
+    })
+}
+
+fn context(args: &ExecutorArgs) -> Result<ContextLocation, Failure> {
+    if args.bucket.is_some() {
+        return Err(cloud("gs://"));
+    }
+    let text = args.context.as_str();
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return Ok(ContextLocation::Directory(text.into()));
+    };
+    match scheme {
+        "dir" => Ok(ContextLocation::Directory(rest.into())),
+        "tar" if rest == "stdin" => Ok(ContextLocation::Stdin),
+        "tar" => Ok(ContextLocation::Archive(rest.into())),
+        "git" => git(args, rest).map(ContextLocation::Git),
+        "https" | "http" => Ok(ContextLocation::Url(text.to_owned())),
+        "gs" | "s3" => Err(cloud(&format!("{scheme}://"))),
+        _ => Err(Failure::usage(
+            "unknown build context prefix provided, please use one of the following: gs://, \
+             dir://, tar://, s3://, git://, https://",
+        )),
+    }
+}
+
+fn cloud(scheme: &str) -> Failure {
+    Failure::usage(format!("contexts in object storage ({scheme}) cannot be read yet"))
+        .hint("fetch the archive in an init container and use tar://PATH, or an https:// URL")
+}
+
+/// `host/repo[#ref[#commit]]`, with the settings of `--git`.
+fn git(args: &ExecutorArgs, rest: &str) -> Result<GitReference, Failure> {
+    let method = std::env::var("GIT_PULL_METHOD").unwrap_or_else(|_| "https".to_owned());
+    let mut parts = rest.splitn(3, '#');
+    let repository = parts.next().unwrap_or_default();
+    let mut found = GitReference {
+        repository: format!("{method}://{repository}"),
+        reference: parts.next().filter(|text| !text.is_empty()).map(str::to_owned),
+        commit: parts.next().filter(|text| !text.is_empty()).map(str::to_owned),
+        submodules: Submodules::Leave,
+        ..GitReference::default()
+    };
+    for setting in &args.git {
+        let Some((key, value)) = setting.split_once('=') else {
+            return Err(Failure::usage("invalid git flag, must be in the key=value format"));
+        };
+        match key {
+            "branch" if !value.is_empty() => found.reference = Some(value.to_owned()),
+            "depth" => {
+                found.depth = value
+                    .parse()
+                    .map_err(|_| Failure::usage(format!("--git depth={value:?}: not a number")))?;
+            }
+            "recurse-submodules" if value == "true" => found.submodules = Submodules::Fetch,
+            "branch" | "recurse-submodules" | "single-branch" | "insecure-skip-tls" => {}
+            other => return Err(Failure::usage(format!("unknown git setting {other:?}"))),
+        }
+    }
+    Ok(found)
+}
+
+/// Credentials of git contexts; a token stands in for the user name.
+pub(super) fn git_credentials() -> GitCredentials {
+    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    GitCredentials {
+        username: variable("GIT_TOKEN").or_else(|| variable("GIT_USERNAME")),
+        password: variable("GIT_PASSWORD"),
+    }
+}
+
+/// How bases are pulled.
+pub(super) fn pull_options(args: &ExecutorArgs) -> Result<ClientOptions, Failure> {
+    let mut options = common_options(args)?;
+    if args.insecure_pull {
+        options.insecure_registries.push("*".to_owned());
+    }
+    if args.skip_tls_verify_pull {
+        options.skip_tls_verify.push("*".to_owned());
+    }
+    options.retries_max += args.image_download_retry;
+    let mirror = |text: &str| {
+        let (host, prefix) = text.split_once('/').unwrap_or((text, ""));
+        let plain = args.insecure_pull || args.insecure_registries.iter().any(|h| h == host);
+        let scheme = if plain { "http" } else { "https" };
+        let repository_prefix =
+            if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
+        Mirror { url: format!("{scheme}://{host}"), repository_prefix, auth: None }
+    };
+    for text in args.registry_mirrors.iter().filter(|text| !text.is_empty()) {
+        options.mirrors.entry("docker.io".to_owned()).or_default().push(mirror(text));
+    }
+    for text in args.registry_maps.iter().filter(|text| !text.is_empty()) {
+        let (original, new) = text.split_once('=').ok_or_else(|| {
+            Failure::usage(format!("--registry-map {text:?}: want ORIGINAL=NEW[/PREFIX]"))
+        })?;
+        let original = if original == "index.docker.io" { "docker.io" } else { original };
+        options.mirrors.entry(original.to_owned()).or_default().push(mirror(new));
+    }
+    Ok(options)
+}
+
+/// How results are pushed.
+pub(super) fn push_options(args: &ExecutorArgs) -> Result<ClientOptions, Failure> {
+    let mut options = common_options(args)?;
+    if args.insecure {
+        options.insecure_registries.push("*".to_owned());
+    }
+    if args.skip_tls_verify {
+        options.skip_tls_verify.push("*".to_owned());
+    }
+    options.retries_max += args.push_retry;
+    Ok(options)
+}
+
+fn common_options(args: &ExecutorArgs) -> Result<ClientOptions, Failure> {
+    let mut options = client_options();
+    options.insecure_registries.clone_from(&args.insecure_registries);
+    options.skip_tls_verify.clone_from(&args.skip_tls_verify_registries);
+    for text in &args.registry_certificates {
+        let (_, path) = text.split_once('=').ok_or_else(|| {
+            Failure::usage(format!("--registry-certificate {text:?}: want HOST=PATH"))
+        })?;
+        let pem = std::fs::read(path)
+            .map_err(|error| Failure::usage(format!("cannot read certificate {path}: {error}")))?;
+        options.extra_roots_pem.push(pem);
+    }
+    Ok(options)
+}
+
+/// Whether a registry refused a push because the tag exists and must stay.
+pub(super) fn says_tag_is_immutable(error: &BuildError) -> bool {
+    let mut texts = vec![error.to_string()];
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        texts.push(cause.to_string());
+        source = cause.source();
+    }
+    texts.iter().any(|text| IMMUTABLE.iter().any(|known| text.contains(known)))
+}
