@@ -18,8 +18,8 @@ use layers::UnpackedLayers;
 use oci_model::{Platform, Reference};
 use registry_client::{Client, ClientOptions};
 
-use crate::exit::{Failure, Kind};
 use crate::build::credentials::CredentialFile;
+use crate::exit::{Failure, Kind};
 
 /// Where the Dockerfile is.
 #[derive(Clone, Debug, PartialEq, Eq)]

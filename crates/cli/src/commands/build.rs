@@ -12,12 +12,12 @@ use image_builder::{
 };
 use oci_model::{Platform, Reference};
 
+use crate::build::credentials::{CredentialFile, client_options};
 use crate::build::progress::{self, Style};
 use crate::build::{self, DockerfileLocation, Machinery, Subject};
 use crate::exit::Failure;
 use crate::globals::Globals;
 use crate::output;
-use crate::build::credentials::{CredentialFile, client_options};
 
 /// Flags of `shipway build`; docker's where docker has them.
 #[derive(Args, Debug)]

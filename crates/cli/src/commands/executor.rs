@@ -16,12 +16,12 @@ use image_builder::{
 use oci_model::Reference;
 
 pub(crate) use self::flags::ExecutorArgs;
+use crate::build::credentials::CredentialFile;
 use crate::build::progress::{self, KanikoLog, Style};
 use crate::build::{self, Machinery};
 use crate::exit::{Failure, Kind};
 use crate::globals::Globals;
 use crate::output;
-use crate::build::credentials::CredentialFile;
 
 /// Where kaniko's image keeps the executor and its state.
 const KANIKO_DIR: &str = "/kaniko";

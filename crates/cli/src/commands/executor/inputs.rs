@@ -7,9 +7,9 @@ use oci_model::Platform;
 use registry_client::{ClientOptions, Mirror};
 
 use super::flags::ExecutorArgs;
+use crate::build::credentials::client_options;
 use crate::build::{self, DockerfileLocation, Subject};
 use crate::exit::Failure;
-use crate::build::credentials::client_options;
 
 /// What kaniko takes for a tag that must not move.
 const IMMUTABLE: [&str; 3] = [
