@@ -69,9 +69,12 @@ impl Api {
     ) -> Result<Arc<Value>, Raced> {
         let resource = target.resource;
         let recorded = object::at(&body, &["metadata", "managedFields"]).cloned();
+        let seen = object::resource_version(&body) == object::resource_version(current);
         let mut new = written_part(target, current, body);
         metadata::carry_over(&mut new, current);
-        if ownership == Ownership::Recorded
+        // A writer that has seen the present state may also rewrite who owns what: kubectl moves
+        // the fields of client-side apply that way.
+        if (ownership == Ownership::Recorded || seen)
             && let Some(fields) = recorded
         {
             object::set(&mut new, &["metadata", "managedFields"], fields);
@@ -108,7 +111,7 @@ impl Api {
                 FieldManager { name: &caller.manager, subresource: target.subresource, at: now };
             patch::track_update(resource, Some(current), &mut new, &manager);
         }
-        let owners_changed = ownership == Ownership::Recorded && !same_owners(&new, current);
+        let owners_changed = !same_owners(&new, current);
         if metadata::is_unchanged(&new, current) && !owners_changed {
             return Ok(Arc::clone(current));
         }

@@ -3,6 +3,10 @@
 //! Pure functions: current object and patch in, new object out. Storage, retries and admission are
 //! the business of `api`.
 
+mod fields;
+mod managed;
+mod place;
+mod server_side;
 mod strategic;
 
 use jiff::Timestamp;
@@ -143,8 +147,7 @@ pub fn server_side_apply(
     manager: &FieldManager<'_>,
     on_conflict: OnConflict,
 ) -> Result<Value, ApiError> {
-    let _ = (resource, current, applied, manager, on_conflict);
-    Err(ApiError::new(Reason::UnsupportedMediaType, "server-side apply is not served yet"))
+    server_side::apply(resource, current, applied, manager, on_conflict)
 }
 
 /// Records in `metadata.managedFields` of `new` what an ordinary write (create, update, other
@@ -155,7 +158,7 @@ pub fn track_update(
     new: &mut Value,
     manager: &FieldManager<'_>,
 ) {
-    let _ = (resource, old, new, manager);
+    managed::track(resource, old, new, manager);
 }
 
 #[cfg(test)]
