@@ -143,8 +143,12 @@ impl Container {
     /// Ends what a dead shim left.
     fn bury(&self, record: &ContainerRecord) -> io::Result<()> {
         if record.boot_id == boot_id() {
-            record.init.signal(Signal::KILL)?;
-            if record.mount_namespace.is_unmistakable() {
+            if let Some(init) = record.init.open()? {
+                syscall::pidfd_send_signal(&init, Signal::KILL)?;
+                syscall::wait_readable(&init)?;
+            }
+            // With its first process a PID namespace has ended as a whole.
+            if !record.own_pid_namespace && record.mount_namespace.is_unmistakable() {
                 kill::everything_in(&record.mount_namespace)?;
             }
         }
@@ -342,7 +346,11 @@ impl Container {
                 record.init.signal(Signal::KILL)?;
                 syscall::wait_readable(&shim)?;
             }
-            self.bury(&record)?;
+            match on_disk::read::<ExitRecord>(&self.dir, on_disk::EXIT)? {
+                // Whoever wrote it had ended everything before.
+                Some(_) => cgroup::remove(&record.cgroups)?,
+                None => self.bury(&record)?,
+            }
         }
         match fs::remove_dir_all(&self.dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -59,8 +59,9 @@ fn narrow_bounding_set(granted: CapabilitySet) -> Result<(), Failure> {
         }
         match rustix::thread::capability_is_in_bounding_set(one) {
             Ok(true) => {}
-            // Not there, or unknown to this kernel.
-            Ok(false) | Err(_) => continue,
+            Ok(false) => continue,
+            // The first number this kernel does not know.
+            Err(_) => break,
         }
         match rustix::thread::remove_capability_from_bounding_set(one) {
             // Without CAP_SETPCAP the set stays as the caller's own container has it.

@@ -58,6 +58,8 @@ fn run() -> io::Result<()> {
 
 /// What belongs to a step.
 enum Territory {
+    /// The PID namespace that ends with its first process; the file is its mount namespace.
+    OwnProcesses(File),
     /// Every process in a mount namespace, which the file keeps alive.
     Namespace(File, MountNamespace),
     /// Every descendant.
@@ -80,6 +82,7 @@ fn sandboxed(spec: &StepSpec, stdio: StdioFds) -> Result<(Launched, Territory), 
     };
     let launch =
         |sandbox, stdio| launch::launch(sandbox, &spec.process, Terminal::None, Some(stdio), None);
+    let mut own_processes = spec.sandbox.namespaces.pid == Namespace::New;
     let launched = match launch(&spec.sandbox, stdio) {
         // The kernel shows a new /proc only to who sees all of the old one. With the caller's
         // processes the caller's /proc will do.
@@ -88,13 +91,18 @@ fn sandboxed(spec: &StepSpec, stdio: StdioFds) -> Result<(Launched, Territory), 
         {
             let mut sandbox = spec.sandbox.clone();
             sandbox.namespaces.pid = Namespace::Host;
+            own_processes = false;
             launch(&sandbox, again)?
         }
         other => other?,
     };
     let (file, namespace) = MountNamespace::of(launched.child.pid)
         .map_err(|error| Failure::setup("find the mount namespace", error))?;
-    Ok((launched, Territory::Namespace(file, namespace)))
+    let territory = match own_processes {
+        true => Territory::OwnProcesses(file),
+        false => Territory::Namespace(file, namespace),
+    };
+    Ok((launched, territory))
 }
 
 fn clone(fd: &OwnedFd) -> Result<OwnedFd, Failure> {
@@ -169,10 +177,11 @@ fn until_end(launched: &Launched, caller: &mut Channel, signals: &OwnedFd) -> io
 
 fn end_everything(territory: Territory) -> io::Result<()> {
     match territory {
+        // The last holder: with this the step is unmounted.
+        Territory::OwnProcesses(file) => drop(file),
         Territory::Namespace(file, namespace) => {
             kill::everything_in(&namespace)?;
             while reap_one(WaitOptions::empty()) {}
-            // The last holder: with this the step is unmounted.
             drop(file);
         }
         // What a killed process leaves becomes a child of this one, its reaper; so killing
