@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 
 use oci_model::{Algorithm, Digest, Hasher};
 
@@ -27,6 +28,10 @@ pub struct Ingest {
     lease: Option<Lease>,
 }
 
+/// A large blob goes to the disk while it comes in, in steps of this many bytes, so that the sync
+/// before its commit has little left to do.
+const WRITE_BEHIND_BYTES: u64 = 32 * 1024 * 1024;
+
 /// A staged file with the hash of what was written to it.
 #[derive(Debug)]
 pub(crate) struct Staged {
@@ -34,6 +39,10 @@ pub(crate) struct Staged {
     pub(crate) path: PathBuf,
     pub(crate) hasher: Hasher,
     pub(crate) size: u64,
+    /// The size when the last write-behind began.
+    behind: u64,
+    /// A sync of what was written so far. Its error must not be lost: the kernel tells it once.
+    running: Option<JoinHandle<rustix::io::Result<()>>>,
 }
 
 /// When a new blob's directory entry becomes durable.
@@ -56,7 +65,7 @@ impl Ingest {
             if !locked || file.metadata().doing("stat", &path)?.nlink() == 0 {
                 continue;
             }
-            let staged = Staged { file, path, hasher: Hasher::new(algorithm), size: 0 };
+            let staged = Staged::new(file, path, Hasher::new(algorithm), 0);
             return Ok(Self { store: store.clone(), staged, gathered: Vec::new(), lease: None });
         }
     }
@@ -162,6 +171,10 @@ impl Drop for Ingest {
 }
 
 impl Staged {
+    pub(crate) const fn new(file: File, path: PathBuf, hasher: Hasher, size: u64) -> Self {
+        Self { file, path, hasher, size, behind: size, running: None }
+    }
+
     /// Writes all of `bytes` and counts what was written even if the end fails.
     pub(crate) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut rest = bytes;
@@ -177,7 +190,33 @@ impl Staged {
                 Err(error) => return Err(error),
             }
         }
+        if self.size - self.behind >= WRITE_BEHIND_BYTES {
+            self.write_behind()?;
+        }
         Ok(())
+    }
+
+    /// Begins to sync what was written so far, unless the last such sync still runs.
+    fn write_behind(&mut self) -> io::Result<()> {
+        if self.running.as_ref().is_some_and(|running| !running.is_finished()) {
+            return Ok(());
+        }
+        self.await_sync()?;
+        self.behind = self.size;
+        let file = self.file.try_clone()?;
+        let sync = move || rustix::fs::fdatasync(&file);
+        self.running =
+            Some(std::thread::Builder::new().name("write-behind".to_owned()).spawn(sync)?);
+        Ok(())
+    }
+
+    /// Waits for the running sync and passes its error on.
+    fn await_sync(&mut self) -> io::Result<()> {
+        match self.running.take().map(JoinHandle::join) {
+            Some(Ok(result)) => Ok(result?),
+            Some(Err(_)) => Err(io::Error::other("the sync of a staged blob panicked")),
+            None => Ok(()),
+        }
     }
 
     /// Verifies, syncs and renames into place. The staged name is gone afterwards if it succeeds.
@@ -203,6 +242,7 @@ impl Staged {
             self.file
                 .set_permissions(std::fs::Permissions::from_mode(0o400))
                 .doing("protect", &self.path)?;
+            self.await_sync().doing("sync", &self.path)?;
             rustix::fs::fdatasync(&self.file).doing("sync", &self.path)?;
             let path = store.path(expected);
             std::fs::rename(&self.path, &path).doing("publish", &path)?;

@@ -85,7 +85,7 @@ impl BlobStore {
         let path = self.upload_path(id);
         let file = create_new(&path)?;
         try_lock(&file, &path)?;
-        let staged = Staged { file, path, hasher: Hasher::new(algorithm), size: 0 };
+        let staged = Staged::new(file, path, Hasher::new(algorithm), 0);
         Ok(Upload { store: self.clone(), id, label: label.to_owned(), staged, ended: false })
     }
 
@@ -118,7 +118,7 @@ impl BlobStore {
             Some((hashed, hasher)) if hashed == size => hasher,
             Some(_) | None => rehash(&mut file, &path, size)?,
         };
-        let staged = Staged { file, path, hasher, size };
+        let staged = Staged::new(file, path, hasher, size);
         Ok(Upload { store: self.clone(), id, label, staged, ended: false })
     }
 

@@ -34,6 +34,10 @@ const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
 /// Requests that one HTTP/2 connection may have open.
 const STREAMS_MAX: u32 = 128;
 
+/// Bytes read from a connection at once: what fits the cache of a processor, since a blob's bytes
+/// are written and hashed right after they came in.
+const READ_BUFFER_BYTES: usize = 256 * 1024;
+
 /// Pause after the kernel refused a connection, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -270,7 +274,11 @@ async fn serve_connection(
         }
     };
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIME_MAX);
+    builder
+        .http1()
+        .max_buf_size(READ_BUFFER_BYTES)
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME_MAX);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS_MAX);
     let handler = hyper::service::service_fn(move |request| {
         let service = Arc::clone(&service);

@@ -23,7 +23,7 @@ use crate::service::{Answer, Call, blocking, empty, header_value};
 const GATHER_BYTES: usize = 512 * 1024;
 
 /// Pieces of a body that may wait for the disk.
-const PIECES_QUEUED_MAX: usize = 8;
+const PIECES_QUEUED_MAX: usize = 2;
 
 /// How long a request waits for another one of the same upload.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(10);
