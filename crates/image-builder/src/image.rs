@@ -126,9 +126,8 @@ fn squashed_config(
             Some(_) | None => StepLayer::Empty,
         })
         .collect();
-    let created = session.created();
     let stage = session.plan.stage(session.plan.target);
-    assemble_config(stage, result.base_config.as_ref(), &steps, created.as_deref())
+    assemble_config(stage, result.base_config.as_ref(), &steps, result.created.as_deref())
 }
 
 /// One layer that does what several do.

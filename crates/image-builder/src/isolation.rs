@@ -63,6 +63,9 @@ impl Engine {
                 before.join("; "),
             );
         }
+        if reasons.is_empty() {
+            reasons.push("the caller asked for no isolation".to_owned());
+        }
         Err(StepError::NoIsolation { reason: reasons.join("; ") })
     }
 

@@ -49,6 +49,8 @@ pub(crate) struct StageResult {
     pub(crate) files: StageFiles,
     /// Config of the stage as an image.
     pub(crate) config: ImageConfig,
+    /// When the last of its steps was executed, as configs have it.
+    pub(crate) created: Option<String>,
     /// Layers that were there before the stage's own.
     pub(crate) inherited: usize,
     /// Media types of the image at the bottom, if there is one.
@@ -189,9 +191,10 @@ impl Session {
         Timestamp::from_seconds(self.now)
     }
 
-    /// The time as configs have it.
-    pub(crate) fn created(&self) -> Option<String> {
-        jiff::Timestamp::from_second(self.now).ok().map(|now| now.to_string())
+    /// The time of a stage as configs have it; `made_at` is when its last step was executed.
+    fn created_of(&self, made_at: Option<i64>) -> Option<String> {
+        let second = self.request.epoch.or(made_at).unwrap_or(self.now);
+        jiff::Timestamp::from_second(second).ok().map(|created| created.to_string())
     }
 
     /// A file or directory of this build's scratch space that does not exist yet.
@@ -282,12 +285,18 @@ impl Session {
         let mut files = StageFiles { layers: start.layers };
         let inherited = files.layers.len();
         let mut steps = Vec::with_capacity(stage.steps.len());
+        // An image whose steps are all cached is the image of the build that made them.
+        let mut made_at = None;
         for (number, step) in stage.steps.iter().enumerate() {
             if self.has_failed() {
                 return Err(BuildError::Cancelled);
             }
             let number = StepNumber { stage: id.index(), step: number };
-            let layer = self.step(stage, step, number, &files).await?;
+            let made = self.step(stage, step, number, &files).await?;
+            let layer = made.and_then(|(layer, at)| {
+                made_at = made_at.max(Some(at));
+                layer
+            });
             steps.push(match &layer {
                 Some(layer) => StepLayer::Layer(layer.diff_id),
                 None => StepLayer::Empty,
@@ -299,12 +308,13 @@ impl Session {
                 files.layers.push(layer);
             }
         }
-        let created = self.created();
+        let created = self.created_of(made_at);
         let base = start.config.as_ref();
         let config = assemble_config(stage, base, &steps, created.as_deref());
         Ok(StageResult {
             files,
             config,
+            created,
             inherited,
             base_is_docker: start.is_docker,
             steps,
@@ -383,7 +393,7 @@ impl Session {
         step: &Step,
         number: StepNumber,
         files: &StageFiles,
-    ) -> Result<Option<LayerRef>, BuildError> {
+    ) -> Result<Option<(Option<LayerRef>, i64)>, BuildError> {
         let Some(definition) = step.definition() else { return Ok(None) };
         let events = &self.inner.events;
         events.send(BuildEvent::StepStarted {
@@ -431,6 +441,7 @@ impl Session {
             StepEnd::Cached => self.cached.fetch_add(1, Ordering::Relaxed),
             StepEnd::Executed => self.executed.fetch_add(1, Ordering::Relaxed),
         };
+        let created = made.step.created;
         let layer = made.step.layer.map(|(descriptor, diff_id)| LayerRef {
             descriptor,
             diff_id,
@@ -442,7 +453,7 @@ impl Session {
             layer_bytes: layer.as_ref().map(|layer| layer.descriptor.size),
             duration: start.elapsed(),
         });
-        Ok(layer)
+        Ok(Some((layer, created)))
     }
 
     /// The keys of a step: by what its sources are made of, then by what is read of them.

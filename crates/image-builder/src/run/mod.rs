@@ -12,7 +12,7 @@ mod stubs;
 use std::path::{Path, PathBuf};
 
 use container_runtime::{
-    Cancel, Capabilities, CapabilitySet, Exit, Process, SeccompProfile, StepOutcome, Stream, User,
+    Cancel, Capabilities, CapabilitySet, Exit, Process, StepOutcome, Stream, User,
 };
 use dockerfile::{RunAction, Security};
 
@@ -33,7 +33,7 @@ pub(crate) fn process(action: &RunAction, extra_env: &[(String, String)]) -> Pro
     process.user = User::named(action.user.clone());
     process.umask = UMASK;
     match action.security {
-        Security::Sandbox => process.seccomp = SeccompProfile::RuntimeDefault,
+        Security::Sandbox => {}
         Security::Insecure => {
             process.capabilities =
                 Capabilities { bounding: CapabilitySet::ALL, ambient: CapabilitySet::EMPTY };

@@ -5,8 +5,8 @@ use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use container_runtime::{
-    Failure, Mount, MountSource, Namespace, Network, Propagation, Root, Sandbox, StepSpec,
-    UserNamespace, run_step,
+    Failure, Mount, MountSource, Namespace, Network, Propagation, Root, Sandbox, SeccompProfile,
+    StepSpec, UserNamespace, run_step,
 };
 use dockerfile::{Network as RunNetwork, Security};
 use layers::pack_upper;
@@ -157,7 +157,12 @@ fn run_in(
         RunNetwork::Default | RunNetwork::Host => Network::Host,
         RunNetwork::None => Network::None,
     };
-    let mut spec = StepSpec { process: process(command.action, &ready.env), sandbox };
+    let mut process = process(command.action, &ready.env);
+    if command.action.security == Security::Sandbox {
+        // Without namespaces the filter is that of the pod; adding one needs CAP_SYS_ADMIN.
+        process.seccomp = SeccompProfile::RuntimeDefault;
+    }
+    let mut spec = StepSpec { process, sandbox };
     let mut output = forward(command.events, command.step);
     let outcome = match run_step(&spec, command.cancel, &mut output) {
         Err(container_runtime::StepError::Refused(Failure::FreshProcRefused { .. })) => {
