@@ -220,10 +220,10 @@ impl Streams {
 
     /// Ends the process of an exec; an attached container is left alone.
     pub(crate) fn kill(&self) {
-        if let Process::Exec(session) = &self.process {
-            if let Err(error) = session.signal(Signal::KILL) {
-                tracing::debug!(%error, "exec not killed");
-            }
+        if let Process::Exec(session) = &self.process
+            && let Err(error) = session.signal(Signal::KILL)
+        {
+            tracing::debug!(%error, "exec not killed");
         }
     }
 }

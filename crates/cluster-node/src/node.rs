@@ -186,10 +186,10 @@ fn images(
     let made = Arc::clone(&images);
     tasks.spawn(async move {
         let work = tokio::task::spawn_blocking(move || {
-            if let (Some(program), Ok(reference)) = (program, crate::EXECUTOR_IMAGE.parse()) {
-                if let Err(error) = executor::prepare(&store, &reference, &program, &record) {
-                    tracing::warn!(%error, "no executor image");
-                }
+            if let (Some(program), Ok(reference)) = (program, crate::EXECUTOR_IMAGE.parse())
+                && let Err(error) = executor::prepare(&store, &reference, &program, &record)
+            {
+                tracing::warn!(%error, "no executor image");
             }
             made.refresh_summaries();
         });

@@ -75,9 +75,9 @@ impl Tasks {
 }
 
 fn report(ended: Result<(), JoinError>) {
-    if let Err(error) = ended {
-        if error.is_panic() {
-            tracing::error!(%error, "task panicked");
-        }
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(%error, "task panicked");
     }
 }

@@ -6,6 +6,7 @@
 
 mod adopt;
 mod probing;
+mod secrets;
 mod start;
 mod stop;
 
@@ -18,7 +19,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::containers;
@@ -75,6 +76,8 @@ pub(crate) enum Happening {
     Probed { name: String, id: String, kind: ProbeKind, passed: Passed },
     /// The work of stopping a container has ended.
     StopEnded { name: String },
+    /// One of the pull secrets was written.
+    SecretsChanged,
 }
 
 /// How a start went.
@@ -124,6 +127,8 @@ pub(crate) struct Worker {
     post_at: Option<Instant>,
     gone: bool,
     deadline_set: bool,
+    /// Tells when a pull secret changes, while a pull is in back-off.
+    secret_watch: Option<AbortHandle>,
 }
 
 impl Worker {
@@ -158,6 +163,7 @@ impl Worker {
             post_at: None,
             gone: first.gone,
             deadline_set: false,
+            secret_watch: None,
         };
         (worker, viewer)
     }
@@ -281,10 +287,11 @@ impl Worker {
             self.stop_rest(self.grace());
             return wake;
         }
-        if let (Some((container, kind)), None) = (plan.start, &self.starting) {
-            if self.volumes.is_some() && !self.live.contains_key(&container.name) {
-                self.begin_start(&container.clone(), kind, now);
-            }
+        if let (Some((container, kind)), None) = (plan.start, &self.starting)
+            && self.volumes.is_some()
+            && !self.live.contains_key(&container.name)
+        {
+            self.begin_start(&container.clone(), kind, now);
         }
         wake
     }
@@ -340,11 +347,11 @@ impl Worker {
         let first = self.volumes.is_none();
         self.tasks.spawn(async move {
             let mut result = setup::set_up(&shared, &pod, &mut tokens).await;
-            if first && result.is_ok() {
-                if let Err(error) = containers::write_network_files(&shared, &pod) {
-                    result =
-                        Err(VolumeError { volume: "etc".to_owned(), detail: error.to_string() });
-                }
+            if first
+                && result.is_ok()
+                && let Err(error) = containers::write_network_files(&shared, &pod)
+            {
+                result = Err(VolumeError { volume: "etc".to_owned(), detail: error.to_string() });
             }
             let _ = happenings.send(Happening::Volumes { tokens, result }).await;
         });
@@ -359,6 +366,7 @@ impl Worker {
             Happening::Probed { name, id, kind, passed } => {
                 self.take_probe(&name, &id, kind, passed)
             }
+            Happening::SecretsChanged => self.take_secrets_changed(),
             Happening::StopEnded { name } => {
                 if let Some(live) = self.live.get_mut(&name) {
                     live.stopping = false;
@@ -435,6 +443,7 @@ impl Worker {
         match outcome {
             StartOutcome::Done => {
                 self.schedule.retry_at.remove(name);
+                self.forget_secrets();
             }
             StartOutcome::Cancelled => {}
             StartOutcome::Image(not_yet) => {
@@ -443,6 +452,7 @@ impl Worker {
                 let wait = SignedDuration::try_from(not_yet.retry_in).unwrap_or(CONFIG_RETRY);
                 let at = now.saturating_add(wait).unwrap_or(now);
                 self.schedule.retry_at.insert(name.to_owned(), at);
+                self.watch_secrets();
             }
             StartOutcome::Failed { reason, message } => {
                 view.wait(reason, Some(message.clone()));

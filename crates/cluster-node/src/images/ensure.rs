@@ -248,12 +248,12 @@ impl Images {
                     access::used(candidate.as_ref()),
                     Timestamp::now(),
                 );
-                if reference.registry() != LOCAL_REGISTRY {
-                    if let Err(error) = note {
-                        // The intent stays, so that nobody gets the image without a pull.
-                        tracing::warn!(image = request.image, %error, "pull record not written");
-                        return Ok(image);
-                    }
+                if reference.registry() != LOCAL_REGISTRY
+                    && let Err(error) = note
+                {
+                    // The intent stays, so that nobody gets the image without a pull.
+                    tracing::warn!(image = request.image, %error, "pull record not written");
+                    return Ok(image);
                 }
                 let took = began.elapsed();
                 emit(event::pulled(request.image, took, took, image.bytes));

@@ -58,13 +58,13 @@ pub(crate) fn prepare(
     };
     let known =
         fs::read(record).ok().and_then(|bytes| serde_json::from_slice::<Source>(&bytes).ok());
-    if known.as_ref() == Some(&source) {
-        if let Ok(Some(image)) = store.find(reference) {
-            return store
-                .root_directories(&image)
-                .map(drop)
-                .map_err(|error| ExecutorError::Write(error.to_string()));
-        }
+    if known.as_ref() == Some(&source)
+        && let Ok(Some(image)) = store.find(reference)
+    {
+        return store
+            .root_directories(&image)
+            .map(drop)
+            .map_err(|error| ExecutorError::Write(error.to_string()));
     }
     build(store, reference, program, metadata.len()).map_err(ExecutorError::Write)?;
     let bytes =

@@ -117,13 +117,13 @@ impl PullRecords {
                 .ok()
                 .and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok())
                 .and_then(|document| document.get("image")?.as_str().map(str::to_owned));
-            if let Some(image_ref) = image.as_deref().and_then(&find) {
-                if self.record(&image_ref).is_none() {
-                    let record = PulledRecord::new(image_ref, now.to_string());
-                    if let Err(error) = self.store(&record) {
-                        tracing::warn!(%error, "pull record not written");
-                        continue;
-                    }
+            if let Some(image_ref) = image.as_deref().and_then(&find)
+                && self.record(&image_ref).is_none()
+            {
+                let record = PulledRecord::new(image_ref, now.to_string());
+                if let Err(error) = self.store(&record) {
+                    tracing::warn!(%error, "pull record not written");
+                    continue;
                 }
             }
             let _ = fs::remove_file(entry.path());

@@ -51,10 +51,10 @@ fn rotate_all(shared: &Shared) {
                 tracing::warn!(log = %run.log.display(), %error, "log not rotated");
                 continue;
             }
-            if let Some(container) = shared.runtime.container(&run.id) {
-                if let Err(error) = container.reopen_log() {
-                    tracing::debug!(container = run.id, %error, "log not opened anew");
-                }
+            if let Some(container) = shared.runtime.container(&run.id)
+                && let Err(error) = container.reopen_log()
+            {
+                tracing::debug!(container = run.id, %error, "log not opened anew");
             }
         }
     }

@@ -101,7 +101,6 @@ fn terminated(end: &Termination) -> ContainerStateTerminated {
         started_at: end.started_at.map(Time),
         finished_at: end.finished_at.map(Time),
         container_id: end.container_id.clone(),
-        ..ContainerStateTerminated::default()
     }
 }
 

@@ -152,10 +152,10 @@ fn wants_to_run(view: &ContainerView, policy: &str) -> bool {
 }
 
 fn need(name: &str, view: &ContainerView, schedule: &Schedule, now: Timestamp) -> Need {
-    if let Some(at) = schedule.retry_at.get(name) {
-        if *at > now {
-            return Need::Retry(*at);
-        }
+    if let Some(at) = schedule.retry_at.get(name)
+        && *at > now
+    {
+        return Need::Retry(*at);
     }
     let Some(ended) = view.last_end().and_then(|end| end.finished_at) else {
         return if view.is_running() { Need::Nothing } else { Need::Start };

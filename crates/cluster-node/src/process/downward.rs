@@ -103,7 +103,7 @@ pub(crate) fn resource(
         Some(name) if !name.is_empty() => pod
             .spec
             .iter()
-            .flat_map(|spec| crate::pods::state::all_containers(spec))
+            .flat_map(crate::pods::state::all_containers)
             .map(|(container, _)| container)
             .find(|container| container.name == *name)
             .ok_or_else(|| DownwardError::Container(name.clone()))?,

@@ -86,11 +86,11 @@ impl Worker {
         let (newest, old) = (newest.clone(), old.to_vec());
         tokio::task::spawn_blocking(move || {
             for run in old.iter().chain([&newest]) {
-                if let Some(runner) = shared.runtime.container(&run.id) {
-                    if let Err(error) = runner.delete() {
-                        tracing::debug!(container = run.id, %error, "old container not deleted");
-                        continue;
-                    }
+                if let Some(runner) = shared.runtime.container(&run.id)
+                    && let Err(error) = runner.delete()
+                {
+                    tracing::debug!(container = run.id, %error, "old container not deleted");
+                    continue;
                 }
                 let directory = shared.directories.run(&uid, &name, run.restart_count);
                 if run.id == newest.id {

@@ -97,7 +97,7 @@ async fn row_71_volumes_of_every_kind() -> Outcome {
         .await?;
     cluster.until_phase("volumes", "Succeeded").await?;
     let log = cluster.logs("volumes").await?;
-    assert_eq!(log, "ada1app=\"volumes\"\n400\nx\nshared\nbelow\ney\ndefault");
+    assert_eq!(log, "ada1app=\"volumes\"\n400\nx\nshared\nbelow\ney\ndefault\n");
     cluster
         .run(
             "blocked",

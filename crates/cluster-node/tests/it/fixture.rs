@@ -129,6 +129,11 @@ impl Cluster {
             let _ = self.pods().delete(&name, &parameters).await;
             self.until(&name, "to be gone", |pod| pod.is_none()).await?;
         }
+        // An object without running containers goes at once; the node cleans up behind it.
+        let left = self.dir.path().join("node/pods");
+        while std::fs::read_dir(&left)?.next().is_some() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         self.stop_node().await;
         if let Some(control) = self.control.take() {
             control.shutdown().await;
@@ -248,9 +253,8 @@ impl Cluster {
 }
 
 fn merge(into: &mut Value, extra: Value) {
-    match (into.as_object_mut(), extra) {
-        (Some(into), Value::Object(extra)) => into.extend(extra),
-        (_, _) => {}
+    if let (Some(into), Value::Object(extra)) = (into.as_object_mut(), extra) {
+        into.extend(extra);
     }
 }
 

@@ -1,12 +1,22 @@
 //! Image errors as a user sees them.
 
+use axum::Router;
+use axum::extract::Request;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 
-use crate::fixture::{Cluster, container_of};
+use crate::fixture::{BUSYBOX, Cluster, container_of};
 use crate::{Outcome, tests};
 
 tests![
     row_64_unreachable_registry_backs_off,
+    row_64_corrected_secret_ends_the_back_off,
+    row_66_image_of_one_tenant_is_refused_to_another,
     row_65_missing_pull_secret_is_warned_about,
     row_66_never_refuses_an_absent_image,
     any_kaniko_executor_is_ours,
@@ -36,6 +46,108 @@ async fn row_64_unreachable_registry_backs_off() -> Outcome {
     }
     let error = cluster.logs("far").await.expect_err("no log yet").to_string();
     assert!(error.contains("is waiting to start: trying and failing to pull image"), "{error}");
+    cluster.stop().await
+}
+
+/// A registry that shows the busybox manifest to `ada` with password `right`; the blobs are on the
+/// node already. Returns `host:port`.
+async fn private_registry(cluster: &Cluster) -> Result<String, Box<dyn std::error::Error>> {
+    let digests = cluster.blobs.get_ref(&format!("images/{BUSYBOX}").parse()?)?.ok_or("busybox")?;
+    let manifest = cluster.blobs.read(&digests[0], 1 << 20)?;
+    let root = digests[0].to_string();
+    let wanted = format!("Basic {}", BASE64.encode("ada:right"));
+    let answer = move |request: Request| {
+        let shown =
+            request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let response: Response = if shown != Some(wanted.as_str()) {
+            let challenge = [(header::WWW_AUTHENTICATE, "Basic realm=\"test\"")];
+            (StatusCode::UNAUTHORIZED, challenge, "{}").into_response()
+        } else if request.uri().path() == "/v2/app/manifests/1" {
+            let headers = [
+                (
+                    header::CONTENT_TYPE.as_str(),
+                    "application/vnd.oci.image.manifest.v1+json".to_owned(),
+                ),
+                ("docker-content-digest", root.clone()),
+            ];
+            (StatusCode::OK, headers, manifest.clone()).into_response()
+        } else {
+            StatusCode::OK.into_response()
+        };
+        async move { response }
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?.to_string();
+    tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await });
+    Ok(address)
+}
+
+fn pull_secret(name: &str, registry: &str, password: &str) -> serde_json::Value {
+    let config = json!({"auths": {registry: {"username": "ada", "password": password}}});
+    json!({"metadata": {"name": name}, "type": "kubernetes.io/dockerconfigjson",
+        "data": {".dockerconfigjson": BASE64.encode(config.to_string())}})
+}
+
+async fn row_64_corrected_secret_ends_the_back_off() -> Outcome {
+    let cluster = Cluster::start().await?;
+    let registry = private_registry(&cluster).await?;
+    cluster.apply::<Secret>(pull_secret("regcred", &registry, "wrong")).await?;
+    cluster
+        .run(
+            "waits",
+            "echo SUCCESS",
+            json!({"restartPolicy": "Never",
+            "imagePullSecrets": [{"name": "regcred"}],
+            "container": {"image": format!("{registry}/app:1")}}),
+        )
+        .await?;
+    cluster
+        .until("waits", "ImagePullBackOff", |pod| {
+            pod.is_some_and(|pod| waiting(pod) == "ImagePullBackOff")
+        })
+        .await?;
+    let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), "default");
+    let right = Patch::Merge(pull_secret("regcred", &registry, "right"));
+    secrets.patch("regcred", &PatchParams::default(), &right).await?;
+    cluster.until_phase("waits", "Succeeded").await?;
+    assert_eq!(cluster.logs("waits").await?, "SUCCESS\n");
+    cluster
+        .until_event(
+            "waits",
+            &format!("Normal Pulled Successfully pulled image \"{registry}/app:1\" in "),
+        )
+        .await?;
+    cluster.stop().await
+}
+
+async fn row_66_image_of_one_tenant_is_refused_to_another() -> Outcome {
+    let cluster = Cluster::start().await?;
+    let registry = private_registry(&cluster).await?;
+    let image = format!("{registry}/app:1");
+    cluster.apply::<Secret>(pull_secret("regcred", &registry, "right")).await?;
+    let with_secret = json!({"restartPolicy": "Never", "imagePullSecrets": [{"name": "regcred"}],
+        "container": {"image": image}});
+    cluster.run("owner", "true", with_secret.clone()).await?;
+    cluster.until_phase("owner", "Succeeded").await?;
+    cluster.run("again", "true", with_secret).await?;
+    cluster.until_phase("again", "Succeeded").await?;
+    cluster.until_event("again", "already present on machine").await?;
+    cluster.run("other", "true", json!({"container": {"image": image}})).await?;
+    cluster
+        .until("other", "to be refused", |pod| {
+            pod.is_some_and(|pod| {
+                matches!(waiting(pod).as_str(), "ErrImagePull" | "ImagePullBackOff")
+            })
+        })
+        .await?;
+    cluster
+        .run("sly", "true", json!({"container": {"image": image, "imagePullPolicy": "Never"}}))
+        .await?;
+    cluster
+        .until("sly", "ErrImageNeverPull", |pod| {
+            pod.is_some_and(|pod| waiting(pod) == "ErrImageNeverPull")
+        })
+        .await?;
     cluster.stop().await
 }
 
