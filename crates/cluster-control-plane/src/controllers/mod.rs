@@ -73,3 +73,6 @@ pub async fn run(client: Client, options: ControllerOptions, stop: CancellationT
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

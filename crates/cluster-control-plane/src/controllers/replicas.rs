@@ -249,7 +249,7 @@ mod tests {
     fn pods_that_do_least_are_deleted_first() {
         let early = "2026-01-01T00:00:00Z";
         let late = "2026-01-01T00:00:09Z";
-        let mut pods = vec![
+        let mut pods = [
             pod("Running", "True", early),
             pod("Running", "True", late),
             pod("Running", "False", early),

@@ -181,7 +181,8 @@ mod tests {
     #[test]
     fn name_grammars_accept_and_refuse_as_upstream() {
         let long = |count: usize| "a".repeat(count);
-        let rows: [(fn(&str) -> Complaints, &str, Vec<String>, Vec<String>); 6] = [
+        type Row = (fn(&str) -> Complaints, &'static str, Vec<String>, Vec<String>);
+        let rows: [Row; 6] = [
             (
                 subdomain,
                 "subdomain",
