@@ -66,6 +66,8 @@ fn run() -> io::Result<()> {
     rustix::process::chdir("/")?;
     // What a container without a PID namespace leaves behind is reaped here.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    // Fails never; else `ps -o comm` shows a number.
+    let _ = rustix::thread::set_name(c"shipway:shim");
     let signals = syscall::signalfd()?;
     let mut caller = Channel::new(channel);
     let (launch, _) = caller.receive::<ShimLaunch>()?;

@@ -32,6 +32,8 @@ fn run() -> io::Result<()> {
     // A session of its own: Ctrl-C reaches the caller, which decides.
     let _ = rustix::process::setsid();
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    // Fails never; else `ps -o comm` shows a number.
+    let _ = rustix::thread::set_name(c"shipway:step");
     let signals = syscall::signalfd()?;
     let mut caller = Channel::new(socket);
     let (launch, _) = caller.receive::<StepLaunch>()?;

@@ -15,6 +15,7 @@ crate::tests!(
     killed_shim_takes_its_container_along,
     killed_shim_leaves_no_process_in_the_host_pid_namespace,
     killed_caller_of_a_step_leaves_nothing,
+    creator_killed_at_any_moment_leaves_what_can_be_deleted,
 );
 
 /// What this program does as a process that will be killed.
@@ -156,4 +157,27 @@ fn killed_caller_of_a_step_leaves_nothing() -> Outcome {
     let again = crate::fixture::run_to_text(&spec)?;
     same(again.1, "again\n".to_owned())?;
     same(mounts_below(&fixture.path(""))?, Vec::new())
+}
+
+fn creator_killed_at_any_moment_leaves_what_can_be_deleted() -> Outcome {
+    let fixture = Fixture::new()?;
+    make_dirs(&fixture)?;
+    for round in 0..25 {
+        let mut child = Command::new(std::env::current_exe()?)
+            .arg("inner-create")
+            .arg(fixture.path(""))
+            .stdout(ProcessStdio::null())
+            .spawn()?;
+        // Any moment of the start will do; nothing is waited for.
+        std::thread::park_timeout(std::time::Duration::from_micros(round * 400));
+        child.kill()?;
+        child.wait()?;
+        for container in fixture.runtime.list()? {
+            container.delete()?;
+        }
+        same(fs::read_dir(fixture.path("containers"))?.count(), 0)?;
+    }
+    same(mounts_below(&fixture.path(""))?, Vec::new())?;
+    // Free for the next one, which a forgotten container would prevent.
+    same(fixture.run_script("a", "exit 6")?.code, 6)
 }

@@ -5,11 +5,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use container_runtime::{
-    ContainerSpec, Exit, InPlaceSpec, Mode, Mount, SeccompProfile, probe_isolation,
+    ContainerSpec, Exit, InPlaceSpec, Mode, Mount, Root, Sandbox, SeccompProfile, StepSpec,
+    UserNamespace, probe_isolation,
 };
 
 use crate::Outcome;
-use crate::fixture::{Fixture, Result, run_in_place_to_text, same, shell};
+use crate::fixture::{Fixture, Result, run_in_place_to_text, run_to_text, same, shell};
 
 crate::tests!(
     host_with_all_rights_has_every_mode,
@@ -17,6 +18,7 @@ crate::tests!(
     unconfined_pod_without_sys_admin_gets_user_namespaces,
     plain_user_gets_none_with_advice,
     step_in_place_works_in_the_hardened_pod,
+    step_in_a_user_namespace_works_in_the_unconfined_pod,
     stragglers_of_a_step_in_place_are_killed,
 );
 
@@ -25,6 +27,7 @@ pub(crate) fn inner(args: &[String]) -> Option<ExitCode> {
     let done = match args.first().map(String::as_str)? {
         "inner-probe" => probe(),
         "inner-step" => step(&args[1]),
+        "inner-sandboxed-step" => sandboxed_step(&args[1]),
         _ => return None,
     };
     Some(match done {
@@ -55,13 +58,32 @@ fn step(script: &str) -> Result<String> {
     Ok(format!("{text}exit {:?}", outcome.exit))
 }
 
+/// A step on an overlay in the pod's state directory.
+fn sandboxed_step(script: &str) -> Result<String> {
+    for name in ["/state/upper", "/state/work"] {
+        std::fs::create_dir_all(name)?;
+    }
+    let root = Root::Overlay {
+        lowers: vec!["/lower".into()],
+        upper: "/state/upper".into(),
+        work: "/state/work".into(),
+    };
+    let mut sandbox = Sandbox::new(root);
+    sandbox.namespaces.user = UserNamespace::Identity;
+    let (outcome, text) = run_to_text(&StepSpec { process: shell(script), sandbox })?;
+    Ok(format!("{text}exit {:?}", outcome.exit))
+}
+
 /// A container in which this program can run, with a state directory that is not an overlay.
 fn pod(fixture: &Fixture, args: &[&str]) -> Result<ContainerSpec> {
     let mut spec = fixture.script("pod", "")?;
     let own = std::env::current_exe()?;
     std::fs::create_dir_all(fixture.path("state"))?;
-    spec.sandbox.mounts =
-        vec![Mount::bind(own, "/it").read_only(), Mount::bind(fixture.path("state"), "/state")];
+    spec.sandbox.mounts = vec![
+        Mount::bind(own, "/it").read_only(),
+        Mount::bind(fixture.path("state"), "/state"),
+        Mount::bind(fixture.lower(), "/lower").read_only(),
+    ];
     spec.process.args = ["/it"].iter().chain(args).map(|arg| (*arg).to_owned()).collect();
     spec.process.seccomp = SeccompProfile::RuntimeDefault;
     Ok(spec)
@@ -120,6 +142,19 @@ fn step_in_place_works_in_the_hardened_pod() -> Outcome {
     same(ran.output.starts_with(expected), true).map_err(|_| ran.output.clone())?;
     let ending = "no mount\nexit Code(0)\n";
     same(ran.output.ends_with(ending), true).map_err(|_| ran.output.into())
+}
+
+fn step_in_a_user_namespace_works_in_the_unconfined_pod() -> Outcome {
+    let fixture = Fixture::new()?;
+    let script = "touch /f && chown 70000:5 /f && stat -c %u:%g /f; rm /etc/group; \
+        [ -r /proc/self/status ] && echo proc; echo x > /dev/null && echo dev; sleep 1000 &";
+    let mut spec = pod(&fixture, &["inner-sandboxed-step", script])?;
+    spec.process.seccomp = SeccompProfile::Unconfined;
+    let ran = fixture.run("pod", &spec)?;
+    same(ran.output.as_str(), "70000:5\nproc\ndev\nexit Code(0)\n")?;
+    let upper = fixture.path("state/upper");
+    same(upper.join("etc/group").symlink_metadata().is_ok(), true)?;
+    same(std::fs::read_dir(upper)?.count(), 2)
 }
 
 fn stragglers_of_a_step_in_place_are_killed() -> Outcome {

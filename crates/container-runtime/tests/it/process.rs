@@ -26,6 +26,8 @@ crate::tests!(
     plain_user_can_open_its_standard_streams,
     format_error_is_reported_at_the_start,
     signals_are_at_their_defaults,
+    no_descriptor_but_the_three_is_inherited,
+    environment_is_nowhere_on_disk,
     hybrid_cgroups_limit_memory_and_processes,
 );
 
@@ -165,6 +167,25 @@ fn signals_are_at_their_defaults() -> Outcome {
     let fixture = Fixture::new()?;
     let ran = fixture.run_script("a", "grep -E 'SigBlk|SigIgn' /proc/self/status | cut -f2")?;
     same(ran.output.as_str(), "0000000000000000\n0000000000000000\n")
+}
+
+fn no_descriptor_but_the_three_is_inherited() -> Outcome {
+    let fixture = Fixture::new()?;
+    // The fourth is the directory that is being listed.
+    same(fixture.run_script("a", "ls /proc/self/fd | wc -l")?.output.as_str(), "4\n")
+}
+
+fn environment_is_nowhere_on_disk() -> Outcome {
+    let fixture = Fixture::new()?;
+    let mut spec = fixture.script("a", "sleep 1000")?;
+    spec.process.env.push(("TOKEN".to_owned(), "s3cret-value".to_owned()));
+    let container = fixture.start("a", &spec)?;
+    let found = std::process::Command::new("grep")
+        .args(["-r", "s3cret-value"])
+        .arg(fixture.path("containers"))
+        .output()?;
+    same(String::from_utf8(found.stdout)?.as_str(), "")?;
+    Ok(container.delete()?)
 }
 
 fn hybrid_cgroups_limit_memory_and_processes() -> Outcome {
