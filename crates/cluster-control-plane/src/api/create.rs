@@ -83,11 +83,7 @@ impl Api {
             }
             if !exists {
                 let now = Timestamp::now();
-                self.complete_created(caller, resource, &mut new, now).await?;
-                if ownership == Ownership::Record {
-                    let manager = FieldManager { name: &caller.manager, subresource: "", at: now };
-                    patch::track_update(resource, None, &mut new, &manager);
-                }
+                self.complete_created(caller, resource, &mut new, ownership, now).await?;
                 match self.store_created(resource, new, options).await {
                     Ok(stored) => return Ok(event_form::served(resource, stored)),
                     Err(Raced::Refused(error)) => return Err(error),
@@ -109,11 +105,17 @@ impl Api {
         caller: &Caller,
         resource: &'static Resource,
         new: &mut Value,
+        ownership: Ownership,
         now: Timestamp,
     ) -> Result<(), ApiError> {
         metadata::fill_created(resource, new, now);
         metadata::drop_empty_metadata(object::ensure_map(new, &["metadata"]));
         schema::default(resource, new);
+        // What admission adds is nobody's, or an apply of the same configuration would remove it.
+        if ownership == Ownership::Record {
+            let manager = FieldManager { name: &caller.manager, subresource: "", at: now };
+            patch::track_update(resource, None, new, &manager);
+        }
         schema::prepare_create(resource, new);
         let client = self.loopback();
         let namespace = object::namespace(new).to_owned();

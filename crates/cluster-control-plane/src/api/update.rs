@@ -83,6 +83,15 @@ impl Api {
         schema::default(resource, &mut new);
         if target.subresource.is_empty() || target.subresource == "scale" {
             schema::prepare_update(resource, &mut new, current);
+        }
+        // Before admission, whose additions are nobody's.
+        if ownership == Ownership::Record {
+            let now = Timestamp::now();
+            let manager =
+                FieldManager { name: &caller.manager, subresource: target.subresource, at: now };
+            patch::track_update(resource, Some(current), &mut new, &manager);
+        }
+        if target.subresource.is_empty() || target.subresource == "scale" {
             let client = self.loopback();
             let context = AdmissionContext {
                 resource,
@@ -105,12 +114,6 @@ impl Api {
             return Err(ApiError::invalid(resource, target.name, &errors).into());
         }
         metadata::count_generation(resource, &mut new, current);
-        if ownership == Ownership::Record {
-            let now = Timestamp::now();
-            let manager =
-                FieldManager { name: &caller.manager, subresource: target.subresource, at: now };
-            patch::track_update(resource, Some(current), &mut new, &manager);
-        }
         let owners_changed = !same_owners(&new, current);
         if metadata::is_unchanged(&new, current) && !owners_changed {
             return Ok(Arc::clone(current));
