@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::task::JoinHandle;
@@ -23,6 +24,10 @@ use crate::identity::{MASTERS, User};
 use crate::retention;
 use crate::server::{Listener, Server, TlsError, tls_config};
 use crate::storage::{StorageError, Store};
+
+/// How long a process that was killed may take to let go of the database, and how often we look.
+const PREDECESSOR_TIME_MAX: Duration = Duration::from_secs(2);
+const PREDECESSOR_LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What a control plane needs to know.
 #[derive(Clone, Debug)]
@@ -106,7 +111,7 @@ impl ControlPlane {
     pub async fn start(options: Options) -> Result<Running, StartError> {
         let cluster = options.state_dir.join("cluster");
         make_directory(&cluster)?;
-        let store = Store::open(&cluster.join("state.redb"))?;
+        let store = open_store(&cluster.join("state.redb")).await?;
         let hosts = server_hosts(&options);
         let pki = Pki::load_or_create(
             &cluster.join("pki"),
@@ -181,6 +186,19 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.stop.cancel();
+    }
+}
+
+/// Opens the store; a predecessor that was just killed may hold the file for a moment longer.
+async fn open_store(path: &Path) -> Result<Store, StorageError> {
+    let deadline = tokio::time::Instant::now() + PREDECESSOR_TIME_MAX;
+    loop {
+        match Store::open(path) {
+            Err(StorageError::InUse { .. }) if tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(PREDECESSOR_LOOK_EVERY).await;
+            }
+            opened => return opened,
+        }
     }
 }
 

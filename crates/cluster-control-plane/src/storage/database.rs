@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use redb::{ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{ReadableTable, TableDefinition};
 use serde_json::Value;
 
 use super::Key;
@@ -147,10 +147,5 @@ impl Database {
             }
         }
         transaction.commit().map_err(|error| self.failed(error))
-    }
-
-    /// Whether the file still answers.
-    pub(super) fn is_usable(&self) -> bool {
-        self.redb.begin_read().is_ok()
     }
 }

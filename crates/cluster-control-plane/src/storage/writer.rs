@@ -1,6 +1,7 @@
 //! The writer thread: checks, commits and publishes batches of writes.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -23,7 +24,13 @@ pub(super) fn spawn(
     shared: Arc<Shared>,
     queue: mpsc::Receiver<QueuedWrite>,
 ) -> Result<(), StorageError> {
-    let writer = Writer { database, shared, queue };
+    let writer = Writer {
+        path: database.path().to_owned(),
+        database: Some(database),
+        doubtful: Vec::new(),
+        shared,
+        queue,
+    };
     std::thread::Builder::new()
         .name("api-storage".to_owned())
         .spawn(move || writer.run())
@@ -32,7 +39,11 @@ pub(super) fn spawn(
 }
 
 struct Writer {
-    database: Database,
+    path: PathBuf,
+    /// Absent after a failure, until the file could be opened again.
+    database: Option<Database>,
+    /// Places whose state on disk is not known: a commit that failed late may be there or not.
+    doubtful: Vec<(&'static str, Key)>,
     shared: Arc<Shared>,
     queue: mpsc::Receiver<QueuedWrite>,
 }
@@ -92,10 +103,46 @@ impl Writer {
         if accepted.is_empty() {
             return;
         }
-        match self.database.commit(&rows, revision) {
+        match self.commit(&rows, revision) {
             Ok(()) => self.publish(accepted, revision),
             Err(error) => self.refuse(accepted, &error),
         }
+    }
+
+    /// Commits a batch. After a failure (a full disk, say) the database refuses everything until it
+    /// is opened anew, so the next batch begins with that, and with putting what is doubtful right.
+    fn commit(&mut self, rows: &[Row], revision: u64) -> Result<(), StorageError> {
+        let outcome = self.try_commit(rows, revision);
+        match outcome {
+            Ok(()) => self.doubtful.clear(),
+            Err(_) => self.doubtful.extend(rows.iter().map(|row| (row.storage, row.key.clone()))),
+        }
+        outcome
+    }
+
+    fn try_commit(&mut self, rows: &[Row], revision: u64) -> Result<(), StorageError> {
+        let database = match self.database.take() {
+            Some(database) => database,
+            None => {
+                let database = Database::open(&self.path)?;
+                let repairs = self.repairs();
+                database.commit(&repairs, self.shared.published.load(Ordering::Acquire))?;
+                database
+            }
+        };
+        database.commit(rows, revision)?;
+        self.database = Some(database);
+        Ok(())
+    }
+
+    /// What readers see at the doubtful places, as rows.
+    fn repairs(&self) -> Vec<Row> {
+        let rows = self.doubtful.iter().map(|(storage, key)| {
+            let seen = self.shared.kinds.get(storage).and_then(|kind| kind.get(key));
+            let bytes = seen.map(|object| object.to_string().into_bytes());
+            Row { storage, key: key.clone(), bytes }
+        });
+        rows.collect()
     }
 
     fn publish(&self, accepted: Vec<Accepted>, revision: u64) {
@@ -111,15 +158,12 @@ impl Writer {
     }
 
     /// Nothing of the batch is visible; its revisions are used again.
-    fn refuse(&mut self, accepted: Vec<Accepted>, error: &StorageError) {
-        tracing::error!(path = %self.database.path().display(), error = %error, "storage commit failed");
+    fn refuse(&self, accepted: Vec<Accepted>, error: &StorageError) {
+        let cause = std::error::Error::source(error);
+        let text = cause.map_or_else(|| error.to_string(), ToString::to_string);
+        tracing::error!(path = %self.path.display(), error = text, "storage commit failed");
         for write in accepted {
-            let text = std::error::Error::source(error)
-                .map_or_else(|| error.to_string(), ToString::to_string);
-            drop(write.reply.send(Err(WriteError::Storage(text))));
-        }
-        if !self.database.is_usable() {
-            tracing::error!("storage refuses writes until the server restarts");
+            drop(write.reply.send(Err(WriteError::Storage(text.clone()))));
         }
     }
 }

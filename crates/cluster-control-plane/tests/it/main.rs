@@ -3,6 +3,7 @@
 mod access;
 mod cluster;
 mod crash;
+mod kube_rs;
 mod lists;
 mod node_streams;
 mod tutorial_commands;
