@@ -29,6 +29,8 @@ use crate::{logs, serve};
 
 /// How long the API server may take to answer the first registration.
 const REGISTRATION_TIME_MAX: Duration = Duration::from_secs(30);
+/// Time between two looks at the images of the store, as in the kubelet.
+const SUMMARY_PERIOD: Duration = Duration::from_secs(30);
 
 /// The node agent; [`Node::start`] is the way in.
 #[derive(Debug)]
@@ -139,6 +141,7 @@ impl Node {
         tasks.spawn(events::run(client.clone(), options.name.clone(), queue));
         tasks.spawn(registration::keep_status(client.clone(), registration, images.subscribe()));
         tasks.spawn(registration::keep_lease(client, options.name.clone(), node.metadata.uid));
+        tasks.spawn(keep_summaries(Arc::clone(&images)));
         tasks.spawn(logs::rotation::run(Arc::clone(&shared)));
         let pods = Arc::clone(&shared);
         tasks.spawn_stoppable(|stop| dispatcher::run(pods, roster_sender, stop));
@@ -201,6 +204,18 @@ fn images(
         preloaded_sender.closed().await;
     });
     images
+}
+
+/// Finds images that other programs, such as the builder, have put into the store.
+async fn keep_summaries(images: Arc<Images>) {
+    loop {
+        tokio::time::sleep(SUMMARY_PERIOD).await;
+        let images = Arc::clone(&images);
+        let look = tokio::task::spawn_blocking(move || images.refresh_summaries()).await;
+        if let Err(error) = look {
+            tracing::error!(%error, "looking at the images panicked");
+        }
+    }
 }
 
 async fn register(

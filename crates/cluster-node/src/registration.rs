@@ -322,7 +322,7 @@ async fn renew(leases: &Api<Lease>, name: &str, uid: Option<&str>) -> Result<(),
             }),
             ..ObjectMeta::default()
         },
-        spec: Some(spec),
+        spec: Some(LeaseSpec { acquire_time: spec.renew_time.clone(), ..spec }),
     };
     leases.create(&PostParams::default(), &lease).await.map(drop)
 }

@@ -22,6 +22,7 @@ use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::protocol::{self, FromClient, STDERR, STDOUT};
 use super::{Context, Refusal, find};
+use crate::directories::RunRecord;
 use crate::exec::{Sink, Source, Streams};
 
 type Socket = WebSocketStream<TokioIo<Upgraded>>;
@@ -51,7 +52,10 @@ pub(super) async fn exec(
             "you must specify at least 1 command for the container".to_owned(),
         ));
     }
-    let (runner, run) = running(&context, &namespace, &pod, &uid, &container)?;
+    let (runner, run) = match running(&context, &namespace, &pod, &uid, &container)? {
+        Ok(found) => found,
+        Err(text) => return refuse_late(&context, request, text),
+    };
     let mut process = run.process;
     process.args.clone_from(&wanted.command);
     if wanted.tty && !process.env.iter().any(|(name, _)| name == "TERM") {
@@ -90,7 +94,10 @@ pub(super) async fn attach(
     request: Request,
 ) -> Result<Response, Refusal> {
     let wanted = wanted(query.as_deref().unwrap_or_default());
-    let (runner, _) = running(&context, &namespace, &pod, &uid, &container)?;
+    let (runner, _) = match running(&context, &namespace, &pod, &uid, &container)? {
+        Ok(found) => found,
+        Err(text) => return refuse_late(&context, request, text),
+    };
     let options = AttachOptions {
         stdin: wanted.stdin,
         stdout: wanted.stdout,
@@ -145,24 +152,33 @@ fn unquote(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// The running container that a request names.
+/// The running container that a request names, or the text why there is none.
+#[expect(clippy::type_complexity, reason = "the two errors go two different ways")]
 fn running(
     context: &Context,
     namespace: &str,
     pod: &str,
     uid: &str,
     container: &str,
-) -> Result<(container_runtime::Container, crate::directories::RunRecord), Refusal> {
+) -> Result<Result<(container_runtime::Container, RunRecord), String>, Refusal> {
     let (uid, _, spec) = find(context, namespace, pod, Some(uid), container)?;
-    let not_running = || {
-        Refusal::bad_request(format!("container not found (\"{container}\"): it is not running"))
-    };
-    let run = context.shared.directories.runs(&uid, &spec.name).pop().ok_or_else(not_running)?;
-    let runner = context.shared.runtime.container(&run.id).ok_or_else(not_running)?;
-    match runner.state() {
-        Ok(RunState::Running { .. }) => Ok((runner, run)),
-        _ => Err(not_running()),
-    }
+    let run = context.shared.directories.runs(&uid, &spec.name).pop();
+    let found = run.and_then(|run| Some((context.shared.runtime.container(&run.id)?, run)));
+    Ok(match found {
+        Some((runner, run)) if matches!(runner.state(), Ok(RunState::Running { .. })) => {
+            Ok((runner, run))
+        }
+        _ => Err(format!("container \"{container}\" of pod \"{pod}\" is not running")),
+    })
+}
+
+/// Refuses behind the switch of protocols: a refusal before it makes kubectl try SPDY and show
+/// that error in place of ours.
+fn refuse_late(context: &Context, request: Request, text: String) -> Result<Response, Refusal> {
+    upgrade(context, request, move |mut socket| async move {
+        let _ = socket.send(Message::Binary(protocol::failure(&text))).await;
+        let _ = socket.close(None).await;
+    })
 }
 
 /// Answers with a switch of protocols and hands the socket to `work`.

@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, Conta
 
 use super::{Live, Worker, all_containers_of, container_id};
 use crate::containers;
+use crate::directories::RunRecord;
 use crate::pods::state::{ContainerKind, ContainerView, Phase, Termination};
 
 impl Worker {
@@ -27,12 +28,9 @@ impl Worker {
                 }
                 continue;
             };
-            view.restart_count = run.restart_count;
-            view.image.clone_from(&run.image);
-            view.image_id.clone_from(&run.image_id);
-            view.container_id = container_id(&run.id);
-            let same_run = posted.as_ref().and_then(|status| status.container_id.as_deref())
-                == Some(&view.container_id);
+            let run_id = container_id(&run.id);
+            let same_run =
+                posted.as_ref().and_then(|status| status.container_id.as_deref()) == Some(&run_id);
             let state =
                 self.shared.runtime.container(&run.id).map(|runner| (runner.state(), runner));
             match state {
@@ -40,6 +38,7 @@ impl Worker {
                     let started_at =
                         Timestamp::try_from(started_at).unwrap_or_else(|_| Timestamp::now());
                     view.phase = Phase::Running { started_at };
+                    take_run(view, &run);
                     let before = posted.filter(|_| same_run);
                     view.started = container.startup_probe.is_none()
                         || before.as_ref().and_then(|status| status.started) == Some(true);
@@ -69,11 +68,11 @@ impl Worker {
                     }
                     let directory = self.shared.directories.run(&self.uid, name, run.restart_count);
                     let _ = std::fs::remove_dir_all(directory);
-                    view.restart_count = (run.restart_count - 1).max(0);
                 }
                 Some((Ok(State::Stopped(ended)), _)) => {
                     // A start that was refused is known to the status only.
                     let known = matches!(view.phase, Phase::Terminated(_)) && same_run;
+                    take_run(view, &run);
                     if !known {
                         let end =
                             containers::termination(&ended, &run, container, container_id(&run.id));
@@ -100,6 +99,14 @@ impl Worker {
         let apps = status.container_statuses.iter().flatten();
         init.chain(apps).find(|status| status.name == name)
     }
+}
+
+/// Takes over what the record of a run says.
+fn take_run(view: &mut ContainerView, run: &RunRecord) {
+    view.restart_count = run.restart_count;
+    view.image.clone_from(&run.image);
+    view.image_id.clone_from(&run.image_id);
+    view.container_id = container_id(&run.id);
 }
 
 /// Takes over what the status that was posted last says.

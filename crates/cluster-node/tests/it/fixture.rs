@@ -81,36 +81,18 @@ impl Cluster {
     }
 
     pub(crate) async fn start_node(&mut self) -> Result<(), Box<dyn Error>> {
-        let state = self.dir.path();
-        let nowhere = state.join("nowhere");
-        let program = state.join("program");
-        std::fs::write(&program, "#!/bin/false")?;
-        let node = Node::start(Options {
-            name: "testnode".to_owned(),
-            directory: state.join("node"),
-            volumes_directory: state.join("volumes"),
-            client: client(&self.kubeconfig).await?,
-            api_server: Some(self.api_server),
-            address: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-            kubernetes_version: "v1.35.0".to_owned(),
-            blobs: self.blobs.clone(),
-            layers: UnpackedLayers::open(&state.join("layers"))?,
-            credential_files_cache: Duration::ZERO,
-            insecure_registries: Vec::new(),
-            credential_files: SearchDirs {
-                root_dir: state.join("kubelet"),
-                working_dir: nowhere.clone(),
-                home: Some(nowhere.clone()),
-                filesystem_root: nowhere,
-            },
-            mirrors: vec![ImageMirror::kaniko_executor()],
-            verification: VerificationPolicy::default(),
-            executor_program: Some(program),
-            volume_refresh: Duration::from_secs(1),
-        })
-        .await?;
+        let node = node(self.dir.path(), &self.kubeconfig, self.api_server).await?;
         self.node = Some(node);
         Ok(())
+    }
+
+    /// The arguments from which a child process can start the node.
+    pub(crate) fn node_arguments(&self) -> [String; 3] {
+        [
+            self.dir.path().display().to_string(),
+            self.kubeconfig.display().to_string(),
+            self.api_server.to_string(),
+        ]
     }
 
     pub(crate) async fn stop_node(&mut self) {
@@ -250,6 +232,43 @@ impl Cluster {
             Err(_) => Err(format!("no event with {text:?}: {:?}", self.events(name).await?).into()),
         }
     }
+}
+
+/// Starts a node over a state directory.
+pub(crate) async fn node(
+    state: &Path,
+    kubeconfig: &Path,
+    api_server: std::net::SocketAddr,
+) -> Result<Running, Box<dyn Error>> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let nowhere = state.join("nowhere");
+    let program = state.join("program");
+    std::fs::write(&program, "#!/bin/false")?;
+    let node = Node::start(Options {
+        name: "testnode".to_owned(),
+        directory: state.join("node"),
+        volumes_directory: state.join("volumes"),
+        client: client(kubeconfig).await?,
+        api_server: Some(api_server),
+        address: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        kubernetes_version: "v1.35.0".to_owned(),
+        blobs: BlobStore::open(state.join("blobs"))?,
+        layers: UnpackedLayers::open(&state.join("layers"))?,
+        credential_files_cache: Duration::ZERO,
+        insecure_registries: Vec::new(),
+        credential_files: SearchDirs {
+            root_dir: state.join("kubelet"),
+            working_dir: nowhere.clone(),
+            home: Some(nowhere.clone()),
+            filesystem_root: nowhere,
+        },
+        mirrors: vec![ImageMirror::kaniko_executor()],
+        verification: VerificationPolicy::default(),
+        executor_program: Some(program),
+        volume_refresh: Duration::from_secs(1),
+    })
+    .await?;
+    Ok(node)
 }
 
 fn merge(into: &mut Value, extra: Value) {

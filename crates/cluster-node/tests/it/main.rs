@@ -5,6 +5,7 @@
 //! `--list`. Needs root and Debian's busybox-static.
 
 mod config;
+mod crash;
 mod fixture;
 mod images;
 mod lifecycle;
@@ -41,12 +42,16 @@ const TEST_TIME_MAX: Duration = Duration::from_secs(90);
 fn main() -> ExitCode {
     container_runtime::reexec();
     let args: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(code) = crash::child(&args) {
+        return code;
+    }
     let modules = [
         ("lifecycle", lifecycle::TESTS),
         ("config", config::TESTS),
         ("streams", streams::TESTS),
         ("images", images::TESTS),
         ("restart", restart::TESTS),
+        ("crash", crash::TESTS),
     ];
     let selected: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
     let (mut passed, mut failed) = (0, Vec::new());
