@@ -50,8 +50,9 @@ impl Compression {
     }
 }
 
-/// libdeflate's level 4 compresses about as well as zlib's 6 in a fraction of the time.
-const GZIP_LEVEL_DEFAULT: i32 = 4;
+/// On a mix of programs and text (476 MB of /usr) libdeflate makes 209 MB at level 1 and 202 MB at
+/// level 4, in 3.1 and 4.3 s of CPU with both digests; `gzip -6` makes 212 MB in 15.8 s.
+const GZIP_LEVEL_DEFAULT: i32 = 1;
 
 /// Compresses what is written to it, on several threads, into `out`.
 pub struct Compressor<W> {

@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod crash;
+mod image_verbs;
 mod machine;
 mod registry_clients;
 mod seed_000;
