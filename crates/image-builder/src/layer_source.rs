@@ -84,7 +84,7 @@ impl LayerSource {
                 |error| StepError::layer(format!("cannot fetch layer {digest} of {origin}"), error),
             )
         };
-        cell.get_or_try_init(fetch).await.map(|()| ())
+        cell.get_or_try_init(fetch).await.copied()
     }
 
     /// Sees to it that the blobs of all layers are in the store.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use dockerfile::{Owner, Principal};
 
-use crate::tree::{Files, LastLink, TreeError, resolve};
+use crate::tree::{Files, TreeError, resolve};
 
 /// Largest passwd or group file read, in bytes (10 MiB, as BuildKit).
 const ACCOUNTS_BYTES_MAX: u64 = 10 * 1024 * 1024;
@@ -137,7 +137,7 @@ fn group_id(files: &dyn Files, name: &str) -> Result<u32, OwnerError> {
 }
 
 fn lines(files: &dyn Files, path: &str) -> Result<Vec<String>, TreeError> {
-    let path: PathBuf = resolve(files, Path::new(path), LastLink::Follow)?;
+    let path: PathBuf = resolve(files, Path::new(path))?;
     let bytes = files.read(&path, ACCOUNTS_BYTES_MAX)?.unwrap_or_default();
     Ok(String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect())
 }

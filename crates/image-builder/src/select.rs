@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use dockerfile::{DoubleStar, PathPattern};
 
-use crate::tree::{Files, LastLink, TreeError, resolve, tree_path};
+use crate::tree::{Files, TreeError, resolve, tree_path};
 
 /// One thing that a source word means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub(crate) fn select(files: &dyn Files, word: &str) -> Result<Vec<Selected>, Sel
     let joined = if head.is_empty() { tail.to_owned() } else { format!("{head}/{tail}") };
     if !is_wildcard(&joined) {
         let written = tree_path(&joined);
-        let from = resolve(files, &written, LastLink::Follow)?;
+        let from = resolve(files, &written)?;
         if files.node(&from)?.is_none() {
             let path = written.display().to_string();
             return Err(SelectError::NotFound { path });
@@ -47,7 +47,7 @@ pub(crate) fn select(files: &dyn Files, word: &str) -> Result<Vec<Selected>, Sel
     found.sort();
     found.dedup();
     let selected = found.into_iter().map(|written| {
-        let from = resolve(files, &written, LastLink::Follow)?;
+        let from = resolve(files, &written)?;
         // A dangling link is copied as the link that it is.
         let from = if files.node(&from)?.is_some() { from } else { written.clone() };
         Ok(Selected { from, written, pivot })
@@ -65,7 +65,7 @@ fn expand(
         found.push(directory.to_owned());
         return Ok(());
     };
-    let real = resolve(files, directory, LastLink::Follow)?;
+    let real = resolve(files, directory)?;
     if *segment == "**" {
         expand(files, directory, rest, found)?;
         for name in files.children(&real)? {

@@ -30,11 +30,13 @@ pub(crate) struct SourceTree {
 /// Trees and files that steps asked for, each made once.
 #[derive(Default)]
 pub(crate) struct Sources {
-    contexts: Mutex<HashMap<Option<String>, Cell<Arc<dyn Files>>>>,
+    /// By name; the unnamed one is the build context.
+    contexts: Mutex<HashMap<Option<String>, TreeCell>>,
     urls: Mutex<HashMap<String, Cell<FetchedFile>>>,
     repositories: Mutex<HashMap<String, Cell<Checkout>>>,
 }
 
+type TreeCell = Cell<Arc<dyn Files>>;
 type Cell<T> = Arc<OnceCell<T>>;
 
 /// A git repository, cloned.

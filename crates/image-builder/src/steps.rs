@@ -24,7 +24,7 @@ use crate::select::{Selected, select};
 use crate::session::{Session, StageFiles, StepOrBuild};
 use crate::sources::{collect, excludes, selected_by};
 use crate::transfer::{Additions, Copy, Destination, Look, copy};
-use crate::tree::{Content, Files, IndexedTree, LastLink, NoFiles, Node, resolve, tree_path};
+use crate::tree::{Content, Files, IndexedTree, NoFiles, Node, resolve, tree_path};
 use crate::{commit, context};
 
 impl Session {
@@ -100,7 +100,7 @@ impl Session {
             let identity = run_identity(&*target, &workdir.user)?;
             let owner = Some(Ids { uid: identity.uid, gid: identity.gid });
             let look = Look { owner, mode: None, now };
-            let path = resolve(&*target, &tree_path(&workdir.path), LastLink::Follow)?;
+            let path = resolve(&*target, &tree_path(&workdir.path))?;
             if target.node(&path)?.is_some_and(|node| node.entry.is_directory()) {
                 return Ok(Vec::new());
             }
@@ -301,14 +301,14 @@ impl Session {
             let directory = self.context_directory(None)?;
             if context::is_complete(&directory.ignore) {
                 let tree = self.source_tree(source).await?;
-                let path = resolve(&*tree.files, &tree_path(source_path), LastLink::Follow)?;
+                let path = resolve(&*tree.files, &tree_path(source_path))?;
                 return foreign(directory.root.join(path), source_path).map_err(Into::into);
             }
         }
         let tree = self.source_tree(source).await?;
         let word = source_path.trim_start_matches('/');
         let word = if word.is_empty() { "." } else { word };
-        let path = resolve(&*tree.files, &tree_path(word), LastLink::Follow)?;
+        let path = resolve(&*tree.files, &tree_path(word))?;
         let node = tree
             .files
             .node(&path)?
@@ -332,7 +332,7 @@ impl Session {
         to: &Path,
     ) -> Result<(), StepOrBuild> {
         let tree = self.source_tree(source).await?;
-        let path = resolve(&*tree.files, &tree_path(source_path), LastLink::Follow)?;
+        let path = resolve(&*tree.files, &tree_path(source_path))?;
         self.write_tree(&tree, &path, to).await
     }
 
@@ -471,7 +471,7 @@ fn place_one(
     let request =
         Copy { source: &tree, selected: &selected, excluded: &|_| false, keep_parents: false };
     let destination =
-        if several { destination.clone().as_directory() } else { destination.clone() };
+        if several { destination.clone().into_directory() } else { destination.clone() };
     Ok(copy(additions, &request, &destination, look)?)
 }
 

@@ -11,9 +11,7 @@ use layers::{ContentSource, Entry, EntryKind, Timestamp, VirtualLayer};
 
 use crate::owners::Ids;
 use crate::select::Selected;
-use crate::tree::{
-    Content, Files, IndexedTree, LastLink, Node, TreeError, resolve, root_node, tree_path,
-};
+use crate::tree::{Content, Files, IndexedTree, Node, TreeError, resolve, root_node, tree_path};
 
 /// Deepest tree that is copied; Linux cannot even name deeper ones by one path.
 const DEPTH_MAX: usize = 4096;
@@ -197,13 +195,13 @@ impl<'a> Additions<'a> {
             return Ok(());
         }
         let parent = relative.parent().unwrap_or(Path::new(""));
-        let parent = resolve(self, &root.join(parent), LastLink::Follow)?;
+        let parent = resolve(self, &root.join(parent))?;
         let implied = Look { owner: look.owner, mode: None, now: look.now };
         self.ensure_directory(&parent, &implied)?;
         let mut path = parent.join(relative.file_name().unwrap_or_default());
         if node.entry.is_directory() {
             // A directory onto a link to a directory fills what the link points to.
-            let behind = resolve(self, &path, LastLink::Follow)?;
+            let behind = resolve(self, &path)?;
             if behind != path && self.node(&behind)?.is_some_and(|n| n.entry.is_directory()) {
                 path = behind;
             }
@@ -226,12 +224,12 @@ pub(crate) struct Destination {
 impl Destination {
     /// The destination of a Dockerfile, looked up in the files of the stage.
     pub(crate) fn find(files: &dyn Files, written: &str) -> Result<Self, TreeError> {
-        let path = resolve(files, &tree_path(written), LastLink::Follow)?;
+        let path = resolve(files, &tree_path(written))?;
         Ok(Self { path, is_directory: written.ends_with('/') || written.is_empty() })
     }
 
     /// The same path, which must be a directory.
-    pub(crate) fn as_directory(mut self) -> Self {
+    pub(crate) fn into_directory(mut self) -> Self {
         self.is_directory = true;
         self
     }
@@ -331,7 +329,7 @@ fn copy_with_parents(
     let mut parents: Vec<&Path> = parents.take(depth).collect();
     parents.reverse();
     for parent in parents {
-        let from = resolve(copy.source, &behind.join(parent), LastLink::Follow)?;
+        let from = resolve(copy.source, &behind.join(parent))?;
         directory_like(into, copy, &from, &root.join(parent), look)?;
     }
     let path = root.join(&kept);
@@ -391,7 +389,7 @@ impl CopyTree<'_, '_, '_> {
                 }
                 continue;
             }
-            let target = resolve(self.into, &path.join(&name), LastLink::Follow)?;
+            let target = resolve(self.into, &path.join(&name))?;
             match self.into.node(&target)? {
                 Some(present) if !present.entry.is_directory() => {
                     return Err(TransferError::DirectoryOverFile { path: target });

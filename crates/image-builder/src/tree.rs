@@ -232,22 +232,9 @@ pub(crate) fn read_local(node: &Node, bytes_max: u64) -> Result<Option<Vec<u8>>,
     }
 }
 
-/// Whether a symbolic link at the end of a path is followed; those before it always are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LastLink {
-    /// The path of the link itself is wanted.
-    Keep,
-    /// The path of what it points to is wanted.
-    Follow,
-}
-
 /// The path without symbolic links that `path` means inside the tree; `..` and absolute links
 /// stay inside. Components that do not exist are kept as they are.
-pub(crate) fn resolve(
-    files: &dyn Files,
-    path: &Path,
-    last: LastLink,
-) -> Result<PathBuf, TreeError> {
+pub(crate) fn resolve(files: &dyn Files, path: &Path) -> Result<PathBuf, TreeError> {
     let mut rest: Vec<OsString> = components(path).rev().map(OsStr::to_owned).collect();
     let mut resolved = PathBuf::new();
     let mut links = 0;
@@ -257,13 +244,8 @@ pub(crate) fn resolve(
             continue;
         }
         let next = resolved.join(&name);
-        let follow = !rest.is_empty() || last == LastLink::Follow;
         let target = match files.node(&next)? {
-            Some(Node { entry: Entry { kind: EntryKind::Symlink { target }, .. }, .. })
-                if follow =>
-            {
-                target
-            }
+            Some(Node { entry: Entry { kind: EntryKind::Symlink { target }, .. }, .. }) => target,
             _ => {
                 resolved = next;
                 continue;
@@ -325,15 +307,14 @@ mod tests {
     #[test]
     fn links_are_followed_inside_the_root_only() {
         let tree = tree(&["var/run -> /run", "run/", "up -> ../../..", "a/b -> ../c", "c/f"]);
-        for (path, last, expected) in [
-            ("var/run/x", LastLink::Keep, "run/x"),
-            ("var/run", LastLink::Keep, "var/run"),
-            ("var/run", LastLink::Follow, "run"),
-            ("up/c", LastLink::Keep, "c"),
-            ("a/b/f", LastLink::Keep, "c/f"),
-            ("no/such/../x", LastLink::Keep, "no/x"),
+        for (path, expected) in [
+            ("var/run/x", "run/x"),
+            ("var/run", "run"),
+            ("up/c", "c"),
+            ("a/b/f", "c/f"),
+            ("no/such/../x", "no/x"),
         ] {
-            let resolved = resolve(&tree, Path::new(path), last).expect("no loop");
+            let resolved = resolve(&tree, Path::new(path)).expect("no loop");
             assert_eq!(resolved, Path::new(expected), "{path}");
         }
     }
@@ -341,7 +322,7 @@ mod tests {
     #[test]
     fn a_loop_of_links_is_an_error() {
         let tree = tree(&["a -> b", "b -> a"]);
-        assert!(resolve(&tree, Path::new("a/x"), LastLink::Keep).is_err());
+        assert!(resolve(&tree, Path::new("a/x")).is_err());
     }
 
     #[test]

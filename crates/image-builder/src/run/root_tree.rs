@@ -22,7 +22,7 @@ use crate::commit::{self, LayerForm};
 use crate::error::StepError;
 use crate::layer_source::{LayerRef, LayerSource};
 use crate::layer_stack::LayerStack;
-use crate::tree::{LastLink, resolve};
+use crate::tree::resolve;
 use crate::workspace::remove_tree;
 
 /// The tree that commands run in, one after the other.
@@ -296,7 +296,7 @@ impl Covers {
     }
 
     fn put(&mut self, tree: &RootTree, mount: &ReadyMount) -> Result<(), StepError> {
-        let target = resolve(&tree.files(), &mount.target, LastLink::Follow)?;
+        let target = resolve(&tree.files(), &mount.target)?;
         if target.as_os_str().is_empty() {
             return Err(StepError::Mount("invalid mount target \"/\"".to_owned()));
         }
@@ -345,7 +345,7 @@ impl Covers {
         for name in ["etc/resolv.conf", "etc/hosts"] {
             let source = Path::new("/").join(name);
             if source.exists() {
-                let target = resolve(&tree.files(), Path::new(name), LastLink::Follow)?;
+                let target = resolve(&tree.files(), Path::new(name))?;
                 let path = tree.root.join(&target);
                 self.uncover(&path)?;
                 copy_one(&fs::canonicalize(&source).unwrap_or(source), &path)

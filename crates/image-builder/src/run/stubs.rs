@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Gid, Mode, Timespec, Timestamps, Uid};
 
 use crate::error::StepError;
-use crate::tree::{Files, LastLink, Node, resolve};
+use crate::tree::{Files, Node, resolve};
 
 /// What a mount point is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub(crate) fn create(
     let standard = STANDARD.iter().map(|name| (PathBuf::from(name), StubKind::Directory));
     let mut made = Vec::new();
     for (target, kind) in standard.chain(targets.iter().cloned()) {
-        let target = resolve(files, &target, LastLink::Follow)?;
+        let target = resolve(files, &target)?;
         if files.node(&target)?.is_some() {
             continue;
         }
