@@ -1,0 +1,50 @@
+//! Real builds from a busybox made on the spot, in every way of running commands, compared with
+//! buildah's result.
+//!
+//! The harness is our own, because helpers of RUN are this very binary: `main` has to begin with
+//! `container_runtime::reexec`. Run with a part of a name to select.
+
+mod fixture;
+mod modes;
+mod peer;
+mod rules;
+mod tree;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
+/// A test by its name, which is a claim.
+pub(crate) type Test = (&'static str, fn());
+
+/// Lists functions as tests under their own names.
+macro_rules! tests {
+    ($($name:ident),* $(,)?) => {
+        pub(crate) const TESTS: &[crate::Test] = &[$((stringify!($name), $name)),*];
+    };
+}
+pub(crate) use tests;
+
+fn main() -> ExitCode {
+    container_runtime::reexec();
+    // Only the first call can succeed, and only that one counts.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let filters: Vec<String> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    if std::env::args().any(|argument| argument == "--list") {
+        return ExitCode::SUCCESS;
+    }
+    let all = [("modes", modes::TESTS), ("peer", peer::TESTS), ("rules", rules::TESTS)];
+    let mut failed = 0;
+    for (module, tests) in all {
+        for (name, test) in tests {
+            let full = format!("{module}::{name}");
+            if !filters.is_empty() && !filters.iter().any(|filter| full.contains(filter.as_str())) {
+                continue;
+            }
+            let passed = catch_unwind(AssertUnwindSafe(test)).is_ok();
+            eprintln!("test {full} ... {}", if passed { "ok" } else { "FAILED" });
+            failed += usize::from(!passed);
+        }
+    }
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,141 @@
+//! Every way of running commands makes the same image.
+
+use std::path::Path;
+
+use container_runtime::Mode;
+use dockerfile::PlanOptions;
+use image_builder::{BuildRequest, CacheUse, SecretBytes, SecretSource};
+
+use crate::fixture::{Machine, write_context};
+use crate::tests;
+use crate::tree::{assert_same, describe};
+
+tests![
+    modes_make_the_same_tree,
+    mounts_work_in_every_mode_and_leave_nothing,
+    a_failed_command_leaves_nothing_behind,
+    daemons_end_with_their_step,
+];
+
+/// The modes that a root of this machine has. In place is tried by the executor's own tests,
+/// because it takes the root file system it runs in.
+const MODES: [Mode; 3] = [Mode::Overlay, Mode::UserNamespace, Mode::Chroot];
+
+const MANY: &str = "\
+FROM base AS tools
+RUN mkdir -p /out/bin && echo tool > /out/bin/tool && chmod 755 /out/bin/tool
+FROM base
+WORKDIR /srv/app
+COPY --chown=app:app src/ src/
+RUN echo built > result && rm /etc/gone && mv /data /moved && ln /etc/keep /etc/hard
+RUN rm -r /moved/deep && mkdir /moved/deep && echo new > /moved/deep/new
+COPY --from=tools /out /opt
+USER app
+RUN id -u > /tmp/me; true
+RUN rm -f /tmp/me; env > /home/app/env 2>/dev/null; true
+USER root
+RUN chown app:app /home/app
+USER app
+RUN echo $HOME > /home/app/home
+";
+
+fn failed(mode: Mode, error: &image_builder::BuildError, machine: &Machine) -> ! {
+    let source = std::error::Error::source(error).map(ToString::to_string);
+    panic!("{mode:?}: {error}: {source:?}\n{}", machine.printed())
+}
+
+fn no_cache(_: &mut PlanOptions, request: &mut BuildRequest) {
+    request.cache = CacheUse::Ignore;
+}
+
+fn modes_make_the_same_tree() {
+    let machine = Machine::new();
+    let context = write_context(machine.root.path());
+    let mut first = None;
+    for mode in MODES {
+        let outcome = machine
+            .build_with(mode, MANY, &context, no_cache)
+            .unwrap_or_else(|error| failed(mode, &error, &machine));
+        let tree = describe(&machine.unpack(&outcome, &format!("tree-{mode:?}")));
+        match &first {
+            None => {
+                assert!(tree.iter().any(|line| line.starts_with("/srv/app/result ")), "{tree:?}");
+                assert!(!tree.iter().any(|line| line.starts_with("/etc/gone ")));
+                first = Some(tree);
+            }
+            Some(first) => assert_same(&format!("{mode:?}"), &tree, first),
+        }
+        nothing_is_mounted(machine.root.path());
+    }
+}
+
+fn mounts_work_in_every_mode_and_leave_nothing() {
+    let machine = Machine::new();
+    let context = write_context(machine.root.path());
+    let text = "\
+FROM base
+RUN --mount=type=secret,id=key,target=/run/secrets/key,required=true \
+    --mount=type=secret,id=key,env=KEY \
+    --mount=type=cache,target=/root/.cache/x,mode=0700 \
+    --mount=type=tmpfs,target=/scratch \
+    --mount=type=bind,source=src,target=/src,rw \
+    cat /run/secrets/key && echo $KEY && ls /src/main.c && echo own > /src/own && \
+    echo n >> /root/.cache/x/count && cat /root/.cache/x/count && touch /scratch/x && echo z > /z
+";
+    for (round, mode) in MODES.into_iter().enumerate() {
+        let outcome = machine.build_with(mode, text, &context, |_, request| {
+            let secret = SecretSource::Value(SecretBytes::new("hunter2"));
+            request.secrets.insert("key".into(), secret);
+            // The key of the step must not be found, and the cache mount must stay.
+            request.compression = layers::Compression::Gzip(i32::try_from(round).unwrap_or(0) + 1);
+        });
+        let outcome = outcome.unwrap_or_else(|error| failed(mode, &error, &machine));
+        let printed = machine.printed();
+        assert!(
+            printed.contains("hunter2\nhunter2") || printed.contains("hunter2hunter2"),
+            "{printed}"
+        );
+        assert_eq!(printed.matches("n\n").count(), round + 1, "{mode:?}: {printed}");
+        let tree = describe(&machine.unpack(&outcome, &format!("mounts-{mode:?}")));
+        for path in ["/run/secrets", "/root/.cache", "/scratch", "/src"] {
+            assert!(!tree.iter().any(|line| line.starts_with(path)), "{mode:?}: {path}: {tree:?}");
+        }
+        assert!(tree.iter().any(|line| line.starts_with("/z ")));
+        assert!(!context.join("src/own").exists(), "the context was written");
+    }
+}
+
+fn a_failed_command_leaves_nothing_behind() {
+    let machine = Machine::new();
+    let context = write_context(machine.root.path());
+    for mode in MODES {
+        let text = "FROM base\nRUN echo before\nRUN echo no >&2; exit 7\n";
+        let error = machine.build(mode, text, &context).expect_err("it fails");
+        assert_eq!(error.exit_code(), Some(7), "{mode:?}: {error}");
+        assert_eq!(error.to_string(), "[3/3] RUN echo no >&2; exit 7");
+        nothing_is_mounted(machine.root.path());
+        let work = machine.root.path().join("state/build/work");
+        let left = std::fs::read_dir(work).expect("a directory").count();
+        assert_eq!(left, 0, "{mode:?}");
+    }
+}
+
+fn daemons_end_with_their_step() {
+    let machine = Machine::new();
+    let context = write_context(machine.root.path());
+    for mode in MODES {
+        let text = "FROM base\nRUN setsid sleep 4321 & sleep 0.1; echo done > /done\n";
+        if let Err(error) = machine.build_with(mode, text, &context, no_cache) {
+            failed(mode, &error, &machine);
+        }
+        let alive = std::fs::read_dir("/proc").expect("proc").filter_map(Result::ok).any(|item| {
+            std::fs::read(item.path().join("cmdline")).is_ok_and(|line| line == b"sleep\x004321\0")
+        });
+        assert!(!alive, "{mode:?}");
+    }
+}
+
+fn nothing_is_mounted(root: &Path) {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").expect("proc");
+    assert!(!mounts.contains(&root.display().to_string()), "{mounts}");
+}
