@@ -4,7 +4,7 @@
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
-use blob_store::{BlobStore, Upload, UploadError, UploadId, UploadStatus};
+use blob_store::{BlobStore, IngestError, Upload, UploadError, UploadId, UploadStatus};
 use bytes::Bytes;
 use http::{HeaderName, StatusCode, header};
 use hyper::body::Incoming;
@@ -50,15 +50,9 @@ pub(crate) async fn begin(call: &Call<'_>, body: &mut Incoming) -> Answer {
         // somebody else has the blob.
     } else if let Some(digest) = call.query.get("digest") {
         let digest = route::digest(digest)?;
-        let upload = open(call, digest.algorithm()).await?;
-        let id = upload.id();
-        let result = receive(upload, body, Then::Commit(digest)).await;
-        if result.is_err() {
-            // Nobody knows its id.
-            let store = call.service.store.clone();
-            blocking(move || store.resume_upload(id).map(Upload::cancel).ok()).await?;
-        }
-        let size = result?;
+        let label = label(&call.repository, call.principal.name());
+        let source = Source::New { label, algorithm: digest.algorithm() };
+        let size = receive(call, source, body, Then::Commit(digest)).await?;
         link(call, digest, size)?;
         return Ok(created(call, &digest));
     }
@@ -81,10 +75,8 @@ pub(crate) async fn begin(call: &Call<'_>, body: &mut Incoming) -> Answer {
 /// Adds a chunk or a stream.
 pub(crate) async fn append(call: &Call<'_>, id: &str, body: &mut Incoming) -> Answer {
     let id = parse_id(id)?;
-    let _turn = take_turn(call, id).await?;
-    let upload = resume(call, id).await?;
-    check_chunk(call, &upload)?;
-    let size = receive(upload, body, Then::Keep).await?;
+    let source = resumable(call, id).await?;
+    let size = receive(call, source, body, Then::Keep).await?;
     Ok(accepted(call, StatusCode::ACCEPTED, id, size))
 }
 
@@ -97,10 +89,8 @@ pub(crate) async fn finish(call: &Call<'_>, id: &str, body: &mut Incoming) -> An
             return Err(Refusal::new(ErrorCode::DigestInvalid, "the digest parameter is missing"));
         }
     };
-    let _turn = take_turn(call, id).await?;
-    let upload = resume(call, id).await?;
-    check_chunk(call, &upload)?;
-    let size = receive(upload, body, Then::Commit(digest)).await?;
+    let source = resumable(call, id).await?;
+    let size = receive(call, source, body, Then::Commit(digest)).await?;
     link(call, digest, size)?;
     Ok(created(call, &digest))
 }
@@ -120,9 +110,12 @@ pub(crate) fn status(call: &Call<'_>, id: &str) -> Answer {
 /// Ends an upload without a blob.
 pub(crate) async fn cancel(call: &Call<'_>, id: &str) -> Answer {
     let id = parse_id(id)?;
-    let _turn = take_turn(call, id).await?;
-    let upload = resume(call, id).await?;
-    blocking(move || upload.cancel()).await?.map_err(|error| Refusal::internal(&error))?;
+    let source = resumable(call, id).await?;
+    let store = call.service.store.clone();
+    blocking(move || {
+        source.open(&store)?.upload.cancel().map_err(|error| Refusal::internal(&error))
+    })
+    .await??;
     let mut response = empty(StatusCode::NO_CONTENT);
     response.headers_mut().remove(header::CONTENT_LENGTH);
     Ok(response)
@@ -134,12 +127,52 @@ async fn open(call: &Call<'_>, algorithm: Algorithm) -> Result<Upload, Refusal> 
     blocking(move || store.begin_upload(&label, algorithm)).await?.map_err(upload_refusal)
 }
 
-async fn resume(call: &Call<'_>, id: UploadId) -> Result<Upload, Refusal> {
-    let store = call.service.store.clone();
+/// The upload of the request, if it is the caller's, when its turn has come.
+async fn resumable(call: &Call<'_>, id: UploadId) -> Result<Source, Refusal> {
     // The label first: hashing an upload of somebody else again would be work for a stranger.
-    let UploadStatus { label, .. } = store.upload_status(id).map_err(upload_refusal)?;
-    check_owner(call, id, &label)?;
-    blocking(move || store.resume_upload(id)).await?.map_err(upload_refusal)
+    let check = || -> Result<(), Refusal> {
+        let UploadStatus { label, .. } =
+            call.service.store.upload_status(id).map_err(upload_refusal)?;
+        check_owner(call, id, &label)
+    };
+    check()?;
+    let turn = take_turn(call, id).await?;
+    let chunk = Chunk {
+        content_range: call.header(header::CONTENT_RANGE).map(str::to_owned),
+        content_length: call.header(header::CONTENT_LENGTH).and_then(|text| text.parse().ok()),
+        location: location(call, id),
+    };
+    Ok(Source::Known { id, chunk, turn })
+}
+
+/// An upload to be opened on a blocking thread.
+enum Source {
+    /// One that begins and ends with this request.
+    New { label: String, algorithm: Algorithm },
+    /// One that goes on, with what the request says about its place.
+    Known { id: UploadId, chunk: Chunk, turn: tokio::sync::OwnedMutexGuard<()> },
+}
+
+/// An open upload, and the turn that keeps other requests away from it until it is put down.
+struct Held {
+    upload: Upload,
+    _turn: Option<tokio::sync::OwnedMutexGuard<()>>,
+}
+
+impl Source {
+    fn open(self, store: &BlobStore) -> Result<Held, Refusal> {
+        match self {
+            Self::New { label, algorithm } => {
+                let upload = store.begin_upload(&label, algorithm).map_err(upload_refusal)?;
+                Ok(Held { upload, _turn: None })
+            }
+            Self::Known { id, chunk, turn } => {
+                let upload = store.resume_upload(id).map_err(upload_refusal)?;
+                chunk.check(upload.size())?;
+                Ok(Held { upload, _turn: Some(turn) })
+            }
+        }
+    }
 }
 
 /// What binds an upload to its repository and creator.
@@ -195,61 +228,90 @@ async fn take_turn(
         .map_err(|_| upload_refusal(UploadError::Busy { id }))
 }
 
-/// A chunk that says where it belongs must belong at the end.
-fn check_chunk(call: &Call<'_>, upload: &Upload) -> Result<(), Refusal> {
-    let Some(content_range) = call.header(header::CONTENT_RANGE) else { return Ok(()) };
-    let size = upload.size();
-    let misplaced = |text: String| {
-        Refusal::new(ErrorCode::RangeInvalid, text)
-            .with_header(header::LOCATION, location(call, upload.id()))
-            .with_header(header::RANGE, received(size))
-    };
-    let Some((first, last)) = range::chunk(content_range) else {
-        return Err(misplaced(format!("{content_range:?} is not of the form <first>-<last>")));
-    };
-    if first != size {
-        return Err(misplaced(format!("the upload has {size} bytes, the chunk begins at {first}")));
+/// What a request says about the place of its bytes.
+struct Chunk {
+    content_range: Option<String>,
+    content_length: Option<u64>,
+    location: http::HeaderValue,
+}
+
+impl Chunk {
+    /// A chunk that says where it belongs must belong at the end of the `size` bytes so far.
+    fn check(&self, size: u64) -> Result<(), Refusal> {
+        let Some(content_range) = &self.content_range else { return Ok(()) };
+        let misplaced = |text: String| {
+            Refusal::new(ErrorCode::RangeInvalid, text)
+                .with_header(header::LOCATION, self.location.clone())
+                .with_header(header::RANGE, received(size))
+        };
+        let Some((first, last)) = range::chunk(content_range) else {
+            return Err(misplaced(format!("{content_range:?} is not of the form <first>-<last>")));
+        };
+        if first != size {
+            let text = format!("the upload has {size} bytes, the chunk begins at {first}");
+            return Err(misplaced(text));
+        }
+        if self.content_length.is_some_and(|length| length != last - first + 1) {
+            let text = "Content-Length and Content-Range disagree";
+            return Err(Refusal::new(ErrorCode::SizeInvalid, text));
+        }
+        Ok(())
     }
-    let length = call.header(header::CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
-    if length.is_some_and(|length| length != last - first + 1) {
-        let text = "Content-Length and Content-Range disagree";
-        return Err(Refusal::new(ErrorCode::SizeInvalid, text));
-    }
-    Ok(())
 }
 
 /// Takes in the body; returns the size of the upload afterwards. Of a body that breaks off, what
 /// came stays.
-async fn receive(mut upload: Upload, body: &mut Incoming, then: Then) -> Result<u64, Refusal> {
+async fn receive(
+    call: &Call<'_>,
+    source: Source,
+    body: &mut Incoming,
+    then: Then,
+) -> Result<u64, Refusal> {
+    let is_new = matches!(source, Source::New { .. });
     let mut first = Vec::new();
     let mut gathered = 0;
     let mut ended = false;
-    while gathered < GATHER_BYTES {
-        let Some(piece) = next_piece(body).await? else {
-            ended = true;
-            break;
-        };
-        gathered += piece.len();
-        first.push(piece);
+    let mut broken = None;
+    while gathered < GATHER_BYTES && !ended {
+        match next_piece(body).await {
+            Ok(Some(piece)) => {
+                gathered += piece.len();
+                first.push(piece);
+            }
+            Ok(None) => ended = true,
+            Err(refusal) => {
+                broken = Some(refusal);
+                break;
+            }
+        }
     }
-    if ended {
+    let store = call.service.store.clone();
+    if ended || broken.is_some() {
         // The common case: one visit to a blocking thread.
         return blocking(move || {
-            append_all(&mut upload, &first)?;
-            end(upload, &then)
+            let held =
+                first.iter().try_fold(source.open(&store)?, |held, piece| write(held, piece))?;
+            match broken {
+                None => end(held, &then),
+                // Nobody knows the id of an upload that lives for one request.
+                Some(refusal) if is_new => give_up(held, refusal),
+                Some(refusal) => Err(refusal),
+            }
         })
         .await?;
     }
     let (sender, mut receiver) = tokio::sync::mpsc::channel::<Bytes>(PIECES_QUEUED_MAX);
-    let writer = tokio::task::spawn_blocking(move || -> Result<Upload, Refusal> {
-        append_all(&mut upload, &first)?;
-        drop(first);
-        while let Some(piece) = receiver.blocking_recv() {
-            upload.append(&piece)?;
+    // Should the request end early, the writer still takes what was sent and puts the upload down.
+    let writer = tokio::task::spawn_blocking(move || -> Result<Held, Refusal> {
+        let mut held = source.open(&store)?;
+        for piece in first {
+            held = write(held, &piece)?;
         }
-        Ok(upload)
+        while let Some(piece) = receiver.blocking_recv() {
+            held = write(held, &piece)?;
+        }
+        Ok(held)
     });
-    let mut broken = None;
     loop {
         match next_piece(body).await {
             Ok(None) => break,
@@ -266,26 +328,39 @@ async fn receive(mut upload: Upload, body: &mut Incoming, then: Then) -> Result<
         }
     }
     drop(sender);
-    let upload = writer.await.map_err(|error| Refusal::internal(&error))??;
-    match broken {
+    let held = writer.await.map_err(|error| Refusal::internal(&error))??;
+    blocking(move || match broken {
+        None => end(held, &then),
+        Some(refusal) if is_new => give_up(held, refusal),
         Some(refusal) => Err(refusal),
-        None => blocking(move || end(upload, &then)).await?,
+    })
+    .await?
+}
+
+/// Ends an upload without a blob and passes the reason on.
+fn give_up<T>(held: Held, refusal: Refusal) -> Result<T, Refusal> {
+    if let Err(error) = held.upload.cancel() {
+        tracing::warn!(%error, "an upload stays until it expires");
+    }
+    Err(refusal)
+}
+
+/// Adds a piece. When the disk is full the upload goes: what it holds is needed elsewhere, and
+/// clients begin again.
+fn write(mut held: Held, piece: &[u8]) -> Result<Held, Refusal> {
+    match held.upload.append(piece) {
+        Ok(()) => Ok(held),
+        Err(error @ IngestError::NoSpace { .. }) => give_up(held, error.into()),
+        Err(error) => Err(error.into()),
     }
 }
 
-fn append_all(upload: &mut Upload, pieces: &[Bytes]) -> Result<(), Refusal> {
-    for piece in pieces {
-        upload.append(piece)?;
-    }
-    Ok(())
-}
-
-fn end(upload: Upload, then: &Then) -> Result<u64, Refusal> {
-    let size = upload.size();
+fn end(held: Held, then: &Then) -> Result<u64, Refusal> {
+    let size = held.upload.size();
     match then {
         Then::Keep => Ok(size),
         Then::Commit(digest) => {
-            upload.commit_deferred(digest)?;
+            held.upload.commit_deferred(digest)?;
             Ok(size)
         }
     }

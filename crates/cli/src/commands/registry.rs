@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use blob_store::{BlobStore, CollectMode, CollectOptions};
+use blob_store::{BlobStore, CollectMode, CollectOptions, ReadError, Verdict};
 use clap::{Args, Subcommand, ValueEnum};
 use registry_server::{
     AccessRule, Anonymous, AuthScheme, BindError, COLLECTION_DELAY, Holder, PlainHttp,
@@ -36,6 +36,8 @@ enum RegistryVerb {
     User(UserArgs),
     /// Remove blobs that no image needs any more
     Gc(GcArgs),
+    /// Read every blob again and put damaged ones away
+    Verify(VerifyArgs),
 }
 
 #[derive(Args, Debug)]
@@ -103,6 +105,12 @@ struct GcArgs {
     /// Keep blobs that were used within this many seconds
     #[arg(long, default_value_t = COLLECTION_DELAY.as_secs(), value_name = "SECONDS")]
     delay: u64,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Args, Debug)]
+struct VerifyArgs {
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -176,6 +184,7 @@ pub(crate) async fn run(args: RegistryArgs, globals: &Globals) -> Result<ExitCod
         RegistryVerb::Serve(args) => serve(args, globals).await,
         RegistryVerb::User(UserArgs { verb: UserVerb::Add(args) }) => add_user(&args, globals),
         RegistryVerb::Gc(args) => collect(&args, globals).await,
+        RegistryVerb::Verify(args) => verify(&args, globals).await,
     }
 }
 
@@ -346,6 +355,52 @@ async fn collect(args: &GcArgs, globals: &Globals) -> Result<ExitCode, Failure> 
         )),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What `registry verify` prints.
+#[derive(Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct VerifiedReport {
+    blobs: u64,
+    bytes: u64,
+    damaged: Vec<oci_model::Digest>,
+}
+
+async fn verify(args: &VerifyArgs, globals: &Globals) -> Result<ExitCode, Failure> {
+    let store = open_store(&globals.state_dir())?;
+    let report = tokio::task::spawn_blocking(move || verify_all(&store)).await??;
+    let VerifiedReport { blobs, bytes, damaged } = &report;
+    match args.output.output {
+        OutputFormat::Json => output::json(&report)?,
+        OutputFormat::Text => output::line(&format!("verified: {blobs} blobs, {bytes} bytes")),
+    }
+    match damaged.len() {
+        0 => Ok(ExitCode::SUCCESS),
+        count => {
+            let names: Vec<String> = damaged.iter().map(ToString::to_string).collect();
+            let text = format!("{count} blobs were damaged on disk: {}", names.join(", "));
+            Err(Failure::new(Kind::Failed, anyhow::anyhow!("{text}")).hint(
+                "push the images that had them again; the bytes are kept in blobs/quarantine",
+            ))
+        }
+    }
+}
+
+fn verify_all(store: &BlobStore) -> Result<VerifiedReport, ReadError> {
+    let mut report = VerifiedReport::default();
+    store.for_each_blob(|digest, size| {
+        match store.verify(&digest) {
+            Ok(Verdict::Intact) => {}
+            Ok(Verdict::Quarantined) => report.damaged.push(digest),
+            // Collected meanwhile.
+            Err(ReadError::Missing { .. }) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        report.blobs += 1;
+        report.bytes += size;
+        Ok(())
+    })?;
+    Ok(report)
 }
 
 fn open_store(state: &Path) -> Result<BlobStore, Failure> {

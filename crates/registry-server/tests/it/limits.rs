@@ -1,10 +1,12 @@
+use std::path::Path;
+
 use http::Method;
 use oci_model::MANIFEST_BYTES_MAX;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::{Fixture, MANIFEST};
+use crate::{Fixture, MANIFEST, options};
 
 #[tokio::test]
 async fn manifests_of_almost_four_megabytes_work_and_larger_ones_do_not() {
@@ -99,4 +101,69 @@ async fn methods_that_a_path_lacks_are_refused() {
     assert_eq!(registry.get("/nothing").await.status.as_u16(), 404);
     let reply = registry.get("/v2/_oci/ext/discover").await;
     assert_eq!(reply.json(), json!({ "extensions": [] }));
+}
+
+/// A small file system that goes when the test ends.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(size: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .arg(directory.path())
+            .status()
+            .expect("the mount program");
+        assert!(mounted.success(), "this test needs the right to mount a tmpfs");
+        Self(directory)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("--lazy").arg(self.path()).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_said_and_leaves_the_rest_intact() {
+    let disk = SmallDisk::mount("8m");
+    let registry = Fixture::over(options(disk.path())).await;
+    registry.push_image("a", "v1", "layer").await;
+    let giant = vec![7; 12 << 20];
+    let digest = oci_model::Digest::of(&giant);
+    let path = format!("/v2/a/blobs/uploads/?digest={digest}");
+    let reply = registry.send(Method::POST, &path, &[], giant.clone()).await;
+    assert_eq!(reply.refusal(), (507, "UNKNOWN".to_owned()));
+    let location = registry.send(Method::POST, "/v2/a/blobs/uploads/", &[], "").await;
+    let location = location.header("location").to_owned();
+    let reply = registry.send(Method::PATCH, &location, &[], giant).await;
+    assert_eq!(reply.refusal(), (507, "UNKNOWN".to_owned()));
+    assert_eq!(registry.head(&format!("/v2/a/blobs/{digest}")).await.status.as_u16(), 404);
+    assert_eq!(registry.get("/v2/a/manifests/v1").await.status.as_u16(), 200);
+    registry.push_image("a", "v2", "there is room again").await;
+    registry.registry.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_came_of_a_body_that_breaks_off_stays() {
+    let registry = Fixture::open().await;
+    let location = registry.send(Method::POST, "/v2/a/blobs/uploads/", &[], "").await;
+    let location = location.header("location").to_owned();
+    let head = format!("PATCH {location} HTTP/1.1\r\nHost: r\r\nContent-Length: 100\r\n\r\nfirst ");
+    let mut stream = TcpStream::connect(registry.registry.address()).await.expect("a connection");
+    stream.write_all(head.as_bytes()).await.expect("a request");
+    stream.shutdown().await.expect("the end");
+    let mut reply = String::new();
+    // The server may close without a reply: nobody is left to read it.
+    let _ = stream.read_to_string(&mut reply).await;
+    let digest = oci_model::Digest::of(b"first second");
+    let path = format!("{location}?digest={digest}");
+    let headers = [("content-range", "6-11")];
+    let reply = registry.send(Method::PUT, &path, &headers, "second").await;
+    assert_eq!(reply.status.as_u16(), 201, "{reply:?}");
 }
