@@ -228,7 +228,12 @@ pub(super) fn remove(place: Place<'_>, value: &Value, gone: &FieldSet, kept: &Fi
         .filter_map(|(step, value, inner)| {
             let Some(gone) = gone.children.get(&step) else { return Some((step, value.clone())) };
             let kept = kept.children.get(&step).unwrap_or(&nothing);
-            if gone.member && kept.is_empty() {
+            // Owned while it was empty: what is in it now came from elsewhere and stays.
+            let filled_since = gone.children.is_empty()
+                && matches!(step, Step::Field(_))
+                && value.is_object()
+                && !parts(inner, value).is_empty();
+            if gone.member && kept.is_empty() && !filled_since {
                 return None;
             }
             let left = remove(inner, value, gone, kept);

@@ -9,10 +9,10 @@ use tokio::sync::watch;
 use super::Key;
 
 /// Events kept per kind; a watch or page token older than the oldest gets 410.
-const HISTORY_EVENTS_MAX: usize = 2048;
+const HISTORY_EVENTS_MAX: usize = 1024;
 
 /// Bytes of encoded objects kept in one kind's history.
-const HISTORY_BYTES_MAX: usize = 4 * 1024 * 1024;
+const HISTORY_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// What an event did.
 #[derive(Clone, Debug)]

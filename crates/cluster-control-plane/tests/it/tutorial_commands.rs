@@ -261,3 +261,16 @@ async fn explain_shows_fields_and_their_types() {
     assert!(shown.contains("FIELD: containers <[]Container>"), "{shown}");
     assert!(shown.contains("imagePullPolicy\t<string>"), "{shown}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn server_side_apply_takes_over_from_client_side_apply() {
+    let cluster = Cluster::start().await;
+    cluster.kubectl(&["apply", "-f", "-"], MANIFESTS).await;
+    let output =
+        cluster.run(Path::new("kubectl"), &["apply", "--server-side", "-f", "-"], MANIFESTS).await;
+    assert_eq!((output.code, output.stderr.as_str()), (0, ""), "{output:?}");
+    let changed = MANIFESTS.replace("{a: b}", "{other: c}");
+    cluster.kubectl(&["apply", "--server-side", "-f", "-"], &changed).await;
+    let data = cluster.kubectl(&["get", "cm", "settings", "-o", "jsonpath={.data}"], "").await;
+    assert_eq!(data, r#"{"other":"c"}"#);
+}
