@@ -153,7 +153,6 @@ fn unquote(text: &str) -> String {
 }
 
 /// The running container that a request names, or the text why there is none.
-#[expect(clippy::type_complexity, reason = "the two errors go two different ways")]
 fn running(
     context: &Context,
     namespace: &str,

@@ -13,6 +13,7 @@ tests![
     row_71_config_map_volume_follows_its_object,
     row_72_claim_survives_its_pod_and_mounts_one_file_by_sub_path,
     row_73_identity_and_rights_of_the_process,
+    row_74_container_above_its_memory_limit_is_oom_killed,
     program_that_is_missing_is_a_start_error,
 ];
 
@@ -200,6 +201,37 @@ async fn row_73_identity_and_rights_of_the_process() -> Outcome {
             })
         })
         .await?;
+    cluster.stop().await
+}
+
+async fn row_74_container_above_its_memory_limit_is_oom_killed() -> Outcome {
+    let cluster = Cluster::start().await?;
+    // A shell variable of 64 MiB cannot fit into 16 MiB.
+    cluster
+        .run(
+            "greedy",
+            "x=$(head -c 67108864 /dev/zero | cat -v); echo ${#x}",
+            json!({"restartPolicy": "Never", "container": {"resources": {"limits": {"memory": "16Mi"}}}}),
+        )
+        .await?;
+    let pod = cluster
+        .until("greedy", "to end", |pod| {
+            pod.is_some_and(|pod| container_of(pod, "c")["state"]["terminated"].is_object())
+        })
+        .await?
+        .ok_or("no pod")?;
+    let end = &container_of(&pod, "c")["state"]["terminated"];
+    let degraded =
+        cluster.events("greedy").await?.iter().any(|event| event.contains("DegradedIsolation"));
+    // A machine that lets nobody make control groups says so in an event; there is no third case.
+    assert!(
+        end["reason"] == "OOMKilled" || degraded,
+        "{end} {:?}",
+        cluster.events("greedy").await?
+    );
+    if end["reason"] == "OOMKilled" {
+        assert_eq!(end["exitCode"], 137);
+    }
     cluster.stop().await
 }
 
