@@ -239,6 +239,7 @@ impl UnpackedLayers {
         if let Some(layer) = self.get(diff_id)? {
             return Ok(layer);
         }
+        self.spread_opaque_marks(&target)?;
         self.publish(
             staging,
             diff_id,
@@ -343,6 +344,28 @@ impl UnpackedLayers {
         fs::rename(&staging.path, &home).map_err(|source| UnpackError::store(&home, source))?;
         let missing = || UnpackError::store(&home, io::Error::from(io::ErrorKind::NotFound));
         self.get(diff_id)?.ok_or_else(missing)
+    }
+
+    /// An upper directory is marked for the kind of mount that it came from; the layer must
+    /// serve both kinds.
+    fn spread_opaque_marks(&self, directory: &Path) -> Result<(), UnpackError> {
+        if self.inner.whiteouts != Whiteouts::OverlayBoth {
+            return Ok(());
+        }
+        let failed = |source: io::Error| UnpackError::store(directory, source);
+        if crate::inode_read::is_opaque(directory) {
+            for key in ["trusted.overlay.opaque", "user.overlay.opaque"] {
+                rustix::fs::lsetxattr(directory, key, b"y", XattrFlags::empty())
+                    .map_err(|error| failed(error.into()))?;
+            }
+        }
+        for entry in fs::read_dir(directory).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            if entry.file_type().map_err(failed)?.is_dir() {
+                self.spread_opaque_marks(&entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     fn lock_cleaning(&self, operation: FlockOperation) -> Result<File, UnpackError> {

@@ -171,3 +171,25 @@ fn directory_of_the_store_is_private() {
     UnpackedLayers::open(&root).unwrap();
     assert_eq!(fs::metadata(root).unwrap().mode() & 0o777, 0o700);
 }
+
+#[test]
+fn adopted_opaque_directories_hide_lower_layers_in_both_kinds_of_mount() {
+    for (given, missing) in [
+        ("trusted.overlay.opaque", "user.overlay.opaque"),
+        ("user.overlay.opaque", "trusted.overlay.opaque"),
+    ] {
+        let place = tempfile::tempdir().unwrap();
+        let store = UnpackedLayers::open(&place.path().join("layers")).unwrap();
+        let tar = archive("dir a/ 755 0:0");
+        let upper = place.path().join("upper");
+        fs::create_dir_all(upper.join("a/b")).unwrap();
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(upper.join("a/b"), given, b"y", flags).unwrap();
+        let layer = store.adopt(&upper, &diff_id(&tar), 1536, 1).unwrap();
+        let mut value = [0; 8];
+        let set = |path: &str, value: &mut [u8]| {
+            rustix::fs::getxattr(layer.path.join(path), missing, value).is_ok()
+        };
+        assert!(set("a/b", &mut value) && !set("a", &mut value));
+    }
+}
