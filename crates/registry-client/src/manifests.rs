@@ -224,12 +224,13 @@ impl Remote {
             progress: &progress,
         };
         let response = self.send(&about, |request| request).await?;
-        let bytes = body_up_to(response, SMALL_BLOB_BYTES_MAX).await.map_err(|error| match error {
-            BodyError::TooLarge => RegistryErrorKind::Malformed {
-                reason: format!("blob {digest} is larger than {SMALL_BLOB_BYTES_MAX} bytes"),
-            },
-            BodyError::Broken(reason) => RegistryErrorKind::Interrupted { reason },
-        })?;
+        let bytes =
+            body_up_to(response, SMALL_BLOB_BYTES_MAX).await.map_err(|error| match error {
+                BodyError::TooLarge => RegistryErrorKind::Malformed {
+                    reason: format!("blob {digest} is larger than {SMALL_BLOB_BYTES_MAX} bytes"),
+                },
+                BodyError::Broken(reason) => RegistryErrorKind::Interrupted { reason },
+            })?;
         let actual = digest_of(digest.algorithm(), &bytes);
         if actual != *digest {
             let (what, expected) = (format!("blob {digest}"), *digest);

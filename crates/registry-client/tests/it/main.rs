@@ -8,4 +8,5 @@ mod failures;
 mod fake;
 mod files;
 mod images;
+mod own_registry;
 mod transfer;
