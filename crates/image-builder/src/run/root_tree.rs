@@ -33,7 +33,8 @@ pub(crate) struct RootTree {
     is_chroot: bool,
     /// Paths relative to the root that belong to others.
     keep: Vec<PathBuf>,
-    applied: Vec<DiffId>,
+    /// The layers it holds; `None` while nobody knows what it holds.
+    applied: Option<Vec<DiffId>>,
     inventory: Option<Inventory>,
 }
 
@@ -56,26 +57,22 @@ impl RootTree {
         }
         all.sort();
         all.dedup();
-        Ok(Self {
-            root: "/".into(),
-            is_chroot: false,
-            keep: all,
-            applied: Vec::new(),
-            inventory: None,
-        })
+        Ok(Self { root: "/".into(), is_chroot: false, keep: all, applied: None, inventory: None })
     }
 
     /// A directory that commands take for their root.
     pub(crate) fn below(root: PathBuf, keep: &[PathBuf]) -> Self {
         let keep =
             keep.iter().map(|path| path.strip_prefix("/").unwrap_or(path).to_owned()).collect();
-        Self { root, is_chroot: true, keep, applied: Vec::new(), inventory: None }
+        Self { root, is_chroot: true, keep, applied: None, inventory: None }
     }
 
     /// Whether the tree holds exactly these layers.
     pub(crate) fn holds(&self, layers: &[LayerRef]) -> bool {
-        self.applied.len() == layers.len()
-            && self.applied.iter().zip(layers).all(|(a, b)| *a == b.diff_id)
+        self.applied.as_ref().is_some_and(|applied| {
+            applied.len() == layers.len()
+                && applied.iter().zip(layers).all(|(a, b)| *a == b.diff_id)
+        })
     }
 
     /// The tree as files.
@@ -102,14 +99,14 @@ impl RootTree {
             Ok(layer) => layer,
             Err(error) => {
                 // Whatever the command left is not what the next one may start from.
-                self.applied.clear();
+                self.applied = None;
                 self.inventory = None;
                 return Err(error);
             }
         };
         restored?;
-        if let Some(layer) = &layer {
-            self.applied.push(layer.diff_id);
+        if let (Some(layer), Some(applied)) = (&layer, &mut self.applied) {
+            applied.push(layer.diff_id);
         }
         Ok(layer)
     }
@@ -169,18 +166,26 @@ impl RootTree {
         layers: &[LayerRef],
         source: &LayerSource,
     ) -> Result<(), StepError> {
-        let common = self.applied.len() <= layers.len()
-            && self.applied.iter().zip(layers).all(|(a, b)| *a == b.diff_id);
-        if !common {
-            self.inventory = None;
-            self.applied.clear();
-            self.wipe()?;
-        }
-        for layer in &layers[self.applied.len()..] {
+        let start = match self.applied.take() {
+            Some(applied)
+                if applied.len() <= layers.len()
+                    && applied.iter().zip(layers).all(|(a, b)| *a == b.diff_id) =>
+            {
+                applied
+            }
+            Some(_) | None => {
+                self.inventory = None;
+                self.wipe()?;
+                Vec::new()
+            }
+        };
+        let mut applied = start;
+        for layer in &layers[applied.len()..] {
             self.inventory = None;
             self.apply(layer, source)?;
-            self.applied.push(layer.diff_id);
+            applied.push(layer.diff_id);
         }
+        self.applied = Some(applied);
         Ok(())
     }
 

@@ -24,6 +24,11 @@ ENV PATH=/bin:/usr/bin BASE=1
 CMD [\"/bin/sh\"]
 ";
 
+/// Variable that names a base context made by someone else.
+pub(crate) const BASE_CONTEXT: &str = "SHIPWAY_TEST_BASE";
+/// What is not the image's where the root of the test is the root of the image.
+const KEEP: [&str; 5] = ["/kaniko", "/workspace", "/proc", "/sys", "/dev"];
+
 pub(crate) struct Machine {
     pub(crate) root: tempfile::TempDir,
     pub(crate) runtime: tokio::runtime::Runtime,
@@ -37,8 +42,14 @@ impl Machine {
         let state = root.path().join("state");
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         let machine = Self { root, runtime, events: Arc::default(), state };
-        let context = machine.root.path().join("base");
-        write_base(&context);
+        let context = match std::env::var_os(BASE_CONTEXT) {
+            Some(context) => context.into(),
+            None => {
+                let context = machine.root.path().join("base");
+                write_base(&context);
+                context
+            }
+        };
         let outcome = machine.build(Mode::None, BASE, &context).expect("the base");
         machine.keep(&outcome, "base");
         machine
@@ -62,7 +73,10 @@ impl Machine {
             push: client(),
             credentials: CredentialSource::anonymous(),
             bases: BasePolicy::LocalFirst,
-            isolation: IsolationChoice::Exactly { mode, keep: Vec::new() },
+            isolation: IsolationChoice::Exactly {
+                mode,
+                keep: KEEP.iter().map(PathBuf::from).collect(),
+            },
             events: Events::new(move |event| events.lock().expect("events").push(event)),
         })
     }

@@ -28,6 +28,10 @@ fn main() -> ExitCode {
     container_runtime::reexec();
     // Only the first call can succeed, and only that one counts.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    if std::env::args().nth(1).as_deref() == Some(modes::INNER) {
+        modes::inner();
+        return ExitCode::SUCCESS;
+    }
     let filters: Vec<String> =
         std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
     if std::env::args().any(|argument| argument == "--list") {

@@ -15,10 +15,11 @@ tests![
     mounts_work_in_every_mode_and_leave_nothing,
     a_failed_command_leaves_nothing_behind,
     daemons_end_with_their_step,
+    in_place_in_a_hardened_pod_makes_the_same_tree,
 ];
 
-/// The modes that a root of this machine has. In place is tried by the executor's own tests,
-/// because it takes the root file system it runs in.
+/// The modes that a root of this machine has. In place is tried in a sandbox of its own, because
+/// it takes the root file system it runs in.
 const MODES: [Mode; 3] = [Mode::Overlay, Mode::UserNamespace, Mode::Chroot];
 
 const MANY: &str = "\
@@ -138,4 +139,74 @@ fn daemons_end_with_their_step() {
 fn nothing_is_mounted(root: &Path) {
     let mounts = std::fs::read_to_string("/proc/self/mounts").expect("proc");
     assert!(!mounts.contains(&root.display().to_string()), "{mounts}");
+}
+
+/// Argument that makes this binary the builder inside the sandbox.
+pub(crate) const INNER: &str = "build-in-place";
+
+/// A pod with the default capabilities and seccomp RuntimeDefault: nothing can be mounted, no
+/// namespace made.
+fn in_place_in_a_hardened_pod_makes_the_same_tree() {
+    use container_runtime::{
+        Cancel, Mount, Process, Root, Sandbox, SeccompProfile, StepSpec, Stream, run_step,
+    };
+    let machine = Machine::new();
+    let context = write_context(machine.root.path());
+    let outcome = machine.build(Mode::Overlay, MANY, &context).expect("the image to compare with");
+    let expected = describe(&machine.unpack(&outcome, "expected"));
+
+    let root = machine.root.path().join("pod");
+    for directory in ["kaniko/tmp", "workspace", "etc"] {
+        std::fs::create_dir_all(root.join(directory)).expect("a directory");
+    }
+    let program = std::env::current_exe().expect("this binary");
+    std::fs::copy(program, root.join("kaniko/executor")).expect("a copy");
+    let mut process = Process::new(["/kaniko/executor", INNER]);
+    process.seccomp = SeccompProfile::RuntimeDefault;
+    for (name, value) in [
+        ("TMPDIR", "/kaniko/tmp"),
+        (crate::fixture::BASE_CONTEXT, "/workspace/base"),
+        ("PATH", "/bin"),
+    ] {
+        process.env.push((name.into(), value.into()));
+    }
+    let mut sandbox = Sandbox::new(Root::Directory(root.clone()));
+    sandbox.mounts = vec![
+        Mount::bind(&context, "/workspace/context").read_only(),
+        Mount::bind(machine.root.path().join("base"), "/workspace/base").read_only(),
+        Mount::bind("/etc/hosts", "/etc/resolv.conf").read_only(),
+    ];
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let cancel = Cancel::new().expect("an event");
+    let outcome =
+        run_step(&StepSpec { process, sandbox }, &cancel, &mut |stream, bytes| match stream {
+            Stream::Stdout => stdout.extend_from_slice(bytes),
+            Stream::Stderr => stderr.extend_from_slice(bytes),
+        });
+    let stderr = String::from_utf8_lossy(&stderr).into_owned();
+    assert!(outcome.expect("a sandbox").exit.is_success(), "{stderr}");
+    let printed = String::from_utf8_lossy(&stdout).into_owned();
+    let tree: Vec<String> =
+        printed.lines().filter(|line| line.starts_with('/')).map(str::to_owned).collect();
+    assert_same(&format!("in place\n{stderr}"), &tree, &expected);
+}
+
+/// Builds in the root of this process and prints the tree of the image.
+pub(crate) fn inner() {
+    use std::io::Write as _;
+    let machine = Machine::new();
+    let context = Path::new("/workspace/context");
+    // Twice, so that the second build finds a root that is not empty.
+    for round in 0..2 {
+        let outcome = machine
+            .build_with(Mode::InPlace, MANY, context, no_cache)
+            .unwrap_or_else(|error| failed(Mode::InPlace, &error, &machine));
+        if round == 1 {
+            let tree = describe(&machine.unpack(&outcome, "tree"));
+            let mut out = std::io::stdout().lock();
+            for line in tree {
+                writeln!(out, "{line}").expect("a reader");
+            }
+        }
+    }
 }

@@ -1,4 +1,5 @@
-//! The same Dockerfiles by us and by buildah: equal trees, equal configs.
+//! The same Dockerfiles by us and by buildah: equal trees, equal configs. Debian's buildah knows
+//! no heredocs; those are in `rules`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -31,8 +32,6 @@ const CASES: &[(&str, &str)] = &[
     ("exec bit survives", "FROM base\nCOPY script.sh /bin/\nRUN script.sh > /out\n"),
     ("add unpacks archives", "FROM base\nADD packed.tgz plain.tar /un/\n"),
     ("copy does not unpack", "FROM base\nCOPY packed.tgz /un/\n"),
-    ("inline file", "FROM base\nCOPY <<EOF /etc/inline\nhello\nworld\nEOF\n"),
-    ("inline script", "FROM base\nRUN <<EOF\necho one > /1\necho two > /2\nEOF\n"),
     ("run in shell and exec form", "FROM base\nRUN echo a > /a\nRUN [\"touch\", \"/b\"]\n"),
     ("removal", "FROM base\nRUN rm /etc/gone && rm -r /data\n"),
     ("removal and return", "FROM base\nRUN rm -r /data && mkdir /data && echo n > /data/n\n"),
@@ -44,7 +43,10 @@ const CASES: &[(&str, &str)] = &[
     ("modes and owners", "FROM base\nRUN chmod 4711 /etc/keep && chown app:app /etc/gone\n"),
     ("links", "FROM base\nRUN ln /etc/keep /etc/hard && ln -s keep /etc/soft\n"),
     ("rename of a base directory", "FROM base\nRUN mv /data /moved\n"),
-    ("user", "FROM base\nRUN chmod 777 /tmp\nUSER app\nRUN id > /tmp/id && pwd > /tmp/pwd\n"),
+    (
+        "user",
+        "FROM base\nRUN chmod 777 /tmp\nUSER app\nRUN id -u > /tmp/id && id -g >> /tmp/id && pwd > /tmp/pwd\n",
+    ),
     ("build arguments", "FROM base\nARG V=1\nENV E=${V}x\nRUN echo $V $E > /v\n"),
     ("stages", "FROM base AS one\nRUN echo built > /built\nFROM base\nCOPY --from=one /built /b\n"),
     (
@@ -87,6 +89,10 @@ fn is_known_difference(title: &str, line: &str) -> bool {
         // buildah keeps mount points it made.
         "tmpfs and cache leave no files" => line.starts_with("/t ") || line.starts_with("/c "),
         "bind mount" => line.starts_with("/mnt "),
+        // BuildKit (0.21) gives directories made on the way the octal mode of --chmod.
+        "octal chmod" => line.starts_with("/o "),
+        // buildah's vfs driver splits hard links into copies.
+        "links" => line.contains(" links "),
         _ => false,
     }
 }
@@ -155,6 +161,7 @@ fn is_runtime_directory(line: &str) -> bool {
         "/dev ",
         "/etc/hosts ",
         "/etc/resolv.conf ",
+        "/etc/hostname ",
         "/run/.containerenv ",
         "/run/secrets ",
     ]

@@ -22,6 +22,7 @@ tests![
     a_missing_source_is_named_with_its_line,
     triggers_of_the_base_run_once,
     layers_of_the_base_stay_untouched,
+    heredocs_are_files_and_scripts,
 ];
 
 fn run(machine: &Machine, text: &str, context: &Path) -> BuildOutcome {
@@ -196,4 +197,18 @@ fn layers_of_the_base_stay_untouched() {
         .stdout(std::process::Stdio::null())
         .status();
     assert!(status.expect("Debian's skopeo").success());
+}
+
+fn heredocs_are_files_and_scripts() {
+    let machine = Machine::new();
+    let context = write_context(machine.root.path());
+    let text = "FROM base\nARG WHO=me\nCOPY <<EOF /etc/inline\nhello $WHO\nEOF\n\
+                COPY <<'A' <<B /two/\n$raw\nA\nb\nB\n\
+                RUN <<EOF\ncat /etc/inline /two/A /two/B\necho second\nEOF\n\
+                RUN <<EOF\n#!/bin/cat\nshown by cat\nEOF\n";
+    let outcome = run(&machine, text, &context);
+    let printed = machine.printed();
+    assert_eq!(printed, "hello me\n$raw\nb\nsecond\n#!/bin/cat\nshown by cat\n");
+    let tree = describe(&machine.unpack(&outcome, "heredocs"));
+    assert!(!tree.iter().any(|line| line.contains("pipes")), "{tree:?}");
 }
