@@ -7,10 +7,13 @@ use anyhow::{Context as _, Result, ensure};
 /// Files in which `Secret::expose` may be called: where a header, a helper's standard input, the
 /// user's own config file or a credential's hash is made.
 const EXPOSE_ALLOWED: &[&str] = &[
+    "crates/cli/src/commands/login.rs",
+    "crates/cli/src/registries.rs",
     "crates/credentials/src/auth.rs",
     "crates/credentials/src/client_config.rs",
     "crates/credentials/src/helper.rs",
     "crates/credentials/src/secret.rs",
+    "crates/registry-client/src/transport.rs",
 ];
 
 /// Names that say nothing about what is inside.
