@@ -6,6 +6,7 @@
 mod bad_input;
 mod crash;
 mod image_verbs;
+mod kube_rs;
 mod machine;
 mod registry_clients;
 mod seed_000;
