@@ -186,8 +186,10 @@ impl Images {
             Err(error) => return Ok((Presence::Error(error), None)),
         };
         let name = reference.name();
+        // The text of the event is the one of a kubelet that verifies, unless that is off.
+        let verified = self.verification != VerificationPolicy::NeverVerify;
         if reference.registry() == LOCAL_REGISTRY {
-            return Ok((Presence::Usable { verified: false }, Some(found)));
+            return Ok((Presence::Usable { verified }, Some(found)));
         }
         let image_ref = found.root.to_string();
         let provenance = self.records.provenance(&image_ref, request.image);
@@ -204,7 +206,7 @@ impl Images {
             }
             Verdict::MustPull => return Ok((Presence::MustProveAccess, Some(found))),
         }
-        Ok((Presence::Usable { verified: false }, Some(found)))
+        Ok((Presence::Usable { verified }, Some(found)))
     }
 
     async fn find(self: &Arc<Self>, reference: &Reference) -> Result<Option<LocalImage>, String> {

@@ -55,7 +55,7 @@ async fn pod_runs_to_success_and_leaves_its_log() -> Outcome {
             .starts_with("docker.io/library/busybox@sha256:")
     );
     for text in [
-        "Normal Pulled Container image \"docker.io/library/busybox:1\" already present on machine",
+        "Normal Pulled Container image \"docker.io/library/busybox:1\" already present on machine and can be accessed by the pod",
         "Normal Created Created container: c",
         "Normal Started Started container c",
     ] {

@@ -37,7 +37,9 @@ impl Session {
             None => fetch_kubectl(directory.path()).await?,
         };
         let session = Self { directory, program, kubectl };
-        std::fs::create_dir_all(session.path("home")).context("cannot make a home directory")?;
+        for home in ["home", "node-home"] {
+            std::fs::create_dir_all(session.path(home)).context("cannot make a home directory")?;
+        }
         Ok(session)
     }
 
@@ -84,18 +86,8 @@ impl Session {
         line: &str,
     ) -> Result<String, Failure> {
         let mut command = self.command(program);
-        command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.stdin(if stdin.is_some() { Stdio::piped() } else { Stdio::null() });
-        let mut child = command.spawn().with_context(|| format!("cannot start {line:?}"))?;
-        if let (Some(secret), Some(mut input)) = (stdin, child.stdin.take()) {
-            input.write_all(secret.expose().as_bytes()).await.context("cannot write to it")?;
-        }
-        let ended = child.wait_with_output().await.with_context(|| format!("{line:?}"))?;
-        if !ended.status.success() {
-            let printed = String::from_utf8_lossy(&ended.stderr).trim().to_owned();
-            return Err(anyhow!("{line:?} ended with {}\n{printed}", ended.status).into());
-        }
-        Ok(String::from_utf8_lossy(&ended.stdout).into_owned())
+        command.args(arguments);
+        finish(command, stdin, line).await
     }
 
     /// Runs `shipway` with these arguments.
@@ -113,7 +105,10 @@ impl Session {
         output::line("   $ shipway up");
         let ports = ["--api-address=127.0.0.1:0", "--registry-address=127.0.0.1:0"];
         let arguments = ["up", "-o", "json", ports[0], ports[1]];
-        let json = self.run_quietly(&self.program, &arguments, None, "shipway up").await?;
+        let mut command = self.command(&self.program);
+        // The node's home is not the user's: what the user logs in to is not open to every pod.
+        command.args(arguments).env("HOME", self.path("node-home"));
+        let json = finish(command, None, "shipway up").await?;
         let report: serde_json::Value =
             serde_json::from_str(&json).context("shipway up printed no JSON")?;
         let registry =
@@ -189,10 +184,18 @@ impl Session {
 
     /// Waits for the first image error of a pod and returns its message.
     pub(super) async fn first_image_error(&self, pod: &str) -> Result<String, Failure> {
-        let state = ".status.containerStatuses[0].state.waiting";
-        let path = format!("jsonpath={{{state}.reason}}: {{{state}.message}}{{\"\\n\"}}");
+        // A star and not an index: before the first status there is no element to take.
+        let state = ".status.containerStatuses[*].state.waiting";
+        let path = format!(
+            "jsonpath={{.status.phase}}: {{{state}.reason}}: {{{state}.message}}{{\"\\n\"}}"
+        );
         let is_error = |seen: &str| seen.contains("ErrImagePull") || seen.contains("BackOff");
-        self.watch(&format!("pod/{pod}"), &path, is_error).await
+        let enough = |seen: &str| is_error(seen) || !seen.starts_with("Pending");
+        let seen = self.watch(&format!("pod/{pod}"), &path, enough).await?;
+        if !is_error(&seen) {
+            return Err(anyhow!("pod {pod} was not refused: {seen}").into());
+        }
+        Ok(seen.trim_start_matches("Pending: ").to_owned())
     }
 
     async fn describe(&self, object: &str) -> String {
@@ -277,6 +280,26 @@ impl Session {
         removed.with_context(|| format!("cannot remove {}", directory.display()))?;
         Ok(())
     }
+}
+
+/// Runs a command to its end; `line` is how it is called in an error.
+async fn finish(
+    mut command: Command,
+    stdin: Option<&Secret>,
+    line: &str,
+) -> Result<String, Failure> {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.stdin(if stdin.is_some() { Stdio::piped() } else { Stdio::null() });
+    let mut child = command.spawn().with_context(|| format!("cannot start {line:?}"))?;
+    if let (Some(secret), Some(mut input)) = (stdin, child.stdin.take()) {
+        input.write_all(secret.expose().as_bytes()).await.context("cannot write to it")?;
+    }
+    let ended = child.wait_with_output().await.with_context(|| format!("{line:?}"))?;
+    if !ended.status.success() {
+        let printed = String::from_utf8_lossy(&ended.stderr).trim().to_owned();
+        return Err(anyhow!("{line:?} ended with {}\n{printed}", ended.status).into());
+    }
+    Ok(String::from_utf8_lossy(&ended.stdout).into_owned())
 }
 
 fn find_program(name: &str) -> Option<PathBuf> {

@@ -138,7 +138,9 @@ async fn absent_image_is_pulled_and_present_one_used() {
     fixture.ensure(IMAGE, PullPolicy::IfNotPresent, &[]).await.expect("image");
     assert_eq!(
         fixture.take_events(),
-        [format!("Normal Pulled: Container image \"{IMAGE}\" already present on machine")]
+        [format!(
+            "Normal Pulled: Container image \"{IMAGE}\" already present on machine and can be accessed by the pod"
+        )]
     );
     fixture.ensure(IMAGE, PullPolicy::Never, &[]).await.expect("image");
     assert_eq!(fixture.calls().len(), 1);
