@@ -251,6 +251,12 @@ async fn resource(incoming: Call, route: ResourceRoute) -> Result<Answer, ApiErr
         let why = authorize::refusal(&incoming.user, &wanted);
         return Err(ApiError::forbidden(route.resource, &route.name, &why));
     }
+    if route.subresource == "portforward" {
+        return Err(ApiError::bad_request(
+            "port-forward is not served here and not needed: pods share the network of this machine, \
+             so a pod's port is a port of this machine",
+        ));
+    }
     if !route.subresource.is_empty() {
         let known = route.resource.subresource(&route.subresource);
         let Some(known) = known else {

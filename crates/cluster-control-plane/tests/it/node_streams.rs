@@ -153,3 +153,12 @@ async fn missing_node_agent_is_named_in_the_refusal() {
     let message = answer.body["message"].as_str().expect("message");
     assert!(message.starts_with("the node agent does not answer: "), "{message}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn port_forward_is_refused_with_the_way_around() {
+    let cluster = with_pod().await;
+    let output =
+        cluster.run(Path::new("kubectl"), &["port-forward", "pod/p", "18080:80"], "").await;
+    assert_eq!(output.code, 1);
+    assert!(output.stderr.contains("pods share the network of this machine"), "{output:?}");
+}
