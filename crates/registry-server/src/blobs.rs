@@ -53,7 +53,7 @@ pub(crate) async fn get(call: &Call<'_>, digest: &Digest) -> Answer {
         }
     };
     response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-    *response.body_mut() = Body::file(blob.into_file(), first, length);
+    *response.body_mut() = Body::file(blob.into_file(), first, length, call.spans.clone());
     Ok(response)
 }
 

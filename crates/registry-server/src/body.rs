@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::future::Future as _;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt as _;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,12 +15,17 @@ use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use oci_model::ErrorCode;
+use rustix::fs::Advice;
 use tokio::task::JoinHandle;
 
 use crate::refusal::Refusal;
+use crate::send_file::{FileSpans, SPAN_BYTES_MAX};
 
 /// Bytes of a blob read and sent at once. Two such pieces are in memory per download.
 const PIECE_BYTES: u64 = 512 * 1024;
+
+/// Bytes of a blob that the kernel is asked to have ready before they are sent.
+const READ_AHEAD_BYTES: u64 = 4 * 1024 * 1024;
 
 /// How long a client may send nothing in the middle of a body.
 const BODY_IDLE_MAX: Duration = Duration::from_secs(60);
@@ -34,8 +40,10 @@ const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
 pub(crate) enum Body {
     /// All of it, or nothing if it was taken.
     Whole(Option<Bytes>),
-    /// A part of a file.
+    /// A part of a file, read here.
     File(FileBody),
+    /// A part of a file that the connection sends by itself.
+    Sent(SentBody),
 }
 
 /// A part of a file, read ahead by one piece on the blocking threads.
@@ -50,13 +58,29 @@ pub(crate) struct FileBody {
     next: Option<JoinHandle<io::Result<Bytes>>>,
 }
 
+/// A part of a file that goes to the socket without passing through here.
+pub(crate) struct SentBody {
+    file: Arc<File>,
+    offset: u64,
+    unsent: u64,
+    spans: FileSpans,
+}
+
 impl Body {
     pub(crate) const fn empty() -> Self {
         Self::Whole(None)
     }
 
-    /// The bytes `first..first + size` of a file.
-    pub(crate) fn file(file: File, first: u64, size: u64) -> Self {
+    /// The bytes `first..first + size` of a file; through `spans` if the connection has them.
+    pub(crate) fn file(file: File, first: u64, size: u64, spans: Option<FileSpans>) -> Self {
+        if let Some(spans) = spans {
+            return Self::Sent(SentBody {
+                file: Arc::new(file),
+                offset: first,
+                unsent: size,
+                spans,
+            });
+        }
         let mut body = FileBody {
             file: Arc::new(file),
             offset: first,
@@ -98,6 +122,24 @@ impl FileBody {
     }
 }
 
+impl SentBody {
+    fn next(&mut self) -> Option<Bytes> {
+        let size = usize::try_from(self.unsent).unwrap_or(SPAN_BYTES_MAX).min(SPAN_BYTES_MAX);
+        if size == 0 {
+            return None;
+        }
+        // Sending must not wait for the disk: what comes next is read while this is sent.
+        if let Some(ahead) = NonZeroU64::new(self.unsent.min(READ_AHEAD_BYTES)) {
+            // Advice only: without it the bytes come later.
+            let _ = rustix::fs::fadvise(&self.file, self.offset, Some(ahead), Advice::WillNeed);
+        }
+        let hole = self.spans.promise(Arc::clone(&self.file), self.offset, size);
+        self.offset += size as u64;
+        self.unsent -= size as u64;
+        Some(hole)
+    }
+}
+
 impl http_body::Body for Body {
     type Data = Bytes;
     type Error = io::Error;
@@ -108,6 +150,7 @@ impl http_body::Body for Body {
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         match self.get_mut() {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Sent(body) => Poll::Ready(body.next().map(|hole| Ok(Frame::data(hole)))),
             Self::File(body) => {
                 let Some(next) = &mut body.next else { return Poll::Ready(None) };
                 let piece = match Pin::new(next).poll(context) {
@@ -128,6 +171,7 @@ impl http_body::Body for Body {
         match self {
             Self::Whole(bytes) => bytes.is_none(),
             Self::File(body) => body.next.is_none(),
+            Self::Sent(body) => body.unsent == 0,
         }
     }
 
@@ -137,6 +181,7 @@ impl http_body::Body for Body {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
             Self::File(body) => SizeHint::with_exact(body.unsent),
+            Self::Sent(body) => SizeHint::with_exact(body.unsent),
         }
     }
 }

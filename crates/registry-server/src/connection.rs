@@ -3,12 +3,14 @@
 use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
+
+use crate::send_file::{FileSpans, is_hole};
 
 /// How long a client may take none of what is sent to it.
 const WRITE_STALL_MAX: Duration = Duration::from_secs(120);
@@ -22,14 +24,16 @@ pub(crate) enum Transport {
 /// A connection that fails when the client stops reading.
 pub(crate) struct Connection {
     transport: Transport,
+    spans: FileSpans,
     stall: Pin<Box<Sleep>>,
     stalled: bool,
 }
 
 impl Connection {
-    pub(crate) fn new(transport: Transport) -> Self {
+    /// A connection that sends the promised `spans` where a body has their stand-ins.
+    pub(crate) fn new(transport: Transport, spans: FileSpans) -> Self {
         let stall = Box::pin(tokio::time::sleep(WRITE_STALL_MAX));
-        Self { transport, stall, stalled: false }
+        Self { transport, spans, stall, stalled: false }
     }
 
     /// Passes a result of a write on; a pending one starts or checks the clock.
@@ -49,6 +53,22 @@ impl Connection {
         match self.stall.as_mut().poll(context) {
             Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+/// Sends some of the first promised span as soon as the socket takes it.
+fn poll_send(
+    stream: &TcpStream,
+    spans: &FileSpans,
+    context: &mut Context<'_>,
+    bytes_max: usize,
+) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(stream.poll_write_ready(context))?;
+        match stream.try_io(Interest::WRITABLE, || spans.send(stream, bytes_max)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return Poll::Ready(result),
         }
     }
 }
@@ -74,6 +94,9 @@ impl AsyncWrite for Connection {
     ) -> Poll<io::Result<usize>> {
         let connection = self.get_mut();
         let result = match &mut connection.transport {
+            Transport::Plain(stream) if is_hole(bytes) => {
+                poll_send(stream, &connection.spans, context, bytes.len())
+            }
             Transport::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
             Transport::Tls(stream) => Pin::new(&mut **stream).poll_write(context, bytes),
         };
@@ -87,7 +110,16 @@ impl AsyncWrite for Connection {
     ) -> Poll<io::Result<usize>> {
         let connection = self.get_mut();
         let result = match &mut connection.transport {
-            Transport::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Transport::Plain(stream) => {
+                let hole = slices.iter().position(|slice| is_hole(slice));
+                let before = &slices[..hole.unwrap_or(slices.len())];
+                match hole {
+                    Some(hole) if before.iter().all(|slice| slice.is_empty()) => {
+                        poll_send(stream, &connection.spans, context, slices[hole].len())
+                    }
+                    _ => Pin::new(stream).poll_write_vectored(context, before),
+                }
+            }
             Transport::Tls(stream) => Pin::new(&mut **stream).poll_write_vectored(context, slices),
         };
         connection.watch(context, result)

@@ -26,6 +26,7 @@ mod options;
 mod range;
 mod refusal;
 mod route;
+mod send_file;
 mod serve;
 mod service;
 mod token_endpoint;

@@ -22,6 +22,7 @@ use crate::auth::{Authority, TokenError, TokenService};
 use crate::connection::{Connection, Transport};
 use crate::metadata::{Metadata, MetadataError};
 use crate::options::{CollectionSchedule, PlainHttp, RegistryOptions, TlsFiles, UPLOAD_IDLE_MAX};
+use crate::send_file::FileSpans;
 use crate::service::{self, Service, Site};
 use crate::users_file::UserFileError;
 
@@ -263,6 +264,7 @@ async fn serve_connection(
     acceptor: Option<TlsAcceptor>,
     watcher: hyper_util::server::graceful::Watcher,
 ) {
+    let spans = acceptor.is_none().then(FileSpans::default);
     let transport = match acceptor {
         None => Transport::Plain(stream),
         Some(acceptor) => {
@@ -280,12 +282,17 @@ async fn serve_connection(
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME_MAX);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS_MAX);
+    let for_requests = spans.clone();
     let handler = hyper::service::service_fn(move |request| {
-        let service = Arc::clone(&service);
-        async move { Ok::<_, std::convert::Infallible>(service::answer(service, request).await) }
+        let (service, spans) = (Arc::clone(&service), for_requests.clone());
+        async move { Ok::<_, std::convert::Infallible>(service::answer(service, request, spans).await) }
     });
-    let connection =
-        builder.serve_connection(TokioIo::new(Connection::new(transport)), handler).into_owned();
+    let connection = builder
+        .serve_connection(
+            TokioIo::new(Connection::new(transport, spans.clone().unwrap_or_default())),
+            handler,
+        )
+        .into_owned();
     if let Err(error) = watcher.watch(connection).await {
         tracing::debug!(error, "connection failed");
     }

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, Weak};
 
 use blob_store::{BlobStore, IngestError, ReadError, UploadId};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
+};
 use hyper::body::Incoming;
 use oci_model::{ErrorCode, Repository};
 
@@ -14,6 +16,7 @@ use crate::body::{Body, drain};
 use crate::metadata::{ChangeError, Metadata, MetadataError};
 use crate::refusal::Refusal;
 use crate::route::{self, Query, Route, Target};
+use crate::send_file::FileSpans;
 use crate::{blobs, listing, manifests, token_endpoint, uploads};
 
 /// Everything that requests share.
@@ -42,6 +45,8 @@ pub(crate) struct Call<'a> {
     pub(crate) headers: HeaderMap,
     pub(crate) query: Query,
     pub(crate) realm: String,
+    /// How blobs go to the socket past this program, on connections where they can.
+    pub(crate) spans: Option<FileSpans>,
 }
 
 /// The answer of a handler.
@@ -91,10 +96,16 @@ impl Call<'_> {
 }
 
 /// Answers a request.
-pub(crate) async fn answer(service: Arc<Service>, request: Request<Incoming>) -> Response<Body> {
+pub(crate) async fn answer(
+    service: Arc<Service>,
+    request: Request<Incoming>,
+    spans: Option<FileSpans>,
+) -> Response<Body> {
     let (parts, mut body) = request.into_parts();
+    // HTTP/2 sends responses interleaved.
+    let spans = spans.filter(|_| parts.version <= Version::HTTP_11);
     let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
-    let mut response = match dispatch(&service, parts, &mut body).await {
+    let mut response = match dispatch(&service, parts, &mut body, spans).await {
         Ok(response) => response,
         Err(refusal) => {
             // A client in the middle of a body may not see a reply that comes before its end.
@@ -113,7 +124,12 @@ pub(crate) async fn answer(service: Arc<Service>, request: Request<Incoming>) ->
     response
 }
 
-async fn dispatch(service: &Service, parts: http::request::Parts, body: &mut Incoming) -> Answer {
+async fn dispatch(
+    service: &Service,
+    parts: http::request::Parts,
+    body: &mut Incoming,
+    spans: Option<FileSpans>,
+) -> Answer {
     let method = parts.method;
     let query = parts.uri.query();
     if parts.uri.path().len() + query.map_or(0, str::len) > route::TARGET_BYTES_MAX {
@@ -153,7 +169,8 @@ async fn dispatch(service: &Service, parts: http::request::Parts, body: &mut Inc
         }
     };
     let query = Query::parse(query);
-    let call = Call { service, repository, principal, headers: parts.headers, query, realm };
+    let headers = parts.headers;
+    let call = Call { service, repository, principal, headers, query, realm, spans };
     let role = match (&method, &target) {
         (&Method::GET | &Method::HEAD, Target::Upload(_)) => Role::Push,
         (&Method::GET | &Method::HEAD, _) => Role::Pull,

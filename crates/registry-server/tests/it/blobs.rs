@@ -119,3 +119,60 @@ async fn the_empty_blob_and_sha512_are_blobs_like_others() {
     assert_eq!(registry.send(Method::POST, &path, &[], "long").await.status.as_u16(), 201);
     assert_eq!(registry.get(&format!("/v2/a/blobs/{digest}")).await.body, "long");
 }
+
+/// Blobs go from the file to the socket past the HTTP library: nothing may get out of step.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_sent_together_get_their_own_bytes() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let registry = Fixture::open().await;
+    let large: Vec<u8> = (0..5_000_011u32).map(|n| (n % 241) as u8).collect();
+    let small = b"small blob".to_vec();
+    let (large_digest, small_digest) =
+        (registry.push_blob("a", &large).await, registry.push_blob("a", &small).await);
+    let targets = [
+        (format!("blobs/{large_digest}"), "0-", large.clone()),
+        ("tags/list".to_owned(), "", Vec::new()),
+        (format!("blobs/{small_digest}"), "0-", small.clone()),
+        (format!("blobs/{large_digest}"), "3000000-4999999", large[3_000_000..5_000_000].to_vec()),
+        (format!("blobs/{small_digest}"), "6-", small[6..].to_vec()),
+    ];
+    let mut requests = String::new();
+    for (target, range, _) in &targets {
+        requests.push_str(&format!("GET /v2/a/{target} HTTP/1.1\r\nHost: r\r\n"));
+        if !range.is_empty() {
+            requests.push_str(&format!("Range: bytes={range}\r\n"));
+        }
+        requests.push_str("\r\n");
+    }
+    let address = registry.registry.address();
+    let mut stream = tokio::net::TcpStream::connect(address).await.expect("a connection");
+    stream.write_all(requests.as_bytes()).await.expect("requests");
+    let mut received = Vec::new();
+    let mut buffer = vec![0; 7001];
+    for (target, _, expected) in targets {
+        let head_end = loop {
+            if let Some(end) = received.windows(4).position(|window| window == b"\r\n\r\n") {
+                break end + 4;
+            }
+            let count = stream.read(&mut buffer).await.expect("bytes");
+            assert!(count > 0, "{target}: the connection ended");
+            received.extend_from_slice(&buffer[..count]);
+        };
+        let head = String::from_utf8_lossy(&received[..head_end]).to_ascii_lowercase();
+        let length: usize = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "))
+            .and_then(|length| length.parse().ok())
+            .expect("a length");
+        received.drain(..head_end);
+        while received.len() < length {
+            let count = stream.read(&mut buffer).await.expect("bytes");
+            assert!(count > 0, "{target}: the connection ended");
+            received.extend_from_slice(&buffer[..count]);
+        }
+        let body: Vec<u8> = received.drain(..length).collect();
+        if !expected.is_empty() {
+            assert!(body == expected, "{target}: other bytes");
+        }
+    }
+}
