@@ -143,6 +143,7 @@ impl Node {
         tasks.spawn(registration::keep_lease(client, options.name.clone(), node.metadata.uid));
         tasks.spawn(keep_summaries(Arc::clone(&images)));
         tasks.spawn(logs::rotation::run(Arc::clone(&shared)));
+        tasks.spawn(crate::volumes::reclaim::run(Arc::clone(&shared)));
         let pods = Arc::clone(&shared);
         tasks.spawn_stoppable(|stop| dispatcher::run(pods, roster_sender, stop));
         tasks.spawn_stoppable(|stop| serve::run(listener, shared, roster, stop));

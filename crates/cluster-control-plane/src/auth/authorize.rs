@@ -122,7 +122,14 @@ pub static RULES: &[Rule] = &[
         ],
         paths: &[],
     },
-    Rule { group: NODES, verbs: &["delete"], api_groups: &[""], resources: &["pods"], paths: &[] },
+    Rule {
+        group: NODES,
+        verbs: &["delete"],
+        api_groups: &[""],
+        // The node is the provisioner of local-path volumes and deletes what it has reclaimed.
+        resources: &["pods", "persistentvolumes"],
+        paths: &[],
+    },
     Rule {
         group: NODES,
         verbs: &["create"],

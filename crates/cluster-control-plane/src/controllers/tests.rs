@@ -60,6 +60,7 @@ impl Cluster {
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(run(client.clone(), options, stop.clone()));
         tasks.spawn(node(client.clone(), stop.clone()));
+        tasks.spawn(reclaimer(client.clone(), stop.clone()));
         let cluster = Self { client, stop, tasks, dir };
         cluster.register_node().await;
         cluster
@@ -195,6 +196,22 @@ async fn node(client: Client, stop: CancellationToken) {
                 "restartCount": 0, "state": {"terminated": {"exitCode": 0, "finishedAt": now}}}],
         }});
         merge(&client, &PODS, namespace, name, "status", status).await;
+    }
+}
+
+/// The node's other duty: released volumes of the local-path class are its to delete.
+async fn reclaimer(client: Client, stop: CancellationToken) {
+    let mut stream =
+        client.watch(&PERSISTENT_VOLUMES, "", &ListOptions::default()).expect("a watch");
+    loop {
+        let event = tokio::select! {
+            () = stop.cancelled() => return,
+            event = stream.next() => event.expect("an event"),
+        };
+        if object::text(&event.object, &["status", "phase"]) == "Released" {
+            let name = object::name(&event.object);
+            let _ = client.delete(&PERSISTENT_VOLUMES, "", name, &DeleteOptions::default()).await;
+        }
     }
 }
 

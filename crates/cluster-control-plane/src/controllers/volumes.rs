@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::bootstrap::{PROVISIONER, create};
-use super::children::{self, gone_is_none, is_finished};
+use super::children::{gone_is_none, is_finished};
 use super::queue::Key;
 use super::reconcile::{After, Reconciler};
 use super::recorder::{Recorder, Severity};
@@ -293,11 +293,7 @@ impl VolumeController {
             let body = json!({"status": {"phase": phase}});
             self.merge(&PERSISTENT_VOLUMES, volume, "status", body).await?;
         }
-        let ours = object::annotation(volume, PROVISIONED_BY) == Some(PROVISIONER);
-        let policy = object::text(volume, &["spec", "persistentVolumeReclaimPolicy"]);
-        if phase == "Released" && ours && policy == "Delete" {
-            children::delete(&self.client, &PERSISTENT_VOLUMES, volume).await?;
-        }
+        // What happens to a released volume of ours is the node's business: it has the directory.
         Ok(())
     }
 }

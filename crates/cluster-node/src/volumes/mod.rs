@@ -3,5 +3,6 @@
 pub(crate) mod content;
 pub(crate) mod host_path;
 pub(crate) mod ownership;
+pub(crate) mod reclaim;
 pub(crate) mod setup;
 pub(crate) mod writer;
