@@ -8,9 +8,10 @@ use std::path::Path;
 use rustix::fs::{FileType, XattrFlags};
 use rustix::io::Errno;
 
+use super::applier::Applier;
 use super::directories::{Directory, names, remove_tree, type_at};
 use super::inode::mknod;
-use super::{Applier, ApplyError, Whiteouts};
+use super::{ApplyError, Whiteouts};
 
 impl Applier<'_, '_> {
     /// `.wh.<name>`: the child is removed.
@@ -77,7 +78,10 @@ impl Applier<'_, '_> {
         path: &Path,
     ) -> Result<(), ApplyError> {
         let failed = |error| ApplyError::write(path, error);
-        if !self.seen.contains(path) {
+        if self.options.is_excluded(path) {
+            return Ok(());
+        }
+        if !self.seen.contains(path) && !self.options.holds_excluded(path) {
             self.directories.forget_all();
             return remove_tree(directory, name).map_err(failed);
         }
