@@ -55,7 +55,10 @@ impl Api {
                     }
                 })?
             }
-            None => kind.snapshot(namespace, after, published),
+            None => match fixed_key(resource, namespace, options) {
+                Some(key) => kind.snapshot_of(&key, published),
+                None => kind.snapshot(namespace, after, published),
+            },
         };
         if past.is_none()
             && let Some(wanted) = options.resource_version
@@ -84,6 +87,13 @@ impl Api {
         }
         Ok(ObjectList { items, resource_version: snapshot.revision, continue_token, remaining })
     }
+}
+
+/// The only object that can match, when the selector fixes its name (`kubectl wait`, `delete`).
+fn fixed_key(resource: &Resource, namespace: &str, options: &ListOptions) -> Option<Key> {
+    let name = options.fields.fixed_name()?;
+    let one_place = !resource.is_namespaced() || !namespace.is_empty();
+    one_place.then(|| Key::new(namespace, name))
 }
 
 /// What an opaque `continue` parameter holds.

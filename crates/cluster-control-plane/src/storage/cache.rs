@@ -150,7 +150,15 @@ impl KindCache {
         Snapshot { items, revision: published.max(state.newest) }
     }
 
-    /// The same, as it was at a past revision, by undoing the events since.
+    /// The one object of a key, now; `published` as for [`KindCache::snapshot`].
+    pub(crate) fn snapshot_of(&self, key: &Key, published: u64) -> Snapshot {
+        let state = self.read();
+        let found = state.objects.get_key_value(key);
+        let items = found.map(|(key, object)| (key.clone(), Arc::clone(object)));
+        Snapshot { items: items.into_iter().collect(), revision: published.max(state.newest) }
+    }
+
+    /// The same as [`KindCache::snapshot`], as it was at a past revision, by undoing the events since.
     pub(crate) fn snapshot_at(
         &self,
         namespace: &str,
