@@ -29,9 +29,14 @@ fn main() -> ExitCode {
         return Failure::bug("the TLS provider was installed twice").report();
     }
     let arguments = commands::arguments_by_program_name(std::env::args_os());
+    let is_executor = arguments.get(1).is_some_and(|verb| verb == "executor");
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
-        Err(error) => return exit::report_usage(&error),
+        Err(error) => {
+            let code = exit::report_usage(&error);
+            // kaniko knows one code for everything but a failed command.
+            return if is_executor && error.use_stderr() { ExitCode::FAILURE } else { code };
+        }
     };
     globals::start_logging(&cli.globals);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

@@ -235,10 +235,11 @@ mod tests {
         let store = BlobStore::open(root.path().join("blobs")).expect("a store");
         let cache = LocalCache::open(root.path(), store.clone()).expect("a cache");
         let key = Digest::of(b"key");
+        let digest = store.put(b"layer").expect("a blob");
         cache.record(&key, &step(b"layer", 1));
-        assert_eq!(cache.lookup(&key), None);
-        store.put(b"layer").expect("a blob");
         assert_eq!(cache.lookup(&key), Some(step(b"layer", 1)));
+        std::fs::remove_file(store.path(&digest)).expect("ours");
+        assert_eq!(cache.lookup(&key), None);
         assert_eq!(cache.lookup(&Digest::of(b"other")), None);
     }
 

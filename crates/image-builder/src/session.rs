@@ -415,10 +415,16 @@ impl Session {
         };
         let (base, key_files) = (files.identity(), files);
         let base = if needs_no_base(step) { None } else { base };
-        let keys = self.keys(step, &definition, base.as_ref()).await.map_err(placed)?;
-        let mut found = None;
-        if self.request.cache == CacheUse::Use {
-            found = keys.iter().find_map(|key| self.lookup(key));
+        let quick = self.quick_inputs(step).await.map_err(placed)?;
+        let mut keys = vec![self.key(&definition, base.as_ref(), &quick)];
+        let mut found = self.lookup_if_wanted(&keys[0]);
+        if found.is_none() {
+            // Reading what is taken of a stage may find that it is what it was.
+            if let Some(exact) = self.exact_inputs(step, &quick).await.map_err(placed)? {
+                let key = self.key(&definition, base.as_ref(), &exact);
+                found = self.lookup_if_wanted(&key);
+                keys.push(key);
+            }
         }
         let (made, how) = match found {
             Some(made) => (made, StepEnd::Cached),
@@ -456,23 +462,21 @@ impl Session {
         Ok(Some((layer, created)))
     }
 
-    /// The keys of a step: by what its sources are made of, then by what is read of them.
-    async fn keys(
-        self: &Arc<Self>,
-        step: &Step,
+    /// The key of a step over its inputs and the form of its layer.
+    fn key(
+        &self,
         definition: &dockerfile::Definition,
         base: Option<&Digest>,
-    ) -> Result<Vec<Digest>, StepOrBuild> {
-        let inputs = self.input_digests(step).await?;
-        let form = format!("{:?}", self.form);
-        let mut keys = Vec::new();
-        for digests in [Some(inputs.quick), inputs.exact].into_iter().flatten() {
-            let key = StepKey::of(definition, base, &digests);
-            let mut framed = Framed::new("step");
-            framed.field(key.digest().raw()).field(form.as_bytes());
-            keys.push(framed.finish());
-        }
-        Ok(keys)
+        inputs: &[Digest],
+    ) -> Digest {
+        let key = StepKey::of(definition, base, inputs);
+        let mut framed = Framed::new("step");
+        framed.field(key.digest().raw()).field(format!("{:?}", self.form).as_bytes());
+        framed.finish()
+    }
+
+    fn lookup_if_wanted(&self, key: &Digest) -> Option<Found> {
+        (self.request.cache == CacheUse::Use).then(|| self.lookup(key)).flatten()
     }
 
     fn lookup(&self, key: &Digest) -> Option<Found> {

@@ -46,14 +46,6 @@ pub(crate) struct Checkout {
     pub(crate) commit: String,
 }
 
-/// Digests of the inputs of a step.
-pub(crate) struct InputDigests {
-    /// Stages and images by their layers.
-    pub(crate) quick: Vec<Digest>,
-    /// Stages and images by what is read of them; `None` where that is the same.
-    pub(crate) exact: Option<Vec<Digest>>,
-}
-
 fn cell<K: std::hash::Hash + Eq, T>(map: &Mutex<HashMap<K, Cell<T>>>, key: K) -> Cell<T> {
     let mut map = map.lock().unwrap_or_else(PoisonError::into_inner);
     Arc::clone(map.entry(key).or_default())
@@ -177,50 +169,63 @@ impl Session {
         .await
     }
 
-    /// Digests of everything a step reads besides the files below it.
-    pub(crate) async fn input_digests(
+    /// Digests of everything a step reads besides the files below it: stages and images by their
+    /// layers, everything else by its content.
+    pub(crate) async fn quick_inputs(
         self: &Arc<Self>,
         step: &Step,
-    ) -> Result<InputDigests, StepOrBuild> {
-        let mut quick = Vec::new();
-        let mut exact = Vec::new();
-        let mut differs = false;
+    ) -> Result<Vec<Digest>, StepOrBuild> {
+        let mut digests = Vec::new();
         for input in step.inputs() {
-            let layers = match input.source {
-                Source::Context | Source::NamedContext(_) => None,
-                Source::Stage(id) => Some(self.stage_needed(*id).await?.files.clone()),
-                Source::Image(request) => {
-                    let image = self.inner.images.get(request).await?;
-                    Some(StageFiles { layers: image.layers.clone() })
+            digests.push(match self.input_layers(input.source).await? {
+                Some(files) => {
+                    let mut framed = Framed::new("layers");
+                    let identity = files.identity();
+                    framed.field(identity.as_ref().map_or(&[][..], |identity| identity.raw()));
+                    framed.finish()
                 }
-            };
-            let by_layers = layers.as_ref().map(|files| {
-                let mut framed = Framed::new("layers");
-                let identity = files.identity();
-                framed.field(identity.as_ref().map_or(&[][..], |identity| identity.raw()));
-                framed.finish()
+                None => self.selection_digest(input.source, &input.selection).await?,
             });
-            if let Some(digest) = by_layers {
-                quick.push(digest);
-                // Reading a whole tree to find that it is equal costs more than a command that
-                // has it mounted usually does.
-                match input.selection {
-                    Selection::Transfer(_) => {
-                        differs = true;
-                        exact.push(self.selection_digest(input.source, &input.selection).await?);
-                    }
-                    Selection::Path(_) => exact.push(digest),
-                }
-            } else {
-                let digest = self.selection_digest(input.source, &input.selection).await?;
-                quick.push(digest);
-                exact.push(digest);
+        }
+        digests.extend(self.remote_digests(step).await?);
+        Ok(digests)
+    }
+
+    /// The same with stages and images by what is read of them; `None` where that makes no
+    /// difference.
+    pub(crate) async fn exact_inputs(
+        self: &Arc<Self>,
+        step: &Step,
+        quick: &[Digest],
+    ) -> Result<Option<Vec<Digest>>, StepOrBuild> {
+        let mut digests = quick.to_vec();
+        let mut differs = false;
+        for (digest, input) in digests.iter_mut().zip(step.inputs()) {
+            // Reading a whole tree to find that it is equal costs more than a command that has
+            // it mounted usually does.
+            if self.input_layers(input.source).await?.is_some()
+                && matches!(input.selection, Selection::Transfer(_))
+            {
+                *digest = self.selection_digest(input.source, &input.selection).await?;
+                differs = true;
             }
         }
-        let remote = self.remote_digests(step).await?;
-        quick.extend(remote.iter().copied());
-        exact.extend(remote);
-        Ok(InputDigests { quick, exact: differs.then_some(exact) })
+        Ok(differs.then_some(digests))
+    }
+
+    /// The layers of a stage or image.
+    async fn input_layers(
+        self: &Arc<Self>,
+        source: &Source,
+    ) -> Result<Option<StageFiles>, StepOrBuild> {
+        Ok(match source {
+            Source::Context | Source::NamedContext(_) => None,
+            Source::Stage(id) => Some(self.stage_needed(*id).await?.files.clone()),
+            Source::Image(request) => {
+                let image = self.inner.images.get(request).await?;
+                Some(StageFiles { layers: image.layers.clone() })
+            }
+        })
     }
 
     async fn selection_digest(

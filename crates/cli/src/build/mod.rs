@@ -262,13 +262,23 @@ pub(crate) async fn run(
 
 /// A failed build as text, exit code and hint.
 pub(crate) fn failure(error: BuildError, dockerfile: &str) -> Failure {
+    let error = match error {
+        BuildError::Push { reference, source } => {
+            match source.downcast::<registry_client::RegistryError>() {
+                Ok(error) => return crate::registries::failure(*error),
+                Err(source) => BuildError::Push { reference, source },
+            }
+        }
+        BuildError::Image { reference, source } => {
+            match source.downcast::<registry_client::RegistryError>() {
+                Ok(error) => return crate::registries::failure(*error),
+                Err(source) => BuildError::Image { reference, source },
+            }
+        }
+        other => other,
+    };
     let hint = match &error {
         BuildError::Step { source, .. } => source.hint().map(str::to_owned),
-        BuildError::Image { .. } => Some(
-            "check the name, or log in with `shipway login`; a registry without TLS needs \
-             --insecure-registry HOST"
-                .to_owned(),
-        ),
         _ => None,
     };
     let kind = match &error {
@@ -278,9 +288,6 @@ pub(crate) fn failure(error: BuildError, dockerfile: &str) -> Failure {
         },
         BuildError::Request(_) => Kind::Usage,
         BuildError::State { .. } => Kind::Environment,
-        BuildError::Image { source, .. } | BuildError::Push { source, .. } => {
-            registry_kind(source.as_ref())
-        }
         _ => Kind::Failed,
     };
     let error = match error {
@@ -298,22 +305,6 @@ pub(crate) fn failure(error: BuildError, dockerfile: &str) -> Failure {
     match hint {
         Some(hint) => failure.hint(hint),
         None => failure,
-    }
-}
-
-fn registry_kind(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Kind {
-    use registry_client::{RegistryError, RegistryErrorKind};
-    match error.downcast_ref::<RegistryError>().map(RegistryError::kind) {
-        Some(RegistryErrorKind::Unauthorized { .. } | RegistryErrorKind::Denied { .. }) => {
-            Kind::Denied
-        }
-        Some(RegistryErrorKind::NotFound { .. }) => Kind::NotFound,
-        Some(
-            RegistryErrorKind::Unreachable { .. }
-            | RegistryErrorKind::Tls { .. }
-            | RegistryErrorKind::PlainHttp { .. },
-        ) => Kind::Unreachable,
-        _ => Kind::Failed,
     }
 }
 

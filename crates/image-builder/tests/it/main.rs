@@ -4,6 +4,8 @@
 //! The harness is our own, because helpers of RUN are this very binary: `main` has to begin with
 //! `container_runtime::reexec`. Run with a part of a name to select.
 
+#![expect(clippy::print_stderr, reason = "a test harness prints")]
+
 mod fixture;
 mod modes;
 mod peer;
