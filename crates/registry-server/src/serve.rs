@@ -20,7 +20,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::auth::{Authority, TokenError, TokenService};
 use crate::connection::{Connection, Transport};
-use crate::metadata::{Metadata, MetadataError};
+use crate::metadata::{Metadata, MetadataError, PREDECESSOR_PAUSE, PREDECESSOR_WAIT_MAX};
 use crate::options::{CollectionSchedule, PlainHttp, RegistryOptions, TlsFiles, UPLOAD_IDLE_MAX};
 use crate::send_file::FileSpans;
 use crate::service::{self, Service, Site};
@@ -114,7 +114,7 @@ impl RegistryServer {
         }
         let acceptor = options.tls.as_ref().map(tls_acceptor).transpose()?;
         let listen = |source| BindError::Listen { address: options.address, source };
-        let listener = TcpListener::bind(options.address).await.map_err(listen)?;
+        let listener = listen_on(options.address).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
         let scheme = if acceptor.is_some() { "https" } else { "http" };
         let opened = options.clone();
@@ -146,6 +146,22 @@ impl Running {
         self.stop.send_replace(true);
         if self.server.await.is_err() {
             tracing::error!("the registry's server task panicked");
+        }
+    }
+}
+
+/// Listens, waiting a moment for the port of a predecessor that was killed and is not quite gone.
+async fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+    let mut waited = Duration::ZERO;
+    loop {
+        match TcpListener::bind(address).await {
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrInUse && waited < PREDECESSOR_WAIT_MAX =>
+            {
+                tokio::time::sleep(PREDECESSOR_PAUSE).await;
+                waited += PREDECESSOR_PAUSE;
+            }
+            result => return result,
         }
     }
 }

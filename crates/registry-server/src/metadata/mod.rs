@@ -43,6 +43,12 @@ const LINKS_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Changes that may wait for the committing thread; beyond it clients are told to come back.
 const CHANGES_QUEUED_MAX: usize = 4096;
 
+/// How long a start waits for the locks and the port of a killed predecessor.
+pub(crate) const PREDECESSOR_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// Pause between looks at what the predecessor held.
+pub(crate) const PREDECESSOR_PAUSE: Duration = Duration::from_millis(20);
+
 /// Memory of the database for its pages, in bytes.
 const DATABASE_CACHE_BYTES: usize = 8 * 1024 * 1024;
 
@@ -182,13 +188,7 @@ impl Metadata {
             .create(directory)
             .map_err(|source| MetadataError::File { path: directory.to_owned(), source })?;
         let path = directory.join("metadata.redb");
-        let database = redb::Builder::new()
-            .set_cache_size(DATABASE_CACHE_BYTES)
-            .create(&path)
-            .map_err(|error| match error {
-                redb::DatabaseError::DatabaseAlreadyOpen => MetadataError::InUse { path },
-                error => error.into(),
-            })?;
+        let database = open_database(path)?;
         tables::prepare(&database)?;
         let (journal, links) = Journal::open(&directory.join("links.journal"))?;
         let mut pending = Pending { journal, links: HashMap::new(), sequence: 0 };
@@ -411,6 +411,24 @@ impl Metadata {
     /// Forgets links of blobs that a collection removed, and repositories that hold nothing.
     pub(crate) async fn tidy(&self) -> Result<(), ChangeError> {
         self.change(Change::Tidy).await
+    }
+}
+
+/// Opens the database, waiting a moment for a predecessor that was killed and is not quite gone.
+fn open_database(path: PathBuf) -> Result<redb::Database, MetadataError> {
+    let mut waited = Duration::ZERO;
+    loop {
+        match redb::Builder::new().set_cache_size(DATABASE_CACHE_BYTES).create(&path) {
+            Ok(database) => return Ok(database),
+            Err(redb::DatabaseError::DatabaseAlreadyOpen) if waited < PREDECESSOR_WAIT_MAX => {
+                std::thread::sleep(PREDECESSOR_PAUSE);
+                waited += PREDECESSOR_PAUSE;
+            }
+            Err(redb::DatabaseError::DatabaseAlreadyOpen) => {
+                return Err(MetadataError::InUse { path });
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
