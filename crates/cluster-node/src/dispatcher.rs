@@ -1,9 +1,10 @@
 //! The one task that knows all pods of the node: it turns the watch into one worker per pod.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::Api;
 use kube::runtime::WatchStreamExt;
@@ -108,7 +109,11 @@ impl Dispatcher {
         let entry = RosterEntry { uid: uid.clone(), view };
         self.seats.insert(uid.clone(), Seat { input: sender, entry });
         self.workers.spawn(async move {
-            worker.run().await;
+            // A worker that panics must not take its pod's place for ever: the next news of the
+            // pod gives it a new one, which finds the containers again.
+            if AssertUnwindSafe(worker.run()).catch_unwind().await.is_err() {
+                tracing::error!(uid, "worker of a pod panicked");
+            }
             uid
         });
         self.publish();

@@ -226,7 +226,10 @@ impl Images {
         tagged: &str,
         emit: &(dyn Fn(Event) + Sync),
     ) -> Result<LocalImage, NotYet> {
-        let reference = self.effective(tagged, &|_| {}).map_err(|error| raw_error(&error, emit))?;
+        // Under the other policies the look at the store has told of the mirror already.
+        let tell: &(dyn Fn(Event) + Sync) =
+            if request.policy == PullPolicy::Always { emit } else { &|_| {} };
+        let reference = self.effective(tagged, tell).map_err(|error| raw_error(&error, emit))?;
         let candidates =
             access::candidates(&reference.name(), request.secrets, &self.credential_files)
                 .map_err(|error| raw_error(&error.to_string(), emit))?;
