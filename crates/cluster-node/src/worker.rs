@@ -500,6 +500,10 @@ impl Worker {
         let name = self.pod.metadata.name.as_deref().unwrap_or_default();
         let api: Api<Pod> = Api::namespaced(self.shared.client.clone(), namespace);
         let patch = serde_json::json!({"metadata": {"uid": self.uid}, "status": fresh});
+        // A client that sees the new status may ask for logs before the answer is back here.
+        let mut upcoming = (*self.pod).clone();
+        upcoming.status = Some(fresh.clone());
+        self.view.send_replace(PodView { pod: Arc::new(upcoming) });
         match api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await {
             Ok(answer) => {
                 self.post_at = None;

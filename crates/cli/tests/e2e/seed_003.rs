@@ -18,7 +18,7 @@ WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/var/cache/build sh build.sh
 FROM BASE
-COPY --from=build --chown=1000:1000 /src/hello /usr/bin/hello
+COPY --from=build --chown=1000:1000 /src/hello /bin/hello
 USER 1000
 CMD [\"hello\"]
 ";

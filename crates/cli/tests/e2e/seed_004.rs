@@ -263,5 +263,5 @@ spec:
         .ok();
     assert_eq!(policy, "Always", "the admission plugin overrules the manifest");
     machine.wait_for_waiting_reason("app", "tenant-b", "ImagePullBackOff");
-    machine.wait_for_event("app", "tenant-b", "Failed", "401 Unauthorized");
+    machine.wait_for_event("app", "tenant-b", "Failed", "no basic auth credentials");
 }
