@@ -7,7 +7,9 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use image_policy::verification::{Provenance, PulledRecord, UsedCredential, record_file_name};
+use image_policy::verification::{
+    Provenance, PulledRecord, UsedCredential, mapping_name, record_file_name,
+};
 use jiff::Timestamp;
 
 /// Which credentials opened which image, kept below `<node>/image_manager`.
@@ -96,9 +98,15 @@ impl PullRecords {
             .ok()
     }
 
-    /// How a present image got here.
+    /// How an image that is present under this very name got here.
+    ///
+    /// A record that does not know the name says that the same content was pulled under another
+    /// one; this name was given to it here, by a build or by hand, and counts as preloaded
+    /// (kubernetes#138175: the kubelet then takes the image away from its owner).
     pub(crate) fn provenance(&self, image_ref: &str, image: &str) -> Provenance {
-        if let Some(record) = self.record(image_ref) {
+        if let Some(record) = self.record(image_ref)
+            && record.credential_mapping.contains_key(&mapping_name(image))
+        {
             return Provenance::Pulled(record);
         }
         if self.intents().contains_key(image) || self.pulling.join(record_file_name(image)).exists()
@@ -117,10 +125,14 @@ impl PullRecords {
                 .ok()
                 .and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok())
                 .and_then(|document| document.get("image")?.as_str().map(str::to_owned));
-            if let Some(image_ref) = image.as_deref().and_then(&find)
-                && self.record(&image_ref).is_none()
+            if let Some(image) = image
+                && let Some(image_ref) = find(&image)
             {
-                let record = PulledRecord::new(image_ref, now.to_string());
+                let mut record = self
+                    .record(&image_ref)
+                    .unwrap_or_else(|| PulledRecord::new(image_ref, now.to_string()));
+                // Known under this name, and open to nobody.
+                record.credential_mapping.entry(mapping_name(&image)).or_default();
                 if let Err(error) = self.store(&record) {
                     tracing::warn!(%error, "pull record not written");
                     continue;
@@ -188,6 +200,15 @@ mod tests {
         records.settle(|_| Some("sha256:1".to_owned()), Timestamp::UNIX_EPOCH);
         assert_eq!(fs::read_dir(&records.pulling).expect("directory").count(), 0);
         assert_eq!(verdict(&records, &[secret("a", "h1")]), Verdict::MustPull);
+    }
+
+    #[test]
+    fn name_given_on_this_machine_stays_usable_when_the_content_was_pulled_under_another() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let records = PullRecords::open(dir.path()).expect("records");
+        let used = UsedCredential::Secret(secret("a", "h1"));
+        records.note("sha256:1", "r.example/other:1", used, Timestamp::UNIX_EPOCH).expect("record");
+        assert_eq!(verdict(&records, &[]), Verdict::Usable);
     }
 
     #[test]
