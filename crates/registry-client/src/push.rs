@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use blob_store::BlobStore;
+use blob_store::{BlobStore, Verdict};
 use credentials::RegistryAuth;
 use oci_model::{
-    Descriptor, Digest, MANIFEST_BYTES_MAX, Manifest, MediaType, RawManifest, Reference, Repository,
+    Descriptor, Digest, ErrorCode, MANIFEST_BYTES_MAX, Manifest, MediaType, RawManifest, Reference,
+    Repository,
 };
 
 use crate::client::{Client, Remote};
@@ -101,8 +102,29 @@ impl Remote {
             let reason = format!("blob {digest} is neither in the store nor at the registry");
             return Err(RegistryErrorKind::Store { reason }.into());
         }
-        self.push_blob(&digest, &store.path(&digest), &options.mount_from, progress).await
+        let pushed =
+            self.push_blob(&digest, &store.path(&digest), &options.mount_from, progress).await;
+        match pushed {
+            Err(error) if is_digest_refused(&error) => {
+                let store = store.clone();
+                let verdict = blocking(move || Ok(store.verify(&digest)?)).await?;
+                if verdict == Verdict::Intact {
+                    return Err(error);
+                }
+                let reason = format!(
+                    "blob {digest} was damaged on disk and is in quarantine now; build or pull \
+                     the image again"
+                );
+                Err(RegistryErrorKind::Store { reason }.into())
+            }
+            pushed => pushed,
+        }
     }
+}
+
+/// The registry received other bytes than their digest promises.
+fn is_digest_refused(error: &RegistryError) -> bool {
+    matches!(error.kind(), RegistryErrorKind::Status { code: Some(ErrorCode::DigestInvalid), .. })
 }
 
 /// The manifests reachable from `root`, parents first, and the blobs that they name.

@@ -160,3 +160,23 @@ async fn streamed_upload_is_whole() {
     upload.finish(&digest).await.unwrap();
     assert!(remote.has_blob(&digest, &Progress::none()).await.unwrap());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_local_blob_is_named_and_put_aside() {
+    let own = Own::start(|_| {}).await;
+    let source = image(b"the layer");
+    let (_from, from) = store();
+    source.put(&from);
+    let path = from.path(&source.layer);
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, b"the lay3r").unwrap();
+    let name = reference(&own.address(), "a/b:1");
+    let (options, none) = (PushOptions::default(), Progress::none());
+    let error = client()
+        .push(&name, &source.manifest, &user("ada"), &from, &options, &none)
+        .await
+        .unwrap_err();
+    assert!(matches!(error.kind(), RegistryErrorKind::Store { .. }), "{error}");
+    assert!(error.to_string().contains(&format!("{} was damaged", source.layer)), "{error}");
+    assert!(!from.contains(&source.layer));
+}
