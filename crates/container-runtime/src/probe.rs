@@ -92,10 +92,34 @@ pub(crate) fn main() -> u8 {
         let (state_dir, _) = caller.receive::<PathBuf>()?;
         let dir = state_dir.join(format!(".probe.{}", std::process::id()));
         let found = fs::create_dir(&dir).map(|()| probe(&dir)).map_err(|e| e.to_string());
-        let removed = fs::remove_dir_all(&dir).map_err(|error| error.to_string());
+        let removed = remove(&dir).map_err(|error| error.to_string());
         caller.send(&found.and_then(|found| removed.map(|()| found)), &[])
     };
     u8::from(run().is_err())
+}
+
+/// Removes what was tried in. overlayfs leaves a directory of mode 0 in its work directory, which
+/// only root can look into.
+fn remove(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            open_up(dir)?;
+            fs::remove_dir_all(dir)
+        }
+        removed => removed,
+    }
+}
+
+fn open_up(dir: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
+    for item in fs::read_dir(dir)? {
+        let item = item?;
+        if item.file_type()?.is_dir() {
+            open_up(&item.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn probe(dir: &Path) -> Isolation {

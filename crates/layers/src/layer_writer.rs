@@ -69,13 +69,23 @@ pub enum LayerWriteError {
 pub struct LayerWriter<W: Write> {
     out: W,
     timestamps: Timestamps,
+    /// User and group of this machine that are root in the layer.
+    root: Option<(u32, u32)>,
     entries: u64,
 }
 
 impl<W: Write> LayerWriter<W> {
     /// Writes to `out`, typically a [`crate::LayerSink`].
     pub fn new(out: W, timestamps: Timestamps) -> Self {
-        Self { out, timestamps, entries: 0 }
+        Self { out, timestamps, root: None, entries: 0 }
+    }
+
+    /// The same writer for a tree that was made in a user namespace whose root is the given user
+    /// and group of this machine.
+    #[must_use]
+    pub fn with_root(mut self, uid: u32, gid: u32) -> Self {
+        self.root = Some((uid, gid));
+        self
     }
 
     /// Adds an entry that has no content: anything but a non-empty file.
@@ -163,6 +173,10 @@ impl<W: Write> LayerWriter<W> {
         self.entries += 1;
         let mut entry = entry.clone();
         entry.mtime = self.timestamps.apply(entry.mtime);
+        if let Some((uid, gid)) = self.root {
+            entry.uid = if entry.uid == uid { 0 } else { entry.uid };
+            entry.gid = if entry.gid == gid { 0 } else { entry.gid };
+        }
         write_header(&mut self.out, &entry).map_err(LayerWriteError::Write)
     }
 }
@@ -261,5 +275,28 @@ impl VirtualLayer {
             }
         }
         links.into_iter().try_for_each(|link| writer.add(link))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive_read::ArchiveReader;
+
+    #[test]
+    fn the_root_of_a_user_namespace_is_root_in_the_layer() {
+        let mut writer = LayerWriter::new(Vec::new(), Timestamps::Keep).with_root(1000, 100);
+        for (path, uid, gid) in [("a", 1000, 100), ("b", 5, 100)] {
+            let mut entry = Entry::file(path, 0o644, 0);
+            (entry.uid, entry.gid) = (uid, gid);
+            writer.add(&entry).expect("memory");
+        }
+        let bytes = writer.finish().expect("memory");
+        let mut archive = ArchiveReader::new(&bytes[..]);
+        let mut owners = Vec::new();
+        while let Some(entry) = archive.next_entry().expect("our own archive") {
+            owners.push((entry.uid, entry.gid));
+        }
+        assert_eq!(owners, [(0, 0), (5, 0)]);
     }
 }

@@ -46,6 +46,10 @@ pub(crate) fn run(
     let result = run_in(command, kind, lowers, ready, &rooms).and_then(|()| {
         let store = &source.store;
         let mut writer = commit::writer(store, source.lease(), form)?;
+        if kind.users == UserNamespace::CallerAsRoot {
+            let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+            writer = writer.with_root(uid.as_raw(), gid.as_raw());
+        }
         let packed = pack_upper(&rooms.upper, lowers, &mut writer);
         packed.map_err(|error| StepError::layer("cannot read what the command changed", error))?;
         let entries = writer.entries();
