@@ -242,21 +242,33 @@ pub(crate) async fn plan(
     }
 }
 
-/// Builds, and ends every step when the person presses Ctrl-C.
+/// How long a build may take to end after Ctrl-C.
+const CANCEL_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Builds, and ends every step when the person presses Ctrl-C or the pod is deleted.
 pub(crate) async fn run(
     builder: &Builder,
     plan: Plan,
     request: BuildRequest,
-    name: &str,
-) -> Result<BuildOutcome, Failure> {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+) -> Result<BuildOutcome, BuildError> {
     let mut build = std::pin::pin!(builder.build(plan, request));
-    loop {
-        tokio::select! {
-            result = &mut build => return result.map_err(|error| failure(error, name)),
-            _ = tokio::signal::ctrl_c() => builder.cancel(),
-            _ = terminate.recv() => builder.cancel(),
-        }
+    tokio::select! {
+        result = &mut build => return result,
+        () = asked_to_stop() => builder.cancel(),
+    }
+    // Steps end at once; what is fetched or pushed meanwhile is given up.
+    tokio::time::timeout(CANCEL_WAIT, build).await.unwrap_or(Err(BuildError::Cancelled))
+}
+
+/// Ends when this process gets SIGINT or SIGTERM.
+async fn asked_to_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
     }
 }
 

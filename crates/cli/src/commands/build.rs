@@ -204,8 +204,8 @@ pub(crate) async fn run(args: BuildArgs, globals: &Globals) -> Result<ExitCode, 
     if args.push {
         request.push_to.clone_from(&references);
     }
-    let outcome = build::run(&builder, plan, request, &prepared.name).await?;
     let failed = |error| build::failure(error, &prepared.name);
+    let outcome = build::run(&builder, plan, request).await.map_err(failed)?;
     for reference in &references {
         if args.push {
             builder.push(&outcome, reference).await.map_err(failed)?;

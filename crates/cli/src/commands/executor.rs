@@ -142,16 +142,7 @@ async fn builder_run(
     request: BuildRequest,
     name: &str,
 ) -> Result<image_builder::BuildOutcome, Stopped> {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
-        .map_err(Failure::from)?;
-    let mut running = std::pin::pin!(builder.build(plan, request));
-    let result = loop {
-        tokio::select! {
-            result = &mut running => break result,
-            _ = tokio::signal::ctrl_c() => builder.cancel(),
-            _ = terminate.recv() => builder.cancel(),
-        }
-    };
+    let result = build::run(builder, plan, request).await;
     result.map_err(|error| {
         let code = error.exit_code().and_then(|code| u8::try_from(code).ok());
         let failure = build::failure(error, name);
