@@ -1,4 +1,4 @@
-//! Exit codes and the one place where errors become text (documented in `shipway help exit-codes`).
+//! Exit codes and the one place where errors become text (documented in `shipway --help`).
 
 use std::fmt::Write as _;
 use std::process::ExitCode;

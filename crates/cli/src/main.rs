@@ -1,7 +1,6 @@
 //! The `shipway` binary: flags become values, crates are wired, output is written, exit codes are
 //! chosen. It holds no logic worth a unit test; start reading at [`commands`].
 
-#![allow(dead_code, reason = "verbs land one by one; removed when all are there")]
 #![forbid(unsafe_code)]
 
 mod build;

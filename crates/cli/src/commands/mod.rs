@@ -25,10 +25,21 @@ use clap::{Parser, Subcommand};
 use crate::exit::Failure;
 use crate::globals::Globals;
 
+/// The codes of [`crate::exit::Kind`], for scripts.
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong input, 3 refused by the other side, \
+    4 not found, 5 unreachable, 6 this machine cannot do it, 70 a mistake of ours, 130 stopped by \
+    Ctrl-C. `executor` exits as kaniko does.";
+
 /// Build an image without Docker, keep it in a private registry, pull it with the right
 /// credentials, run it: the whole image path of Kubernetes in one binary.
 #[derive(Parser, Debug)]
-#[command(name = "shipway", version, propagate_version = true, max_term_width = 100)]
+#[command(
+    name = "shipway",
+    version,
+    propagate_version = true,
+    max_term_width = 100,
+    after_help = EXIT_CODES
+)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) globals: Globals,

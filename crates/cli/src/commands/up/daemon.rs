@@ -50,7 +50,7 @@ pub(super) async fn run(args: UpArgs, state_dir: &Path) -> Result<ExitCode, Fail
     let Some(_lock) = Lock::take(state_dir).context("cannot lock the state directory")? else {
         return Err(already_running(state_dir));
     };
-    let blobs = BlobStore::open(&state_dir.join("blobs")).context("cannot open the blob store")?;
+    let blobs = BlobStore::open(state_dir.join("blobs")).context("cannot open the blob store")?;
     let registry = start_registry(&args, state_dir, blobs.clone()).await?;
     let node_name = args.node_name.clone().unwrap_or_else(host_name);
     let node_dir = state_dir.join("node");
