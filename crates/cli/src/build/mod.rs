@@ -64,7 +64,8 @@ pub(crate) struct Machinery {
 /// A Dockerfile with its context, read and parsed.
 pub(crate) struct Prepared {
     pub(crate) file: Dockerfile,
-    pub(crate) context: FetchedContext,
+    /// A fetched context is removed when this is dropped.
+    _context: FetchedContext,
     pub(crate) directory: ContextDirectory,
     pub(crate) name: String,
 }
@@ -91,7 +92,7 @@ pub(crate) async fn prepare(subject: &Subject, scratch: &Path) -> Result<Prepare
     let file = Dockerfile::parse(&name, &bytes).map_err(dockerfile_failure)?;
     let ignore = read_ignore_file(&context.root, &name)?;
     let directory = ContextDirectory { root: context.root.clone(), ignore };
-    Ok(Prepared { file, context, directory, name })
+    Ok(Prepared { file, _context: context, directory, name })
 }
 
 /// A mistake in the Dockerfile, with its line.

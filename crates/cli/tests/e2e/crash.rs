@@ -69,7 +69,7 @@ fn kill_in_the_middle(machine: &Machine, base: &str, round: usize, done: &mut Ac
     machine.write(&format!("{context}/Dockerfile"), &dockerfile);
     let pod = long_running_pod(&format!("pod-{round}"), base);
     machine.write(&format!("{context}/pod.yaml"), &pod);
-    let make_pod = if round % 10 == 0 {
+    let make_pod = if round.is_multiple_of(10) {
         format!("kubectl apply -f {context}/pod.yaml && echo made > {context}/pod")
     } else {
         "true".to_owned()

@@ -3,6 +3,8 @@
 //! They need root, and the Debian packages that `cargo xtask peers` installs. A missing client
 //! fails the test that needs it; nothing is skipped.
 
+#![expect(clippy::print_stderr, reason = "a failed test shows the end of the daemon's log")]
+
 mod bad_input;
 mod crash;
 mod image_verbs;
