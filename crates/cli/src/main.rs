@@ -2,6 +2,10 @@
 //! chosen. It holds no logic worth a unit test; start reading at [`commands`].
 
 #![forbid(unsafe_code)]
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "doc comments of flags are help texts, in which brackets mean optional"
+)]
 
 mod build;
 mod commands;
