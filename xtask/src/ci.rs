@@ -16,7 +16,8 @@ pub(crate) fn run() -> Result<()> {
     cargo(&["fmt", "--all", "--check"], &[])?;
     cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])?;
     cargo(&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")])?;
-    cargo(&["test", "--workspace"], &[])?;
+    // Every failure of a run is worth seeing, not only those of the first crate.
+    cargo(&["test", "--workspace", "--no-fail-fast"], &[])?;
     println!("ci: all steps passed in {:.0?}", started.elapsed());
     Ok(())
 }

@@ -26,17 +26,22 @@ const SCENARIOS: &[(&str, Scenario)] = &[
 ];
 
 /// Runs the named scenarios, or all, and rewrites their rows of `docs/benchmarks.md`.
-pub(crate) fn run(names: &[String]) -> Result<()> {
-    for name in names {
-        if !SCENARIOS.iter().any(|(known, _)| known == name) {
+///
+/// `--binary=PATH` measures a program that is already built; without it a release build is made.
+pub(crate) fn run(arguments: &[String]) -> Result<()> {
+    let binary = arguments.iter().find_map(|argument| argument.strip_prefix("--binary="));
+    let names: Vec<&String> =
+        arguments.iter().filter(|argument| !argument.starts_with("--binary=")).collect();
+    for name in &names {
+        if !SCENARIOS.iter().any(|(known, _)| known == *name) {
             let known: Vec<&str> = SCENARIOS.iter().map(|(name, _)| *name).collect();
             bail!("no scenario {name:?}; there are {}", known.join(", "));
         }
     }
     peers::install()?;
-    let stage = Stage::prepare()?;
+    let stage = Stage::prepare(binary)?;
     for (name, scenario) in SCENARIOS {
-        if !names.is_empty() && !names.iter().any(|wanted| wanted == name) {
+        if !names.is_empty() && !names.iter().any(|wanted| *wanted == name) {
             continue;
         }
         println!("bench: {name}");

@@ -15,8 +15,12 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Builds the release binary.
-    pub(crate) fn prepare() -> Result<Self> {
+    /// Takes `binary`, or builds the release binary.
+    pub(crate) fn prepare(binary: Option<&str>) -> Result<Self> {
+        if let Some(path) = binary {
+            let shipway = PathBuf::from(path).canonicalize().with_context(|| path.to_owned())?;
+            return Ok(Self { shipway });
+        }
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let build = Command::new(cargo)
             .args(["build", "--release", "--package", "cli", "--message-format=json"])

@@ -47,7 +47,8 @@ pub(super) async fn run(args: UpArgs, state_dir: &Path) -> Result<ExitCode, Fail
         // leader, which a freshly started process is not.
         rustix::process::setsid().context("cannot leave the terminal's session")?;
     }
-    let Some(_lock) = Lock::take(state_dir).context("cannot lock the state directory")? else {
+    let Some(_lock) = Lock::take_patiently(state_dir).context("cannot lock the state directory")?
+    else {
         return Err(already_running(state_dir));
     };
     let blobs = BlobStore::open(state_dir.join("blobs")).context("cannot open the blob store")?;

@@ -116,7 +116,8 @@ pub(crate) async fn run(args: UpArgs, globals: &Globals) -> Result<ExitCode, Fai
     if args.foreground {
         return daemon::run(args, &state_dir).await;
     }
-    let Some(lock) = Lock::take(&state_dir).context("cannot lock the state directory")? else {
+    let Some(lock) = Lock::take_patiently(&state_dir).context("cannot lock the state directory")?
+    else {
         return Err(already_running(&state_dir));
     };
     // The daemon takes it itself; between the two another start may win, and then the daemon says so.

@@ -5,9 +5,16 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
+
+/// Longest time that a killed machine may take to let go of its lock.
+const DYING_MAX: Duration = Duration::from_secs(2);
+
+/// Time between two looks at the lock.
+const DYING_POLL: Duration = Duration::from_millis(20);
 
 /// Where a machine listens; the JSON of `shipway up -o json` and `shipway status -o json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -48,6 +55,18 @@ impl Lock {
             Ok(()) => Ok(Some(Self { _file: file })),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes the lock, and gives a machine that was just killed a moment to let go of it: the
+    /// kernel closes its files some time after `kill -9` has returned.
+    pub(crate) fn take_patiently(state_dir: &Path) -> io::Result<Option<Self>> {
+        let deadline = Instant::now() + DYING_MAX;
+        loop {
+            match Self::take(state_dir)? {
+                None if Instant::now() < deadline => std::thread::sleep(DYING_POLL),
+                taken => return Ok(taken),
+            }
         }
     }
 
