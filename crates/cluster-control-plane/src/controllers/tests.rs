@@ -381,16 +381,21 @@ async fn replication_controller_replaces_adopts_and_scales() {
         move |cluster: &Cluster| {
             let rc = cluster.get(&REPLICATION_CONTROLLERS, "rc")?;
             let ready = object::integer(&rc, &["status", "readyReplicas"]).unwrap_or(0);
-            (usize::try_from(ready) == Ok(wanted) && cluster.list(&PODS).len() == wanted)
-                .then_some(())
+            (usize::try_from(ready) == Ok(wanted)).then_some(())
         }
     };
+    // Each kind is waited for by its own events.
+    let pods = |wanted: usize| {
+        move |cluster: &Cluster| (cluster.list(&PODS).len() == wanted).then_some(())
+    };
     cluster.until(&REPLICATION_CONTROLLERS, ready(2)).await;
+    cluster.until(&PODS, pods(2)).await;
     let adopted = cluster.get(&PODS, "orphan").expect("the orphan stays");
     assert_eq!(adopted["metadata"]["ownerReferences"][0]["name"], "rc");
     cluster.delete(&PODS, "orphan", Propagation::Background).await;
     let replaced = |cluster: &Cluster| cluster.get(&PODS, "orphan").is_none().then_some(());
     cluster.until(&PODS, replaced).await;
+    cluster.until(&PODS, pods(2)).await;
     cluster.until(&REPLICATION_CONTROLLERS, ready(2)).await;
     let none = json!({"spec": {"replicas": 0}});
     merge(&cluster.client, &REPLICATION_CONTROLLERS, "default", "rc", "", none).await;

@@ -271,7 +271,13 @@ impl DeploymentController {
         let now = Timestamp::now();
         let (namespace, name) = (object::namespace(deployment), object::name(deployment));
         let found = gone_is_none(self.client.get(&DEPLOYMENTS, namespace, name))?;
-        let Some(current) = found else { return Ok(After::Done) };
+        // What was done was done for one generation: saying that a later one was observed would
+        // tell `kubectl rollout status` of a success that has not begun. Its event is queued.
+        let Some(current) =
+            found.filter(|current| object::generation(current) == object::generation(deployment))
+        else {
+            return Ok(After::Done);
+        };
         let fresh: Vec<Arc<Value>> = sets
             .iter()
             .filter_map(|set| self.client.get(&REPLICA_SETS, namespace, object::name(set)).ok())
