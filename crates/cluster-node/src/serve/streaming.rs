@@ -176,7 +176,7 @@ fn running(
 fn refuse_late(context: &Context, request: Request, text: String) -> Result<Response, Refusal> {
     upgrade(context, request, move |mut socket| async move {
         let _ = socket.send(Message::Binary(protocol::failure(&text))).await;
-        let _ = socket.close(None).await;
+        let _ = socket.send(goodbye()).await;
     })
 }
 
