@@ -384,7 +384,11 @@ impl ExecutorArgs {
             "snapshot-mode",
             "every mode gives the exact result of full",
         );
-        let _ = idle.force;
+        note(
+            idle.force,
+            "force",
+            "not needed: the isolation is probed, and a root that is not ours is never unpacked over",
+        );
         warnings
     }
 
