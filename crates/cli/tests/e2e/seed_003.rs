@@ -184,13 +184,13 @@ spec:
     assert_eq!(machine.kubectl(&["logs", "hello"]).ok(), "SUCCESS\n");
 }
 
-/// The first Job of the tutorial has no credentials; a private registry refuses it each time.
-fn build_without_credentials_is_retried_and_fails(machine: &Machine) {
-    machine.apply(&format!(
+/// The first Job of the tutorial, as printed there but for name, destination and number of retries.
+fn job_without_credentials(name: &str, destination: &str, retries: u32) -> String {
+    format!(
         "apiVersion: batch/v1
 kind: Job
 metadata:
-  name: build-refused
+  name: {name}
 spec:
   template:
     spec:
@@ -200,7 +200,7 @@ spec:
         args:
           - \"--context=/workspace/my-build\"
           - \"--dockerfile=/workspace/my-build/Dockerfile\"
-          - \"--destination={}/team/refused:v1\"
+          - \"--destination={destination}\"
         volumeMounts:
         - name: workspace
           mountPath: /workspace
@@ -209,10 +209,30 @@ spec:
         persistentVolumeClaim:
           claimName: kaniko-workspace
       restartPolicy: Never
-  backoffLimit: 1
-",
-        machine.registry
-    ));
+  backoffLimit: {retries}
+"
+    )
+}
+
+/// Without authentication at the registry the Job needs no credentials.
+#[test]
+fn first_job_of_the_tutorial_builds_for_a_registry_without_authentication() {
+    let machine = Machine::with_flags(Kubectl::Machine, &["--registry-anonymous=push"]);
+    machine.login(&machine.registry, USER, PASSWORD);
+    let base = format!("{}/base/busybox:1", machine.registry);
+    machine.push_busybox(&base);
+    claim_and_fill_the_workspace(&machine, &base);
+    let destination = format!("{}/team/open:v1", machine.registry);
+    machine.apply(&job_without_credentials("build-image", &destination, 3));
+    machine.wait("job/build-image", "default", "condition=Complete");
+    let tags = machine.shipway(&["tags", &format!("{}/team/open", machine.registry)]).ok();
+    assert_eq!(tags, "v1\n");
+}
+
+/// A private registry refuses the same Job each time.
+fn build_without_credentials_is_retried_and_fails(machine: &Machine) {
+    let destination = format!("{}/team/refused:v1", machine.registry);
+    machine.apply(&job_without_credentials("build-refused", &destination, 1));
     machine.wait("job/build-refused", "default", "condition=Failed");
     let reason = machine
         .kubectl(&[
