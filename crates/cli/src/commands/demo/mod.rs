@@ -55,7 +55,15 @@ pub(crate) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     let cleaned = session.clean_up().await;
-    outcome?;
+    if let Err(failure) = outcome {
+        match cleaned {
+            Ok(()) => output::error_line("everything that the demo made was removed"),
+            Err(left) => {
+                left.report();
+            }
+        }
+        return Err(failure);
+    }
     cleaned?;
     summary(&parts, started.elapsed());
     Ok(ExitCode::SUCCESS)
@@ -64,12 +72,8 @@ pub(crate) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
 /// Resolves when the user wants to stop.
 async fn wait_for_signal() -> Failure {
     use tokio::signal::unix::{SignalKind, signal};
-    let interrupted = |name: &str| {
-        Failure::new(
-            Kind::Interrupted,
-            anyhow::anyhow!("stopped by {name}; everything was removed"),
-        )
-    };
+    let interrupted =
+        |name: &str| Failure::new(Kind::Interrupted, anyhow::anyhow!("stopped by {name}"));
     match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
         (Ok(mut interrupt), Ok(mut terminate)) => tokio::select! {
             _ = interrupt.recv() => interrupted("Ctrl-C"),

@@ -47,10 +47,13 @@ pub(super) async fn run(args: UpArgs, state_dir: &Path) -> Result<ExitCode, Fail
         // leader, which a freshly started process is not.
         rustix::process::setsid().context("cannot leave the terminal's session")?;
     }
-    let Some(_lock) = Lock::take_patiently(state_dir).context("cannot lock the state directory")?
+    let Some(lock) = Lock::take_patiently(state_dir).context("cannot lock the state directory")?
     else {
         return Err(already_running(state_dir));
     };
+    // Held until the process is gone, not until this function is: blocking work may still write
+    // below the state directory while the runtime winds down.
+    std::mem::forget(lock);
     let blobs = BlobStore::open(state_dir.join("blobs")).context("cannot open the blob store")?;
     let registry = start_registry(&args, state_dir, blobs.clone()).await?;
     let node_name = args.node_name.clone().unwrap_or_else(host_name);

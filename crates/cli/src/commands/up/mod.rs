@@ -46,7 +46,7 @@ pub(crate) struct UpArgs {
     #[arg(long, env = "SHIPWAY_REGISTRY_ANONYMOUS", default_value = "none")]
     registry_anonymous: AnonymousAccess,
     /// Name of the node [default: the host's name]
-    #[arg(long, env = "SHIPWAY_NODE_NAME", value_name = "NAME")]
+    #[arg(long, env = "SHIPWAY_NODE_NAME", value_name = "NAME", value_parser = parse_node_name)]
     node_name: Option<String>,
     /// First directory in which the node looks for config.json and .dockercfg
     #[arg(
@@ -211,6 +211,20 @@ fn announce(record: &Record, state_dir: &Path, output: OutputArgs) -> Result<Exi
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Checks a name as the API server will (RFC 1123 subdomain).
+fn parse_node_name(text: &str) -> Result<String, String> {
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    };
+    if text.len() <= 253 && text.split('.').all(is_label) {
+        return Ok(text.to_owned());
+    }
+    Err("want lower-case letters, digits, '-' and '.', such as node-1.example".to_owned())
 }
 
 fn parse_mirror(text: &str) -> Result<cluster_node::ImageMirror, String> {
