@@ -1,7 +1,7 @@
 //! Leases: digests that a running process needs before it can set a ref.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -77,7 +77,9 @@ pub(crate) fn living(store: &BlobStore) -> Result<Vec<Digest>, DiskError> {
             remove_file(&path)?;
             continue;
         }
-        let text = std::fs::read_to_string(&path).doing("read", &path)?;
+        // By the open file: its holder may let go, and remove the path, at any moment.
+        let mut text = String::new();
+        (&file).read_to_string(&mut text).doing("read", &path)?;
         digests.extend(text.lines().filter_map(|line| line.parse::<Digest>().ok()));
     }
     Ok(digests)
