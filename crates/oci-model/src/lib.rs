@@ -15,6 +15,7 @@ mod digest;
 mod error_code;
 mod manifest;
 mod media_type;
+mod nullable;
 mod platform;
 mod reference;
 

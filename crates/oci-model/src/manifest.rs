@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::nullable::null_is_default;
 use crate::{Descriptor, Digest, ManifestKind, MediaType, Platform};
 
 /// Largest manifest accepted, in bytes (4 MiB).
@@ -27,7 +28,7 @@ pub struct ImageManifest {
     /// The image config.
     pub config: Descriptor,
     /// The layers, base first; Go programs write `null` for none.
-    #[serde(default, deserialize_with = "null_is_empty")]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub layers: Vec<Descriptor>,
     /// Another manifest that this one is about (distribution-spec "Listing Referrers").
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -36,7 +37,7 @@ pub struct ImageManifest {
     #[serde(
         default,
         skip_serializing_if = "BTreeMap::is_empty",
-        deserialize_with = "null_is_empty"
+        deserialize_with = "null_is_default"
     )]
     pub annotations: BTreeMap<String, String>,
 }
@@ -54,7 +55,7 @@ pub struct ImageIndex {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact_type: Option<String>,
     /// The manifests, in the order clients should prefer them.
-    #[serde(default, deserialize_with = "null_is_empty")]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub manifests: Vec<Descriptor>,
     /// Another manifest that this one is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -63,7 +64,7 @@ pub struct ImageIndex {
     #[serde(
         default,
         skip_serializing_if = "BTreeMap::is_empty",
-        deserialize_with = "null_is_empty"
+        deserialize_with = "null_is_default"
     )]
     pub annotations: BTreeMap<String, String>,
 }
@@ -282,14 +283,6 @@ impl ImageIndex {
 fn to_json<T: Serialize>(document: &T) -> Vec<u8> {
     #[expect(clippy::expect_used, reason = "a struct of strings, numbers and string maps")]
     serde_json::to_vec(document).expect("our own documents have only string keys")
-}
-
-fn null_is_empty<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: serde::Deserializer<'de>,
-    T: Default + Deserialize<'de>,
-{
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 #[cfg(test)]
