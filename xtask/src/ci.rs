@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{edges, peers, tidy};
+use crate::{conformance, edges, peers, tidy};
 
 /// Runs every step, stops at the first that fails, and prints how long each took.
 pub(crate) fn run() -> Result<()> {
@@ -13,6 +13,7 @@ pub(crate) fn run() -> Result<()> {
     step("install the peers", peers::install)?;
     step("dependency edges", edges::check)?;
     step("house rules", tidy::check)?;
+    step("conformance tables", conformance::check)?;
     cargo(&["fmt", "--all", "--check"], &[])?;
     cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])?;
     cargo(&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")])?;

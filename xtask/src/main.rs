@@ -4,6 +4,7 @@
 
 mod bench;
 mod ci;
+mod conformance;
 mod edges;
 mod peers;
 mod tidy;
@@ -17,7 +18,8 @@ fn main() -> Result<()> {
         ["peers"] => peers::install(),
         ["tidy"] => {
             edges::check()?;
-            tidy::check()
+            tidy::check()?;
+            conformance::check()
         }
         ["bench", ..] => bench::run(&arguments[1..]),
         _ => bail!(

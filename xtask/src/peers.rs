@@ -18,6 +18,7 @@ const PEERS: &[(&str, &str)] = &[
     ("htpasswd", "apache2-utils"),
     ("umoci", "umoci"),
     ("git", "git"),
+    ("ssh-agent", "openssh-client"),
     ("tar", "tar"),
     ("setpriv", "util-linux"),
 ];

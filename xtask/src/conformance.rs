@@ -1,0 +1,248 @@
+//! The conformance tables name tests that exist, and leave no case of their lists out.
+//!
+//! `docs/dockerfile-conformance.md` has one table per upstream suite. A row holds one or more
+//! case names and either the tests that show them, as paths that begin with a crate
+//! (`dockerfile::plan::tests::steps::x`, `image-builder::it::buildkit::copy::x`, and with `#case`
+//! one entry of a table in the test), or the reason why there is none (`absent: …`). The names
+//! of a suite stand in `xtask/conformance/SUITE.txt`, one per line.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::tidy;
+
+const DOCUMENT: &str = "docs/dockerfile-conformance.md";
+
+/// Heading of a table, and the file with the names it must have.
+const SUITES: &[(&str, &str)] = &[
+    ("BuildKit", "xtask/conformance/buildkit.txt"),
+    ("kaniko", "xtask/conformance/kaniko.txt"),
+    ("buildah", "xtask/conformance/buildah.txt"),
+];
+
+/// What a row without a test begins with.
+const ABSENT: &str = "absent: ";
+
+/// Fails with every row that is not true and every name without a row.
+pub(crate) fn check() -> Result<()> {
+    let root = tidy::root();
+    let read = |name: &str| {
+        std::fs::read_to_string(root.join(name)).with_context(|| format!("cannot read {name}"))
+    };
+    let rows = rows(&read(DOCUMENT)?);
+    let mut sources = Sources::new(root.clone());
+    let mut wrong = Vec::new();
+    for row in &rows {
+        wrong.extend(row_defects(row, &mut sources));
+    }
+    for (suite, list) in SUITES {
+        if root.join(list).exists() {
+            wrong.extend(unmapped(suite, &read(list)?, &rows));
+        }
+    }
+    ensure!(
+        wrong.is_empty(),
+        "{} rows of {DOCUMENT} are not true:\n  {}",
+        wrong.len(),
+        wrong.join("\n  ")
+    );
+    Ok(())
+}
+
+/// A row of a table.
+#[derive(Debug, PartialEq, Eq)]
+struct Row {
+    suite: String,
+    line: usize,
+    names: Vec<String>,
+    /// The cell with the tests or the reason.
+    shown_by: String,
+}
+
+fn rows(document: &str) -> Vec<Row> {
+    let mut suite = String::new();
+    let mut rows = Vec::new();
+    for (index, line) in document.lines().enumerate() {
+        if let Some(heading) = line.strip_prefix("## ") {
+            heading.clone_into(&mut suite);
+        }
+        let is_suite = SUITES.iter().any(|(name, _)| *name == suite);
+        let cells: Vec<&str> = line.trim().trim_matches('|').split(" | ").map(str::trim).collect();
+        let [names, shown_by] = cells[..] else { continue };
+        if is_suite && names.starts_with('`') {
+            let names = quoted(names);
+            let shown_by = shown_by.to_owned();
+            rows.push(Row { suite: suite.clone(), line: index + 1, names, shown_by });
+        }
+    }
+    rows
+}
+
+/// What stands between backticks.
+fn quoted(text: &str) -> Vec<String> {
+    text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+fn row_defects(row: &Row, sources: &mut Sources) -> Vec<String> {
+    let place = format!("line {} ({})", row.line, row.names.join(", "));
+    if let Some(reason) = row.shown_by.strip_prefix(ABSENT) {
+        let empty = reason.trim().is_empty();
+        return if empty { vec![format!("{place}: no reason")] } else { Vec::new() };
+    }
+    let tests = quoted(&row.shown_by);
+    if tests.is_empty() {
+        return vec![format!("{place}: neither a test nor `{ABSENT}REASON`")];
+    }
+    tests
+        .iter()
+        .filter(|test| !sources.has(test))
+        .map(|test| format!("{place}: there is no test {test}"))
+        .collect()
+}
+
+fn unmapped(suite: &str, list: &str, rows: &[Row]) -> Vec<String> {
+    let listed: BTreeSet<&str> = list
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .collect();
+    let own = rows.iter().filter(|row| row.suite == suite);
+    let mapped: BTreeSet<&str> =
+        own.flat_map(|row| &row.names).map(std::string::String::as_str).collect();
+    let missing = listed.difference(&mapped).map(|name| format!("{suite}: {name} has no row"));
+    let unknown =
+        mapped.difference(&listed).map(|name| format!("{suite}: {name} is not in the list"));
+    missing.chain(unknown).collect()
+}
+
+/// The source files of the workspace, read once.
+struct Sources {
+    root: PathBuf,
+    texts: BTreeMap<PathBuf, String>,
+}
+
+impl Sources {
+    fn new(root: PathBuf) -> Self {
+        Self { root, texts: BTreeMap::new() }
+    }
+
+    fn text(&mut self, path: &Path) -> &str {
+        let read = || std::fs::read_to_string(path).unwrap_or_default();
+        self.texts.entry(path.to_owned()).or_insert_with(read)
+    }
+
+    /// Whether the path names a test function, and its case if it names one.
+    fn has(&mut self, test: &str) -> bool {
+        let (path, case) = match test.split_once('#') {
+            Some((path, case)) => (path, Some(case)),
+            None => (test, None),
+        };
+        let mut segments: Vec<&str> = path.split("::").collect();
+        let Some(function) = segments.pop().filter(|_| !segments.is_empty()) else { return false };
+        let home = self.root.join("crates").join(segments.remove(0));
+        let (base, modules) = match segments.split_first() {
+            Some((binary, rest)) if home.join("tests").join(binary).is_dir() => {
+                (home.join("tests").join(binary), rest)
+            }
+            Some(_) | None => (home.join("src"), &segments[..]),
+        };
+        let definition = format!("fn {function}(");
+        (0..=modules.len()).rev().any(|depth| {
+            let (outer, inline) = modules.split_at(depth);
+            let file: PathBuf = outer.iter().fold(base.clone(), |path, module| path.join(module));
+            let candidates = match depth {
+                0 => [base.join("main.rs"), base.join("lib.rs")],
+                _ => [file.with_extension("rs"), file.join("mod.rs")],
+            };
+            candidates.iter().any(|candidate| {
+                let text = self.text(candidate);
+                text.contains(&definition)
+                    && inline.iter().all(|module| text.contains(&format!("mod {module} {{")))
+                    && case.is_none_or(|case| text.contains(case) || mentions(&base, case))
+            })
+        })
+    }
+}
+
+/// Whether a file below `directory` has `case` in its name or its text.
+fn mentions(directory: &Path, case: &str) -> bool {
+    let Ok(entries) = std::fs::read_dir(directory) else { return false };
+    entries.filter_map(std::result::Result::ok).any(|entry| {
+        let path = entry.path();
+        let named = path.file_stem().is_some_and(|stem| stem.to_string_lossy() == case);
+        named
+            || (path.is_dir() && mentions(&path, case))
+            || std::fs::read_to_string(&path).is_ok_and(|text| text.contains(case))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DOCUMENT: &str = "\
+# Title
+| `Outside` | text |
+## BuildKit
+| Case | Test |
+|---|---|
+| `One`, `Two` | `xtask::a::b`, `dockerfile::mode::tests::bad_modes_quote_what_was_written` |
+| `Three` | absent: nothing to test |
+| `Four` | later |
+## Where we differ
+| `Five` | x |
+";
+
+    #[test]
+    fn the_tables_of_this_repository_are_true() {
+        if let Err(error) = check() {
+            panic!("{error}");
+        }
+    }
+
+    #[test]
+    fn rows_belong_to_the_suite_above_them() {
+        let rows = rows(DOCUMENT);
+        let names: Vec<_> = rows.iter().map(|row| (row.line, row.names.join(" "))).collect();
+        assert_eq!(names, [(6, "One Two".into()), (7, "Three".into()), (8, "Four".into())]);
+    }
+
+    #[test]
+    fn rows_without_a_test_or_a_reason_are_named() {
+        let mut sources = Sources::new(tidy::root());
+        let wrong: Vec<String> =
+            rows(DOCUMENT).iter().flat_map(|row| row_defects(row, &mut sources)).collect();
+        assert_eq!(
+            wrong,
+            [
+                "line 6 (One, Two): there is no test xtask::a::b",
+                "line 8 (Four): neither a test nor `absent: REASON`",
+            ]
+        );
+    }
+
+    #[test]
+    fn names_of_the_list_need_a_row_and_the_other_way_round() {
+        let wrong = unmapped("BuildKit", "# comment\nOne\nTwo\nThree\nSix\n", &rows(DOCUMENT));
+        assert_eq!(wrong, ["BuildKit: Six has no row", "BuildKit: Four is not in the list"]);
+    }
+
+    #[test]
+    fn tests_are_found_in_every_kind_of_file() {
+        let mut sources = Sources::new(tidy::root());
+        for (test, expected) in [
+            ("dockerfile::plan::tests::steps::dashes_strip_tabs", true),
+            ("dockerfile::reach::tests::dashes_strip_tabs", false),
+            ("dockerfile::plan::reach::tests::circles_are_found_however_long", true),
+            ("image-builder::it::modes::daemons_end_with_their_step", true),
+            ("image-builder::it::modes::daemons_end_with_their_step#setsid sleep", true),
+            ("image-builder::it::modes::daemons_end_with_their_step#no such case", false),
+            ("image-builder::it::modes::daemons", false),
+            ("nowhere::x", false),
+        ] {
+            assert_eq!(sources.has(test), expected, "{test}");
+        }
+    }
+}
