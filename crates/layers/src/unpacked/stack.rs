@@ -5,7 +5,7 @@
 //! into one of mode 0755 owned by root. Where that happens, one more layer goes on top that
 //! holds nothing but the right directories.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,9 @@ impl UnpackedLayers {
     /// wants them. Takes the layers bottom first, as an image config lists them; nothing is
     /// returned unless all of them are unpacked.
     ///
+    /// A layer that occurs several times is mounted once, at its topmost place: overlayfs refuses
+    /// a directory twice, and whatever the layer did further down it does there again.
+    ///
     /// # Errors
     /// [`UnpackError::Store`].
     pub fn lower_directories(
@@ -33,7 +36,9 @@ impl UnpackedLayers {
             layers.push(layer);
         }
         let patch = self.patch(diff_ids, &layers)?;
+        let mut seen = BTreeSet::new();
         let trees = layers.into_iter().rev().map(|layer| layer.path);
+        let trees = trees.filter(|path| seen.insert(path.clone()));
         Ok(Some(patch.into_iter().chain(trees).collect()))
     }
 

@@ -193,3 +193,15 @@ fn adopted_opaque_directories_hide_lower_layers_in_both_kinds_of_mount() {
         assert!(set("a/b", &mut value) && !set("a", &mut value));
     }
 }
+
+/// overlayfs refuses a directory twice (ELOOP); COPY of one file twice makes such an image.
+#[test]
+fn a_layer_that_occurs_twice_is_mounted_once_at_its_topmost_place() {
+    let place = tempfile::tempdir().unwrap();
+    let store = UnpackedLayers::open(place.path()).unwrap();
+    let (one, two) = (archive("file a 644 0:0 '1'"), archive("file a 644 0:0 '2'"));
+    let first = ensure(&store, &one).path;
+    let second = ensure(&store, &two).path;
+    let ids = [diff_id(&one), diff_id(&two), diff_id(&one)];
+    assert_eq!(store.lower_directories(&ids).unwrap(), Some(vec![first, second]));
+}
