@@ -12,7 +12,7 @@ mod stubs;
 use std::path::{Path, PathBuf};
 
 use container_runtime::{
-    Cancel, Capabilities, CapabilitySet, Exit, Process, StepOutcome, Stream, User,
+    Cancel, Capabilities, CapabilitySet, Exit, ImageGroups, Process, StepOutcome, Stream, User,
 };
 use dockerfile::{RunAction, Security};
 
@@ -31,6 +31,10 @@ pub(crate) fn process(action: &RunAction, extra_env: &[(String, String)]) -> Pro
     }
     process.cwd = PathBuf::from(&action.directory);
     process.user = User::named(action.user.clone());
+    if action.user.split_once(':').is_some_and(|(_, group)| !group.is_empty()) {
+        // A group that was named is the only one.
+        process.user.image_groups = ImageGroups::Ignore;
+    }
     process.umask = UMASK;
     match action.security {
         Security::Sandbox => {}
