@@ -60,6 +60,11 @@ impl Registry {
         Self { pull, push, credentials }
     }
 
+    /// The client for URLs: the same certificates and the same proxy.
+    pub(crate) fn http_client(&self) -> reqwest::Client {
+        self.pull.http_client()
+    }
+
     /// Manifest and config of an image; the manifest is asked for every time, as proof of access.
     pub(crate) async fn resolve(
         &self,

@@ -306,10 +306,7 @@ impl Session {
         let key = format!("{url} {}", checksum.unwrap_or_default());
         let cell = cell(&self.sources.urls, key);
         let fetch = || async {
-            let client = reqwest::Client::builder().build().map_err(|error| StepError::Fetch {
-                url: url.to_owned(),
-                reason: error.to_string(),
-            })?;
+            let client = self.inner.registry.http_client();
             fetch::file(&client, url, checksum, self.scratch_path("url-")?).await
         };
         cell.get_or_try_init(fetch).await.cloned()

@@ -65,6 +65,12 @@ impl Client {
         &self.inner.options
     }
 
+    /// The HTTP client under it, for URLs that are no registry's: it has the same trusted
+    /// certificates and the same proxy, and checks certificates.
+    pub fn http_client(&self) -> reqwest::Client {
+        self.inner.verified.clone()
+    }
+
     /// The repository of `reference` at its own registry.
     pub fn remote(&self, reference: &Reference, auth: Option<&RegistryAuth>) -> Remote {
         let endpoint = Endpoint::upstream(reference.registry(), self.options());
