@@ -7,6 +7,7 @@
 #![expect(clippy::print_stderr, reason = "a test harness prints")]
 
 mod fixture;
+mod kaniko;
 mod modes;
 mod peer;
 mod rules;
@@ -34,6 +35,10 @@ fn main() -> ExitCode {
         modes::inner();
         return ExitCode::SUCCESS;
     }
+    if std::env::args().nth(1).as_deref() == Some(kaniko::INNER) {
+        kaniko::inner();
+        return ExitCode::SUCCESS;
+    }
     let filters: Vec<String> =
         std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
     if std::env::args().any(|argument| argument == "--list") {
@@ -41,8 +46,8 @@ fn main() -> ExitCode {
     }
     let all = [("modes", modes::TESTS), ("peer", peer::TESTS), ("rules", rules::TESTS)];
     let mut failed = 0;
-    for (module, tests) in all {
-        for (name, test) in tests {
+    for (module, tests) in all.iter().chain(kaniko::GROUPS) {
+        for (name, test) in *tests {
             let full = format!("{module}::{name}");
             if !filters.is_empty() && !filters.iter().any(|filter| full.contains(filter.as_str())) {
                 continue;
@@ -52,5 +57,6 @@ fn main() -> ExitCode {
             failed += usize::from(!passed);
         }
     }
+    kaniko::close();
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
