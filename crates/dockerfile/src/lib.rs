@@ -45,7 +45,7 @@ pub use path_pattern::{DoubleStar, PathPattern};
 pub use plan::{
     Action, Base, Definition, DefinitionPart, Draft, FileSource, ImageRequest, Input, LayerEffect,
     Owner, Plan, PlanOptions, Principal, RunAction, STEP_KEY_VERSION, Script, Selection, Source,
-    Stage, StageId, Step, StepKey, StepLayer, StepOrigin, TransferAction, TransferVerb,
+    Stage, StageId, Step, StepKey, StepLayer, StepOrigin, Target, TransferAction, TransferVerb,
     WorkdirAction, assemble_config,
 };
 pub use position::Span;

@@ -244,6 +244,7 @@ impl Draft {
             target: ids[&self.target],
             stages: plan_stages,
             platform: self.options.target_platform.clone(),
+            more_targets: Vec::new(),
             warnings: findings.finish()?,
             unused_build_args: self.unused_build_args(&states),
             source_date_epoch: self.source_date_epoch()?,

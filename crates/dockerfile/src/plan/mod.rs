@@ -20,6 +20,7 @@ mod assemble;
 mod draft;
 mod history;
 mod key;
+mod merge;
 mod options;
 mod ports;
 mod reach;
@@ -34,9 +35,10 @@ mod transfer;
 pub use assemble::{StepLayer, assemble_config};
 pub use draft::Draft;
 pub use key::{Definition, DefinitionPart, STEP_KEY_VERSION, StepKey};
+pub use merge::Target;
 pub use options::PlanOptions;
 
-/// Everything needed to build one target for one platform.
+/// Everything needed to build one target for one platform, or several after [`Plan::merge`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Plan {
     /// The stages the target needs, dependencies before dependents; a [`StageId`] indexes this.
@@ -45,6 +47,8 @@ pub struct Plan {
     pub target: StageId,
     /// Platform of the wanted image.
     pub platform: Platform,
+    /// What else is wanted, after a merge.
+    pub more_targets: Vec<Target>,
     /// Lint findings, in the order of the file.
     pub warnings: Vec<Warning>,
     /// `--build-arg` names that no stage and no FROM consumed.

@@ -10,6 +10,7 @@ mod arguments;
 mod config;
 mod history;
 mod keys;
+mod merge;
 mod stages;
 mod steps;
 
