@@ -12,10 +12,12 @@ use layers::{Compression, UnpackedLayers};
 use oci_model::{Digest, ImageConfig, Platform, RawManifest, Reference};
 use registry_client::Client;
 
+use crate::annotations::Annotations;
 use crate::commit::Family;
 use crate::error::BuildError;
 use crate::event::Events;
 use crate::fetch::GitCredentials;
+use crate::image::BuiltImage;
 use crate::images::Images;
 use crate::registry::{CredentialSource, Registry};
 use crate::run::mounts::Secrets;
@@ -160,8 +162,8 @@ pub struct BuildRequest {
     pub snapshots: Snapshots,
     /// Unix seconds that stand for now, and that no file is newer than; `None` is the clock.
     pub epoch: Option<i64>,
-    /// Annotations of the manifest.
-    pub annotations: BTreeMap<String, String>,
+    /// Annotations of manifests and index.
+    pub annotations: Annotations,
     /// Where layers are sent to as soon as they exist; the image follows with [`Builder::push`].
     pub push_to: Vec<Reference>,
 }
@@ -181,20 +183,24 @@ impl BuildRequest {
             compression: Compression::GZIP_DEFAULT,
             snapshots: Snapshots::PerStep,
             epoch: None,
-            annotations: BTreeMap::new(),
+            annotations: Annotations::default(),
             push_to: Vec::new(),
         }
     }
 }
 
-/// A finished image. Its own blobs are in the store; layers of the base may not be.
+/// A finished build. Its own blobs are in the store; layers of the base may not be.
 #[derive(Debug)]
 pub struct BuildOutcome {
-    /// The manifest.
+    /// What a name refers to: the manifest of the only image, or the index of all.
+    pub root: RawManifest,
+    /// One per platform, in the order asked for; never empty.
+    pub images: Vec<BuiltImage>,
+    /// The manifest of the first image.
     pub manifest: RawManifest,
-    /// Digest of the config: Docker's image ID.
+    /// Digest of the config of the first image: Docker's image ID.
     pub config: Digest,
-    /// The config.
+    /// The config of the first image.
     pub image: ImageConfig,
     /// Steps that were found in the cache.
     pub steps_cached: usize,
@@ -202,7 +208,8 @@ pub struct BuildOutcome {
     pub steps_executed: usize,
     /// How long it took.
     pub duration: Duration,
-    pub(crate) layers: Vec<crate::layer_source::LayerRef>,
+    /// Annotations of the entry in an OCI layout.
+    pub(crate) layout_annotations: BTreeMap<String, String>,
     pub(crate) source: Arc<crate::layer_source::LayerSource>,
     pub(crate) _workspace: Arc<crate::workspace::Workspace>,
 }
@@ -281,7 +288,8 @@ impl Builder {
         Ok(self.inner.images.get(&request).await?.config.parsed().clone())
     }
 
-    /// Builds the target of a plan.
+    /// Builds the targets of a plan: the first of each platform is its image, others are only
+    /// built.
     ///
     /// # Errors
     /// The first failure, usually [`BuildError::Step`]; nothing of the build runs or is mounted
@@ -294,13 +302,35 @@ impl Builder {
         session::build(Arc::clone(&self.inner), plan, request).await
     }
 
+    /// Builds several plans of one file, for several platforms or targets, as one: what they have
+    /// in common is done once. See [`Builder::build`].
+    ///
+    /// # Errors
+    /// [`BuildError::Request`] for no plans; else as [`Builder::build`].
+    pub async fn build_all(
+        &self,
+        mut plans: Vec<Plan>,
+        request: BuildRequest,
+    ) -> Result<BuildOutcome, BuildError> {
+        for (name, context) in &request.named_contexts {
+            if let NamedContext::Image(reference) = context {
+                for plan in &mut plans {
+                    plan.bind_image_context(name, reference);
+                }
+            }
+        }
+        let plan = Plan::merge(plans)
+            .ok_or_else(|| BuildError::Request("there is nothing to build".to_owned()))?;
+        self.build(plan, request).await
+    }
+
     /// Ends every running step; builds then fail with [`BuildError::Cancelled`].
     pub fn cancel(&self) {
         let cancels = self.inner.cancels.lock().unwrap_or_else(PoisonError::into_inner);
         cancels.iter().for_each(Cancel::cancel);
     }
 
-    /// Pushes a finished image.
+    /// Pushes a finished build.
     ///
     /// # Errors
     /// [`BuildError::Push`].
@@ -309,7 +339,18 @@ impl Builder {
         outcome: &BuildOutcome,
         reference: &Reference,
     ) -> Result<(), BuildError> {
-        crate::image::push(&self.inner, outcome, reference).await
+        let mut pushed = self.push_all(outcome, std::slice::from_ref(reference)).await;
+        pushed.pop().unwrap_or(Ok(()))
+    }
+
+    /// Pushes a finished build to several destinations, registries side by side, the bytes once
+    /// per registry; one result per destination, in order.
+    pub async fn push_all(
+        &self,
+        outcome: &BuildOutcome,
+        references: &[Reference],
+    ) -> Vec<Result<(), BuildError>> {
+        crate::push::push_all(&self.inner, outcome, references).await
     }
 
     /// Checks that a push will be allowed, before the work is done.
@@ -334,7 +375,7 @@ impl Builder {
         outcome: &BuildOutcome,
         reference: &Reference,
     ) -> Result<(), BuildError> {
-        crate::image::keep(&self.inner, outcome, reference).await
+        crate::push::keep(&self.inner, outcome, reference).await
     }
 }
 

@@ -129,12 +129,14 @@ pub enum StepError {
     #[error("{0}")]
     Mount(String),
     /// The command is made for another processor.
-    #[error("cannot run a command for {platform} on {host}: no emulator is registered for it")]
+    #[error("cannot run a command for {platform} on {host}: {reason}")]
     Foreign {
         /// Platform of the command.
         platform: Platform,
         /// This machine.
         host: Platform,
+        /// What is missing.
+        reason: String,
     },
     /// A file could not be read or written.
     #[error("cannot use {}", path.display())]
@@ -172,9 +174,10 @@ impl StepError {
                 "run as root, or allow user namespaces (seccompProfile: Unconfined or \
                  hostUsers: false in a pod)",
             ),
-            Self::Foreign { .. } => {
-                Some("build on a machine of that platform, or register qemu with binfmt_misc")
-            }
+            Self::Foreign { .. } => Some(
+                "install an emulator that binfmt_misc knows with flag F (Debian: apt-get install \
+                 qemu-user-static binfmt-support), or build on a machine of that platform",
+            ),
             _ => None,
         }
     }

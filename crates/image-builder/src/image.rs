@@ -1,56 +1,86 @@
-//! The finished image: config, manifest, and where they go.
+//! The finished images: config and manifest of each, in one family of media types.
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use blob_store::BlobStore;
-use dockerfile::{StepLayer, assemble_config};
-use layers::{Entry, EntryKind, Whiteout};
+use dockerfile::Target;
 use oci_model::{
-    Descriptor, Digest, ImageConfig, ImageManifest, MediaType, RawConfig, RawManifest, Reference,
-    Repository,
+    Descriptor, Digest, ImageConfig, ImageManifest, MediaType, Platform, RawConfig, RawManifest,
 };
 
-use crate::archive::Spool;
-use crate::builder::{BuildOutcome, FamilyChoice, Inner, Snapshots};
-use crate::commit::{self, Family};
-use crate::error::{BuildError, StepError};
-use crate::event::BuildEvent;
-use crate::images::image_ref;
-use crate::layer_source::{LayerRef, blocking};
-use crate::layer_tree::for_each_content;
+use crate::annotations::Level;
+use crate::builder::{BuildOutcome, FamilyChoice, Snapshots};
+use crate::commit::Family;
+use crate::error::BuildError;
+use crate::layer_source::LayerRef;
 use crate::session::{Session, StageResult};
+use crate::squash::{squash, squashed_config};
 
-/// Documents of a finished image.
-pub(crate) struct Assembled {
-    pub(crate) manifest: RawManifest,
-    pub(crate) config: Digest,
-    pub(crate) image: ImageConfig,
+/// The image of one platform.
+#[derive(Clone, Debug)]
+pub struct BuiltImage {
+    /// What it is for, as it was asked for.
+    pub platform: Platform,
+    /// Its manifest.
+    pub manifest: RawManifest,
+    /// Digest of its config: Docker's image ID.
+    pub config: Digest,
+    /// Its config.
+    pub image: ImageConfig,
+    /// Bottom first; those of the base may not be in the store.
     pub(crate) layers: Vec<LayerRef>,
 }
 
-/// Writes config and manifest of a stage into the store.
+impl BuiltImage {
+    /// The layers that registries and layouts keep: foreign ones are named, not copied.
+    pub(crate) fn own_layers(&self) -> impl Iterator<Item = &LayerRef> {
+        self.layers.iter().filter(|layer| !layer.descriptor.media_type.is_nondistributable())
+    }
+}
+
+/// Writes configs and manifests of the wanted stages into the store.
 pub(crate) async fn assemble(
     session: &Arc<Session>,
+    wanted: &[(Target, Arc<StageResult>)],
+) -> Result<Vec<BuiltImage>, BuildError> {
+    let family = family(session.request.family, wanted.iter().map(|(_, result)| &**result));
+    let mut images = Vec::with_capacity(wanted.len());
+    for (target, result) in wanted {
+        images.push(assemble_one(session, target, result, family).await?);
+    }
+    Ok(images)
+}
+
+/// One family for all images, because their index has one too. Docker's only if every base is
+/// Docker's or there is no base.
+fn family<'a>(choice: FamilyChoice, results: impl Iterator<Item = &'a StageResult>) -> Family {
+    match choice {
+        FamilyChoice::Exactly(family) => family,
+        FamilyChoice::OfBase => {
+            let mut results = results;
+            if results.any(|result| result.base_is_docker == Some(false)) {
+                Family::Oci
+            } else {
+                Family::Docker
+            }
+        }
+    }
+}
+
+async fn assemble_one(
+    session: &Arc<Session>,
+    target: &Target,
     result: &StageResult,
-) -> Result<Assembled, BuildError> {
+    family: Family,
+) -> Result<BuiltImage, BuildError> {
     let mut layers = result.files.layers.clone();
     let mut image = result.config.clone();
     if session.request.snapshots == Snapshots::Single {
         let failed = |error| BuildError::state("cannot make one layer of all", error);
         let own = layers.split_off(result.inherited);
         let single = squash(session, own).await.map_err(failed)?;
-        image = squashed_config(session, result, single.as_ref());
+        image = squashed_config(session.plan.stage(target.stage), result, single.as_ref());
         layers.extend(single);
     }
-    let family = match session.request.family {
-        FamilyChoice::Exactly(family) => family,
-        FamilyChoice::OfBase => match result.base_is_docker {
-            Some(false) => Family::Oci,
-            Some(true) | None => Family::Docker,
-        },
-    };
     let mut descriptors = Vec::with_capacity(layers.len());
     for layer in &layers {
         descriptors.push(relabel(&layer.descriptor, family)?);
@@ -67,241 +97,117 @@ pub(crate) async fn assemble(
         config: config.descriptor(config_type),
         layers: descriptors,
         subject: None,
-        annotations: session.request.annotations.clone(),
+        annotations: session.request.annotations.at(Level::Manifest, Some(&target.platform)),
     });
     for bytes in [config.bytes(), manifest.bytes()] {
-        let digest = Digest::of(bytes);
-        session
-            .source
-            .lease()
-            .add(&digest)
-            .map_err(|error| BuildError::state("cannot hold the image", error))?;
-        session
-            .inner
-            .store
-            .put(bytes)
-            .map_err(|error| BuildError::state("cannot write the image", error))?;
+        put(session, bytes)?;
     }
-    Ok(Assembled { manifest, config: *config.digest(), image, layers })
+    let platform = target.platform.clone();
+    Ok(BuiltImage { platform, manifest, config: *config.digest(), image, layers })
 }
 
-/// The descriptor of a layer in a family of media types; bytes and digest stay the same.
+/// Writes a document of the image into the store, where the build's lease guards it.
+pub(crate) fn put(session: &Session, bytes: &[u8]) -> Result<(), BuildError> {
+    let digest = Digest::of(bytes);
+    let lease = session.source.lease();
+    lease.add(&digest).map_err(|error| BuildError::state("cannot hold the image", error))?;
+    let written = session.inner.store.put(bytes);
+    written.map(|_| ()).map_err(|error| BuildError::state("cannot write the image", error))
+}
+
+/// The same layer types in both families (OCI image-spec, media types; containerd's for Docker).
+const LAYER_TYPES: [(&str, &str); 4] = [
+    ("application/vnd.oci.image.layer.v1.tar", "application/vnd.docker.image.rootfs.diff.tar"),
+    (
+        "application/vnd.oci.image.layer.v1.tar+gzip",
+        "application/vnd.docker.image.rootfs.diff.tar.gzip",
+    ),
+    (
+        "application/vnd.oci.image.layer.nondistributable.v1.tar",
+        "application/vnd.docker.image.rootfs.foreign.diff.tar",
+    ),
+    (
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+    ),
+];
+/// containerd's name of a zstd layer in a Docker manifest, which Docker itself does not have.
+const DOCKER_ZSTD: &str = "application/vnd.docker.image.rootfs.diff.tar.zstd";
+
+/// The descriptor of a layer in a family of media types; everything else stays as it is.
 fn relabel(descriptor: &Descriptor, family: Family) -> Result<Descriptor, BuildError> {
-    let pairs = [
-        (MediaType::OCI_LAYER, MediaType::DOCKER_LAYER),
-        (MediaType::OCI_LAYER_GZIP, MediaType::DOCKER_LAYER_GZIP),
-        (
-            MediaType::new("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"),
-            MediaType::DOCKER_FOREIGN_LAYER,
-        ),
-    ];
     let mut relabelled = descriptor.clone();
-    for (oci, docker) in pairs {
-        match family {
-            Family::Oci if descriptor.media_type == docker => relabelled.media_type = oci,
-            Family::Docker if descriptor.media_type == oci => relabelled.media_type = docker,
-            Family::Oci | Family::Docker => {}
+    let found = descriptor.media_type.as_str();
+    let pair = LAYER_TYPES.iter().find(|(oci, docker)| *oci == found || *docker == found);
+    match (family, pair) {
+        (Family::Oci, Some((oci, _))) => relabelled.media_type = MediaType::new(oci),
+        (Family::Oci, None) if found == DOCKER_ZSTD => {
+            relabelled.media_type = MediaType::OCI_LAYER_ZSTD;
         }
-    }
-    if family == Family::Docker && descriptor.media_type == MediaType::OCI_LAYER_ZSTD {
-        return Err(BuildError::Request(format!(
-            "layer {} is compressed with zstd, which Docker's image format does not have: \
-             ask for OCI media types",
-            descriptor.digest
-        )));
+        (Family::Oci, None) => {}
+        (Family::Docker, Some((_, docker))) => relabelled.media_type = MediaType::new(docker),
+        (Family::Docker, None) => {
+            let what = if found.contains("zstd") { "zstd" } else { found };
+            return Err(BuildError::Request(format!(
+                "layer {} is compressed with {what}, which Docker's image format does not have: \
+                 ask for OCI media types",
+                descriptor.digest
+            )));
+        }
     }
     Ok(relabelled)
 }
 
-fn squashed_config(
-    session: &Session,
-    result: &StageResult,
-    single: Option<&LayerRef>,
-) -> ImageConfig {
-    // One history entry stands for the layer: the last step that made one.
-    let last = result.steps.iter().rposition(|step| matches!(step, StepLayer::Layer(_)));
-    let steps: Vec<StepLayer> = (0..result.steps.len())
-        .map(|at| match single {
-            Some(layer) if Some(at) == last => StepLayer::Layer(layer.diff_id),
-            Some(_) | None => StepLayer::Empty,
-        })
-        .collect();
-    let stage = session.plan.stage(session.plan.target);
-    assemble_config(stage, result.base_config.as_ref(), &steps, result.created.as_deref())
-}
-
-/// One layer that does what several do.
-async fn squash(
-    session: &Arc<Session>,
-    layers: Vec<LayerRef>,
-) -> Result<Option<LayerRef>, StepError> {
-    if layers.len() < 2 {
-        return Ok(layers.into_iter().next());
-    }
-    session.source.ensure_blobs(&layers).await?;
-    let spool = session.spool()?;
-    let (source, form) = (Arc::clone(&session.source), session.form);
-    blocking(move || {
-        let mut merged = Merged::default();
-        for layer in &layers {
-            merged.add(&source.store, layer, &spool)?;
-        }
-        let mut out = layers::VirtualLayer::new();
-        for removed in &merged.removed {
-            out.whiteout(removed.clone());
-        }
-        for (path, (mut entry, content)) in merged.entries {
-            entry.path = path;
-            out.insert(entry, content);
-        }
-        let mut writer = commit::writer(&source.store, source.lease(), form)?;
-        out.write(&mut writer)
-            .map_err(|error| StepError::layer("cannot write the layer", error))?;
-        Ok(commit::finish(writer)?.map(|(layer, _)| layer))
-    })
-    .await
-}
-
-#[derive(Default)]
-struct Merged {
-    entries: BTreeMap<PathBuf, (Entry, layers::ContentSource)>,
-    /// Paths that are gone from what lies below all of these layers.
-    removed: std::collections::BTreeSet<PathBuf>,
-}
-
-impl Merged {
-    fn add(&mut self, store: &BlobStore, layer: &LayerRef, spool: &Spool) -> Result<(), StepError> {
-        let open = || {
-            store.open_blob(&layer.descriptor.digest).map(blob_store::Blob::into_file).map_err(
-                |error| StepError::layer(format!("cannot open layer {}", layer.diff_id), error),
-            )
-        };
-        let mut contents: HashMap<PathBuf, PathBuf> = HashMap::new();
-        for_each_content::<StepError>(
-            layer.diff_id,
-            open()?,
-            |_| true,
-            |entry, content| {
-                contents.insert(entry.path.clone(), spool.write(content)?);
-                Ok(())
-            },
-        )?;
-        let index = layers::TarIndex::read(open()?, &[])
-            .map_err(|error| StepError::layer(format!("cannot read {}", layer.diff_id), error))?;
-        for indexed in index.entries() {
-            match indexed.entry.whiteout() {
-                Some(Whiteout::Name { directory, name }) => {
-                    let path = directory.join(name);
-                    self.remove(&path);
-                    self.removed.insert(path);
-                }
-                // Our own writers spell every removal out.
-                Some(Whiteout::Opaque { .. } | Whiteout::AufsMetadata) | None => {}
-            }
-        }
-        for indexed in index.entries().iter().filter(|one| one.entry.whiteout().is_none()) {
-            let entry = indexed.entry.clone();
-            let content = match (&entry.kind, contents.get(&entry.path)) {
-                (EntryKind::File { .. }, Some(path)) => layers::ContentSource::File(path.clone()),
-                _ => layers::ContentSource::Bytes(Vec::new()),
-            };
-            if !entry.is_directory() {
-                self.remove(&entry.path);
-            }
-            // What stands at a removed path again replaces it, unless it is a directory that
-            // must not show what lies below.
-            if !entry.is_directory() {
-                self.removed.remove(&entry.path);
-            }
-            self.entries.insert(entry.path.clone(), (entry, content));
-        }
-        Ok(())
-    }
-
-    fn remove(&mut self, path: &Path) {
-        let below: Vec<PathBuf> = self
-            .entries
-            .range(path.to_owned()..)
-            .map(|(other, _)| other)
-            .take_while(|other| other.starts_with(path))
-            .cloned()
-            .collect();
-        for other in below {
-            self.entries.remove(&other);
-        }
-        self.removed.retain(|other| !other.starts_with(path));
-    }
-}
-
-/// Pushes a finished image; layers that are only at a registry are mounted, or fetched first.
-pub(crate) async fn push(
-    inner: &Arc<Inner>,
-    outcome: &BuildOutcome,
-    reference: &Reference,
-) -> Result<(), BuildError> {
-    let failed = |source: Box<dyn std::error::Error + Send + Sync>| BuildError::Push {
-        reference: reference.to_string(),
-        source,
-    };
-    inner.events.send(BuildEvent::Pushing { reference: reference.to_string() });
-    let mut mount_from: Vec<Repository> = Vec::new();
-    for layer in &outcome.layers {
-        let Some(origin) = &layer.origin else { continue };
-        if origin.registry() == reference.registry() && !mount_from.contains(origin.repository()) {
-            mount_from.push(origin.repository().clone());
-        }
-    }
-    for layer in &outcome.layers {
-        let digest = &layer.descriptor.digest;
-        if inner.store.contains(digest) || layer.descriptor.media_type.is_nondistributable() {
-            continue;
-        }
-        let there = inner
-            .registry
-            .has_or_mounts(reference, digest, &mount_from)
-            .await
-            .map_err(|error| failed(error.into()))?;
-        if !there {
-            outcome.source.ensure_blob(layer).await.map_err(|error| failed(error.into()))?;
-        }
-    }
-    inner
-        .registry
-        .push(reference, &outcome.manifest, &inner.store, mount_from)
-        .await
-        .map_err(|error| failed(error.into()))?;
-    inner.events.send(BuildEvent::Pushed {
-        reference: reference.to_string(),
-        digest: outcome.manifest.digest().to_string(),
-    });
-    Ok(())
-}
-
-/// Keeps a finished image under `images/<canonical reference>`.
-pub(crate) async fn keep(
-    inner: &Arc<Inner>,
-    outcome: &BuildOutcome,
-    reference: &Reference,
-) -> Result<(), BuildError> {
-    let failed = |source: Box<dyn std::error::Error + Send + Sync>| {
-        BuildError::state(format!("cannot keep image {reference}"), source)
-    };
-    outcome.source.ensure_blobs(&outcome.layers).await.map_err(|error| failed(error.into()))?;
-    let name = image_ref(reference)
-        .ok_or_else(|| failed("its name cannot be a ref of the store".into()))?;
-    let mut digests = vec![*outcome.manifest.digest(), outcome.config];
-    digests.extend(outcome.layers.iter().map(|layer| layer.descriptor.digest));
-    inner.store.set_ref(&name, &digests).map_err(|error| failed(error.into()))
-}
-
 impl BuildOutcome {
-    /// Bytes of all layers as they are compressed.
+    /// Bytes of all layers as they are compressed, of all platforms.
     pub fn layer_bytes(&self) -> u64 {
-        self.layers.iter().map(|layer| layer.descriptor.size).sum()
+        let layers = self.images.iter().flat_map(|image| &image.layers);
+        layers.map(|layer| layer.descriptor.size).sum()
     }
 
-    /// How many layers the image has.
+    /// How many layers the images have.
     pub fn layer_count(&self) -> usize {
-        self.layers.len()
+        self.images.iter().map(|image| image.layers.len()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn descriptor(media_type: &str) -> Descriptor {
+        let mut descriptor = Descriptor::of(MediaType::new(media_type), b"layer");
+        descriptor.urls = vec!["https://example.com/layer".to_owned()];
+        descriptor.annotations.insert("a".to_owned(), "b".to_owned());
+        descriptor
+    }
+
+    #[test]
+    fn every_layer_type_changes_family_and_nothing_else_changes() {
+        for (oci, docker) in LAYER_TYPES {
+            for from in [oci, docker] {
+                for (family, to) in [(Family::Oci, oci), (Family::Docker, docker)] {
+                    let made = relabel(&descriptor(from), family).expect("it has a twin");
+                    assert_eq!(made, descriptor(to), "{from} in {family:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn zstd_is_only_in_the_oci_family() {
+        for zstd in ["application/vnd.oci.image.layer.v1.tar+zstd", DOCKER_ZSTD] {
+            let oci = relabel(&descriptor(zstd), Family::Oci).expect("OCI has zstd");
+            assert_eq!(oci.media_type, MediaType::OCI_LAYER_ZSTD);
+            let refused = relabel(&descriptor(zstd), Family::Docker).expect_err("Docker has none");
+            assert!(refused.to_string().contains("compressed with zstd"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn types_that_nobody_knows_stay_in_the_oci_family() {
+        let foreign = descriptor("application/vnd.example.layer");
+        assert_eq!(relabel(&foreign, Family::Oci).expect("kept"), foreign);
+        assert!(relabel(&foreign, Family::Docker).is_err());
     }
 }

@@ -65,7 +65,15 @@ impl Images {
             return known(image, reference).map(Arc::new);
         }
         let resolved = self.registry.resolve(reference, platform, &self.store).await;
-        let image = resolved.map_err(|error| failed(error.into()))?;
+        let image = resolved.map_err(|error| match self.local_platforms(reference) {
+            // An image of this machine is no better known by a registry.
+            Some(offered) if self.policy == BasePolicy::LocalFirst => BuildError::Platform {
+                reference: reference.to_string(),
+                platform: platform.clone(),
+                offered,
+            },
+            Some(_) | None => failed(error.into()),
+        })?;
         let image = image.ok_or_else(|| failed("it is an artifact, not an image".into()))?;
         let of_image = image.config.parsed().platform();
         if !of_image.os.is_empty() && platform.rank(&of_image).is_none() {
@@ -90,6 +98,18 @@ impl Images {
         let complete = layers.iter().all(|layer| self.store.contains(&layer.digest));
         let fits = platform.rank(&config.parsed().platform()).is_some();
         (complete && fits).then_some(ResolvedImage { manifest, config, layers, _lease: None })
+    }
+
+    /// What an image of this machine is for.
+    fn local_platforms(&self, reference: &Reference) -> Option<String> {
+        let root = *self.store.get_ref(&image_ref(reference)?).ok()??.first()?;
+        match self.manifest(&root)?.parsed() {
+            Manifest::Index(index) => Some(index.platforms().join(", ")),
+            Manifest::Image(image) => {
+                let config = self.store.read(&image.config.digest, CONFIG_BYTES_MAX).ok()?;
+                Some(RawConfig::parse(config).ok()?.parsed().platform().to_string())
+            }
+        }
     }
 
     fn manifest(&self, digest: &Digest) -> Option<RawManifest> {

@@ -19,6 +19,7 @@
 
 #![forbid(unsafe_code)]
 
+mod annotations;
 mod archive;
 mod builder;
 mod cache;
@@ -26,27 +27,32 @@ mod commit;
 mod content_digest;
 mod context;
 mod context_source;
+mod emulation;
 mod error;
 mod event;
 mod fetch;
 mod image;
 mod images;
+mod index;
 mod isolation;
 mod layer_source;
 mod layer_stack;
 mod layer_tree;
 mod output;
 mod owners;
+mod push;
 mod registry;
 mod run;
 mod select;
 mod session;
 mod sources;
+mod squash;
 mod steps;
 mod transfer;
 mod tree;
 mod workspace;
 
+pub use annotations::{Annotations, Level};
 pub use archive::ExtractError;
 pub use builder::{
     BasePolicy, BuildOutcome, BuildRequest, Builder, BuilderOptions, CacheUse, CacheWrite,
@@ -57,6 +63,7 @@ pub use context_source::{ContextLocation, FetchedContext, fetch_context};
 pub use error::{BuildError, StepError};
 pub use event::{BuildEvent, Events, OutputStream, StepEnd, StepNumber};
 pub use fetch::{GitCredentials, GitReference, Submodules};
+pub use image::BuiltImage;
 pub use output::{Output, OutputTarget};
 pub use owners::OwnerError;
 pub use registry::CredentialSource;

@@ -135,6 +135,16 @@ impl Registry {
         self.push.push(reference, manifest, &auths, store, &options, &none).await.map(|_| ())
     }
 
+    /// Gives what the repository has one more name.
+    pub(crate) async fn put_manifest(
+        &self,
+        reference: &Reference,
+        manifest: &RawManifest,
+    ) -> Result<(), RegistryError> {
+        let auths = (self.credentials.0)(reference.clone()).await;
+        self.push.put_manifest(reference, manifest, &auths).await
+    }
+
     /// Whether the repository can get the blob without its bytes.
     pub(crate) async fn has_or_mounts(
         &self,

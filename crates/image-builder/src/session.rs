@@ -9,13 +9,14 @@ use std::time::Instant;
 use container_runtime::{Cancel, Mode};
 use dockerfile::{
     Action, Base, FileSource, Linking, Plan, Principal, Stage, StageId, Step, StepKey, StepLayer,
-    assemble_config,
+    Target, assemble_config,
 };
 use layers::{Timestamp, Timestamps};
 use oci_model::{ChainId, DiffId, Digest, ImageConfig};
 use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 
+use crate::annotations::Level;
 use crate::builder::{
     BuildOutcome, BuildRequest, CacheUse, CacheWrite, Inner, RegistryCache, Snapshots, empty_config,
 };
@@ -78,6 +79,9 @@ pub(crate) struct Session {
     remote: RemoteRecords,
     /// What this build looked up or made, for the registry cache.
     records: Mutex<BTreeMap<Digest, CachedStep>>,
+    /// Steps of this build by key, and who is at work on one.
+    made: Mutex<BTreeMap<Digest, Found>>,
+    turns: Mutex<BTreeMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
     stages: Vec<OnceCell<Option<Arc<StageResult>>>>,
     failure: Mutex<Option<BuildError>>,
     pushes: Mutex<JoinSet<()>>,
@@ -93,7 +97,6 @@ pub(crate) async fn build(
 ) -> Result<BuildOutcome, BuildError> {
     let start = Instant::now();
     let session = Arc::new(Session::open(inner, plan, request).await?);
-    let target = session.plan.target;
     if session.runs_stages_in_parallel().await {
         let mut tasks = JoinSet::new();
         for stage in &session.plan.stages {
@@ -106,28 +109,37 @@ pub(crate) async fn build(
             }
         }
     }
-    let Some(result) = Arc::clone(&session).stage(target).await else {
-        return Err(session.take_failure());
-    };
+    let mut wanted: Vec<(Target, Arc<StageResult>)> = Vec::new();
+    for target in session.plan.targets() {
+        let Some(result) = Arc::clone(&session).stage(target.stage).await else {
+            return Err(session.take_failure());
+        };
+        // The first target of a platform is its image; others are only built.
+        if !wanted.iter().any(|(other, _)| other.platform == target.platform) {
+            wanted.push((target, result));
+        }
+    }
     if let Some(error) = session.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
         return Err(error);
     }
-    let assembled = crate::image::assemble(&session, &result).await?;
+    let images = crate::image::assemble(&session, &wanted).await?;
+    let root = crate::index::root(&images, &[], &session.request.annotations)?;
+    crate::image::put(&session, root.bytes())?;
     let ahead = std::mem::take(&mut *session.pushes.lock().unwrap_or_else(PoisonError::into_inner));
     ahead.join_all().await;
     session.export_cache().await;
-    session
-        .inner
-        .events
-        .send(BuildEvent::ImageReady { digest: assembled.manifest.digest().to_string() });
+    session.inner.events.send(BuildEvent::ImageReady { digest: root.digest().to_string() });
+    let first = images.first().ok_or_else(|| BuildError::state("no image was made", "defect"))?;
     Ok(BuildOutcome {
-        manifest: assembled.manifest,
-        config: assembled.config,
-        image: assembled.image,
+        manifest: first.manifest.clone(),
+        config: first.config,
+        image: first.image.clone(),
+        layout_annotations: session.request.annotations.at(Level::IndexDescriptor, None),
+        root,
+        images,
         steps_cached: session.cached.load(Ordering::Relaxed),
         steps_executed: session.executed.load(Ordering::Relaxed),
         duration: start.elapsed(),
-        layers: assembled.layers,
         source: Arc::clone(&session.source),
         _workspace: Arc::clone(&session.workspace),
     })
@@ -175,6 +187,8 @@ impl Session {
             cache,
             remote,
             records: Mutex::default(),
+            made: Mutex::default(),
+            turns: Mutex::default(),
             stages,
             failure: Mutex::default(),
             pushes: Mutex::default(),
@@ -302,7 +316,7 @@ impl Session {
                 None => StepLayer::Empty,
             });
             if let Some(layer) = layer {
-                if id == self.plan.target && self.request.snapshots == Snapshots::PerStep {
+                if self.is_wanted(id) && self.request.snapshots == Snapshots::PerStep {
                     self.push_ahead(&layer);
                 }
                 files.layers.push(layer);
@@ -319,6 +333,16 @@ impl Session {
             base_is_docker: start.is_docker,
             steps,
             base_config: start.config,
+        })
+    }
+
+    /// Whether the stage's files become an image.
+    fn is_wanted(&self, id: StageId) -> bool {
+        let mut platforms = Vec::new();
+        self.plan.targets().any(|target| {
+            let first = !platforms.contains(&target.platform);
+            platforms.push(target.platform);
+            first && target.stage == id
         })
     }
 
@@ -417,7 +441,10 @@ impl Session {
         let base = if needs_no_base(step) { None } else { base };
         let quick = self.quick_inputs(step).await.map_err(placed)?;
         let mut keys = vec![self.key(&definition, base.as_ref(), &quick)];
-        let mut found = self.lookup_if_wanted(&keys[0]);
+        // Stages that begin alike (one per platform) wait here for the first of them.
+        let turn = self.turn(&keys[0]);
+        let _turn = turn.lock().await;
+        let mut found = self.made_here(&keys[0]).or_else(|| self.lookup_if_wanted(&keys[0]));
         if found.is_none() {
             // Reading what is taken of a stage may find that it is what it was.
             if let Some(exact) = self.exact_inputs(step, &quick).await.map_err(placed)? {
@@ -442,6 +469,9 @@ impl Session {
             }
             let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
             records.insert(*key, made.step.clone());
+            drop(records);
+            let mut known = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+            known.insert(*key, made.clone());
         }
         match how {
             StepEnd::Cached => self.cached.fetch_add(1, Ordering::Relaxed),
@@ -475,6 +505,18 @@ impl Session {
         framed.finish()
     }
 
+    /// What only one step with this key may do at a time.
+    fn turn(&self, key: &Digest) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(turns.entry(*key).or_default())
+    }
+
+    /// What another stage of this build made of the same step.
+    fn made_here(&self, key: &Digest) -> Option<Found> {
+        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.get(key).cloned()
+    }
+
     fn lookup_if_wanted(&self, key: &Digest) -> Option<Found> {
         (self.request.cache == CacheUse::Use).then(|| self.lookup(key)).flatten()
     }
@@ -499,7 +541,7 @@ impl Session {
         if layer.origin.is_some() {
             return;
         }
-        for reference in &self.request.push_to {
+        for reference in &crate::push::first_of_each_registry(&self.request.push_to) {
             let (registry, store) = (self.inner.registry.clone(), self.inner.store.clone());
             let (reference, digest) = (reference.clone(), layer.descriptor.digest);
             let mut pushes = self.pushes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -556,6 +598,7 @@ struct StageStart {
     is_docker: Option<bool>,
 }
 
+#[derive(Clone)]
 struct Found {
     step: CachedStep,
     /// Where the layer is to be fetched from.

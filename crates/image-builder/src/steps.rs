@@ -12,7 +12,7 @@ use oci_model::Platform;
 
 use crate::archive;
 use crate::builder::CacheUse;
-use crate::error::StepError;
+use crate::error::{BuildError, StepError};
 use crate::event::StepNumber;
 use crate::isolation::Engine;
 use crate::layer_source::{LayerRef, blocking};
@@ -168,13 +168,31 @@ impl Session {
         Ok(sources)
     }
 
+    /// Before the first command runs: whether all commands of the build can.
+    fn refuse_foreign(&self) -> Result<(), BuildError> {
+        for stage in &self.plan.stages {
+            for step in &stage.steps {
+                let Action::Run(run) = &step.action else { continue };
+                if let Some(reason) = crate::emulation::obstacle(&run.platform) {
+                    let (platform, host) = (run.platform.clone(), Platform::host());
+                    return Err(BuildError::Step {
+                        title: step.title.clone(),
+                        span: step.span,
+                        source: Box::new(StepError::Foreign { platform, host, reason }),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
     async fn run(
         self: &Arc<Self>,
         action: &RunAction,
         number: StepNumber,
         files: &StageFiles,
     ) -> Result<Option<LayerRef>, StepOrBuild> {
-        refuse_foreign(&action.platform)?;
+        self.refuse_foreign()?;
         let engine = self.engine().await?;
         let ready = self.mounts(action, &engine).await?;
         let (action, session, layers) = (action.clone(), Arc::clone(self), files.layers.clone());
@@ -529,33 +547,4 @@ fn git_tree(root: &Path, keep_git_directory: bool) -> Result<IndexedTree, StepEr
         tree.insert(node);
     }
     Ok(tree)
-}
-
-/// Refuses commands for processors that this machine cannot run.
-fn refuse_foreign(platform: &Platform) -> Result<(), StepError> {
-    let host = Platform::host();
-    if host.architecture == platform.architecture
-        || host.rank(platform).is_some()
-        || (host.architecture == "amd64" && platform.architecture == "386")
-        || has_emulator(&platform.architecture)
-    {
-        return Ok(());
-    }
-    Err(StepError::Foreign { platform: platform.clone(), host })
-}
-
-/// Whether the kernel hands programs of the architecture to an emulator (binfmt_misc).
-fn has_emulator(architecture: &str) -> bool {
-    let name = match architecture {
-        "arm64" => "qemu-aarch64",
-        "amd64" => "qemu-x86_64",
-        "386" => "qemu-i386",
-        "arm" => "qemu-arm",
-        "ppc64le" => "qemu-ppc64le",
-        "s390x" => "qemu-s390x",
-        "riscv64" => "qemu-riscv64",
-        _ => return false,
-    };
-    let entry = Path::new("/proc/sys/fs/binfmt_misc").join(name);
-    std::fs::read_to_string(entry).is_ok_and(|text| text.starts_with("enabled"))
 }

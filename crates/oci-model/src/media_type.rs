@@ -93,7 +93,7 @@ impl MediaType {
 
     /// Whether a blob of this type may be missing from a registry (non-distributable layers).
     pub fn is_nondistributable(&self) -> bool {
-        *self == Self::DOCKER_FOREIGN_LAYER
+        self.0.starts_with("application/vnd.docker.image.rootfs.foreign.diff.tar")
             || self.0.starts_with("application/vnd.oci.image.layer.nondistributable.v1.tar")
     }
 

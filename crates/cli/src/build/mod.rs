@@ -42,8 +42,10 @@ pub(crate) struct Subject {
     pub(crate) below: Option<PathBuf>,
     pub(crate) dockerfile: DockerfileLocation,
     pub(crate) build_args: BTreeMap<String, String>,
-    pub(crate) target: Option<String>,
-    pub(crate) platform: Platform,
+    /// The first is the image, others are only built; none is the last stage.
+    pub(crate) targets: Vec<String>,
+    /// Never empty; several make an index.
+    pub(crate) platforms: Vec<Platform>,
     pub(crate) labels: Vec<(String, String)>,
     pub(crate) named_contexts: BTreeMap<String, NamedContext>,
     pub(crate) git: GitCredentials,
@@ -174,17 +176,28 @@ fn read_ignore_file(root: &Path, dockerfile: &str) -> Result<IgnoreFile, Failure
     Ok(IgnoreFile::default())
 }
 
-/// A first look at the plan, without bases: enough for lint findings.
-pub(crate) fn plan_options(subject: &Subject, prepared: &Prepared) -> PlanOptions {
+/// Options of a plan for one target and platform.
+fn options_for(
+    subject: &Subject,
+    prepared: &Prepared,
+    target: Option<&String>,
+    platform: &Platform,
+) -> PlanOptions {
     PlanOptions {
         build_args: subject.build_args.clone(),
-        target: subject.target.clone(),
+        target: target.cloned(),
         labels: subject.labels.clone(),
         build_platform: Platform::host(),
         named_contexts: subject.named_contexts.keys().cloned().collect::<BTreeSet<_>>(),
         ignore_file: Some(prepared.directory.ignore.clone()),
-        ..PlanOptions::for_platform(subject.platform.clone())
+        ..PlanOptions::for_platform(platform.clone())
     }
+}
+
+/// A first look at the plan, without bases: enough for lint findings.
+pub(crate) fn plan_options(subject: &Subject, prepared: &Prepared) -> PlanOptions {
+    let platform = subject.platforms.first().cloned().unwrap_or_else(Platform::host);
+    options_for(subject, prepared, subject.targets.first(), &platform)
 }
 
 /// Makes a builder.
@@ -219,22 +232,42 @@ pub(crate) fn builder(machinery: Machinery) -> Result<Builder, Failure> {
     }))
 }
 
-/// Resolves bases until the plan is complete.
-pub(crate) async fn plan(
+/// Plans of everything that is wanted: the first target for every platform, then the others.
+pub(crate) async fn plans(
     builder: &Builder,
     subject: &Subject,
     prepared: &Prepared,
+) -> Result<Vec<Plan>, Failure> {
+    let targets: Vec<Option<&String>> = match &subject.targets[..] {
+        [] => vec![None],
+        some => some.iter().map(Some).collect(),
+    };
+    let mut plans = Vec::new();
+    for target in targets {
+        for platform in &subject.platforms {
+            let options = options_for(subject, prepared, target, platform);
+            plans.push(plan(builder, subject, prepared, options).await?);
+        }
+    }
+    Ok(plans)
+}
+
+/// Resolves bases until the plan is complete.
+async fn plan(
+    builder: &Builder,
+    subject: &Subject,
+    prepared: &Prepared,
+    options: PlanOptions,
 ) -> Result<Plan, Failure> {
-    let options = plan_options(subject, prepared);
+    let platform = options.target_platform.clone();
     let mut draft = Draft::new(&prepared.file, options).map_err(dockerfile_failure)?;
     loop {
         let bases = draft.unresolved_bases();
         if bases.is_empty() {
             return draft.finish().map_err(dockerfile_failure);
         }
-        let lookups = bases
-            .iter()
-            .map(|base| builder.base_config(base, &subject.named_contexts, &subject.platform));
+        let lookups =
+            bases.iter().map(|base| builder.base_config(base, &subject.named_contexts, &platform));
         let configs = futures_util::future::join_all(lookups).await;
         for (base, config) in bases.iter().zip(configs) {
             let config = config.map_err(|error| failure(error, &prepared.name))?;
@@ -243,16 +276,60 @@ pub(crate) async fn plan(
     }
 }
 
+/// What the plans warn of, each once.
+pub(crate) fn warnings(plans: &[Plan]) -> Vec<String> {
+    let mut texts = Vec::new();
+    for warning in plans.iter().flat_map(|plan| &plan.warnings) {
+        texts.push(format!("warning: {warning}"));
+    }
+    let (first, rest) =
+        plans.split_first().map_or((None, plans), |(first, rest)| (Some(first), rest));
+    for name in first.iter().flat_map(|plan| &plan.unused_build_args) {
+        if rest.iter().all(|plan| plan.unused_build_args.contains(name)) {
+            texts.push(format!("warning: build argument {name} was not consumed"));
+        }
+    }
+    let mut seen = BTreeSet::new();
+    texts.retain(|text| seen.insert(text.clone()));
+    texts
+}
+
+/// SOURCE_DATE_EPOCH in unix seconds.
+pub(crate) fn epoch(plans: &[Plan]) -> Result<Option<i64>, Failure> {
+    let Some(text) = plans.first().and_then(|plan| plan.source_date_epoch.as_deref()) else {
+        return Ok(None);
+    };
+    let seconds = text.parse::<i64>();
+    let bad = |_| Failure::usage(format!("SOURCE_DATE_EPOCH {text:?}: want unix seconds"));
+    seconds.map(Some).map_err(bad)
+}
+
+/// Platforms of a flag, each once, in the order given; this machine's if there are none.
+pub(crate) fn platforms(flag: &str, texts: &[String]) -> Result<Vec<Platform>, Failure> {
+    let mut platforms: Vec<Platform> = Vec::new();
+    for text in texts.iter().map(|text| text.trim()).filter(|text| !text.is_empty()) {
+        let parsed: Result<Platform, _> = text.parse();
+        let platform = parsed.map_err(|error| Failure::usage(format!("{flag}: {error}")))?;
+        if !platforms.contains(&platform) {
+            platforms.push(platform);
+        }
+    }
+    if platforms.is_empty() {
+        platforms.push(Platform::host());
+    }
+    Ok(platforms)
+}
+
 /// How long a build may take to end after Ctrl-C.
 const CANCEL_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Builds, and ends every step when the person presses Ctrl-C or the pod is deleted.
 pub(crate) async fn run(
     builder: &Builder,
-    plan: Plan,
+    plans: Vec<Plan>,
     request: BuildRequest,
 ) -> Result<BuildOutcome, BuildError> {
-    let mut build = std::pin::pin!(builder.build(plan, request));
+    let mut build = std::pin::pin!(builder.build_all(plans, request));
     tokio::select! {
         result = &mut build => return result,
         () = asked_to_stop() => builder.cancel(),
@@ -342,9 +419,13 @@ pub(crate) fn context_location(text: &str) -> Result<ContextLocation, Failure> {
     }
 }
 
-/// `KEY=VALUE`, or `KEY` alone with the value of the environment.
+/// `KEY=VALUE`, or `KEY` alone with the value of the environment. SOURCE_DATE_EPOCH of the
+/// environment is one of them unless another was given, as in buildx; empty means none.
 pub(crate) fn build_args(arguments: &[String]) -> BTreeMap<String, String> {
     let mut values = BTreeMap::new();
+    if let Ok(epoch) = std::env::var("SOURCE_DATE_EPOCH") {
+        values.insert("SOURCE_DATE_EPOCH".to_owned(), epoch);
+    }
     for argument in arguments {
         match argument.split_once('=') {
             Some((name, value)) => values.insert(name.to_owned(), value.to_owned()),

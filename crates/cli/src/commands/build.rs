@@ -1,17 +1,20 @@
 //! `shipway build`: an image from a Dockerfile, without Docker.
 
+mod output_flags;
+mod report;
+
 use std::collections::BTreeMap;
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use image_builder::{
-    BasePolicy, BuildRequest, CacheUse, ContextDirectory, IsolationChoice, NamedContext, Output,
-    OutputTarget,
+    BasePolicy, BuildRequest, CacheUse, ContextDirectory, FamilyChoice, IsolationChoice,
+    NamedContext, Snapshots,
 };
-use oci_model::{Platform, Reference};
+use oci_model::Reference;
 
+use self::output_flags::Outputs;
 use crate::build::credentials::{CredentialFile, client_options};
 use crate::build::progress::{self, Style};
 use crate::build::{self, DockerfileLocation, Machinery, Subject};
@@ -25,18 +28,9 @@ pub(crate) struct BuildArgs {
     /// Directory, tar archive or Dockerfile on standard input (-), URL or git reference
     #[arg(default_value = ".", value_name = "CONTEXT")]
     context: String,
-    /// Name and tag of the image; may repeat
-    #[arg(short, long = "tag", value_name = "NAME[:TAG]")]
-    tags: Vec<String>,
     /// The Dockerfile [default: CONTEXT/Dockerfile]; - is standard input
     #[arg(short, long, value_name = "PATH")]
     file: Option<String>,
-    /// Push the image to the registry of each tag
-    #[arg(long)]
-    push: bool,
-    /// Platform of the image [default: this machine's]
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    platform: Option<String>,
     /// Value of an ARG; KEY alone takes the environment's
     #[arg(long = "build-arg", value_name = "KEY[=VALUE]")]
     build_args: Vec<String>,
@@ -49,15 +43,12 @@ pub(crate) struct BuildArgs {
     /// Agent for RUN --mount=type=ssh: default, or ID=SOCKET
     #[arg(long = "ssh", value_name = "ID[=SOCKET]")]
     agents: Vec<String>,
-    /// Stage to build
-    #[arg(long, value_name = "STAGE")]
-    target: Option<String>,
+    /// Stage to build; may repeat: the first is the image, the others are only built
+    #[arg(long = "target", value_name = "STAGE")]
+    targets: Vec<String>,
     /// Label of the image
     #[arg(long = "label", value_name = "KEY=VALUE")]
     labels: Vec<String>,
-    /// Annotation of the manifest
-    #[arg(long = "annotation", value_name = "KEY=VALUE")]
-    annotations: Vec<String>,
     /// Execute every step anew
     #[arg(long)]
     no_cache: bool,
@@ -70,16 +61,6 @@ pub(crate) struct BuildArgs {
     /// Only check the Dockerfile
     #[arg(long)]
     check: bool,
-    /// Write the image ID to a file
-    #[arg(long, value_name = "FILE")]
-    iidfile: Option<PathBuf>,
-    /// Write facts about the image to a file, as JSON
-    #[arg(long, value_name = "FILE")]
-    metadata_file: Option<PathBuf>,
-    /// Where the result goes besides the store: a directory, - for a tar archive, or
-    /// type=oci|docker|local|tar,dest=PATH
-    #[arg(short, long, value_name = "SPEC")]
-    output: Vec<String>,
     /// How progress is shown
     #[arg(long, default_value = "auto", value_name = "STYLE")]
     progress: ProgressArg,
@@ -92,6 +73,8 @@ pub(crate) struct BuildArgs {
     /// Registries (HOST[:PORT]) that may speak plain HTTP or have any certificate
     #[arg(long = "insecure-registry", value_name = "HOST")]
     insecure_registries: Vec<String>,
+    #[command(flatten)]
+    outputs: output_flags::OutputFlags,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -145,21 +128,14 @@ impl IsolationArg {
 /// Runs the verb.
 pub(crate) async fn run(args: BuildArgs, globals: &Globals) -> Result<ExitCode, Failure> {
     let state_dir = globals.state_dir();
-    let references = args
-        .tags
-        .iter()
-        .map(|text| reference(text))
-        .collect::<Result<Vec<Reference>, Failure>>()?;
-    if args.push && references.is_empty() {
-        return Err(Failure::usage("--push needs a name").hint("add -t REGISTRY/NAME:TAG"));
-    }
+    let outputs = args.outputs.read()?;
     if args.isolation == IsolationArg::Inplace {
         return Err(Failure::usage(
             "--isolation=inplace changes the root file system of this machine",
         )
         .hint("it exists for `shipway executor` in its own image"));
     }
-    let subject = subject(&args)?;
+    let subject = subject(&args, &outputs)?;
     let style = match args.progress {
         _ if args.quiet => Style::Quiet,
         ProgressArg::Auto | ProgressArg::Plain => Style::Plain,
@@ -180,43 +156,52 @@ pub(crate) async fn run(args: BuildArgs, globals: &Globals) -> Result<ExitCode, 
         isolation: args.isolation.choice(None),
         events: progress::events(style),
     })?;
-    let mut plan = build::plan(&builder, &subject, &prepared).await?;
-    set_network(&mut plan, args.network);
-    if !args.quiet {
-        for warning in &plan.warnings {
-            output::error_line(&format!("warning: {warning}"));
-        }
-        for name in &plan.unused_build_args {
-            output::error_line(&format!("warning: build argument {name} was not consumed"));
-        }
+    let failed = |error| build::failure(error, &prepared.name);
+    for file in &outputs.files {
+        file.check(outputs.platforms.len()).map_err(failed)?;
     }
-    let outputs = outputs(&args.output)?;
+    let mut plans = build::plans(&builder, &subject, &prepared).await?;
+    plans.iter_mut().for_each(|plan| set_network(plan, args.network));
+    if !args.quiet {
+        build::warnings(&plans).iter().for_each(|warning| output::error_line(warning));
+    }
     let mut request = BuildRequest::new(Some(prepared.directory.clone()));
     request.named_contexts.clone_from(&subject.named_contexts);
     request.secrets = build::secrets(&args.secrets)?;
     request.agents = agents(&args.agents)?;
     request.git = subject.git.clone();
-    request.annotations = build::pairs("--annotation", &args.annotations)?.into_iter().collect();
-    request.epoch = epoch(plan.source_date_epoch.as_deref());
+    request.annotations = outputs.annotations.clone();
+    request.epoch = build::epoch(&plans)?;
+    if let Some(family) = outputs.form.family {
+        request.family = FamilyChoice::Exactly(family);
+    }
+    if let Some(compression) = outputs.form.compression {
+        request.compression = compression;
+    }
+    if outputs.squash {
+        request.snapshots = Snapshots::Single;
+    }
     if args.no_cache {
         request.cache = CacheUse::Ignore;
     }
-    if args.push {
-        request.push_to.clone_from(&references);
+    if outputs.push {
+        request.push_to.clone_from(&outputs.names);
     }
-    let failed = |error| build::failure(error, &prepared.name);
-    let outcome = build::run(&builder, plan, request).await.map_err(failed)?;
-    for reference in &references {
-        if args.push {
-            builder.push(&outcome, reference).await.map_err(failed)?;
-        } else if outputs.is_empty() {
-            builder.keep(&outcome, reference).await.map_err(failed)?;
+    let outcome = build::run(&builder, plans, request).await.map_err(failed)?;
+    for one in &outputs.files {
+        builder.write(&outcome, one, &outputs.names).await.map_err(failed)?;
+    }
+    if outputs.push {
+        for pushed in builder.push_all(&outcome, &outputs.names).await {
+            pushed.map_err(failed)?;
         }
     }
-    for one in &outputs {
-        builder.write(&outcome, one, &references).await.map_err(failed)?;
+    if outputs.keep {
+        for name in &outputs.names {
+            builder.keep(&outcome, name).await.map_err(failed)?;
+        }
     }
-    report(&args, &outcome, &references)?;
+    report::write(&args, &outcome, &outputs.names)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -227,15 +212,7 @@ pub(crate) fn reference(text: &str) -> Result<Reference, Failure> {
         .map_err(|error| Failure::usage(format!("{text:?} is not an image name: {error}")))
 }
 
-fn subject(args: &BuildArgs) -> Result<Subject, Failure> {
-    let platform = match &args.platform {
-        None => Platform::host(),
-        Some(text) if text.contains(',') => {
-            return Err(Failure::usage("several platforms in one build are not possible yet")
-                .hint("build each, then `shipway manifest create`"));
-        }
-        Some(text) => text.parse().map_err(Failure::usage)?,
-    };
+fn subject(args: &BuildArgs, outputs: &Outputs) -> Result<Subject, Failure> {
     let dockerfile = match args.file.as_deref() {
         None => DockerfileLocation::Default,
         Some("-") => DockerfileLocation::Stdin,
@@ -267,8 +244,8 @@ fn subject(args: &BuildArgs) -> Result<Subject, Failure> {
         below: None,
         dockerfile,
         build_args: build::build_args(&args.build_args),
-        target: args.target.clone(),
-        platform,
+        targets: args.targets.clone(),
+        platforms: outputs.platforms.clone(),
         labels: build::pairs("--label", &args.labels)?,
         named_contexts,
         git: image_builder::GitCredentials::default(),
@@ -317,12 +294,6 @@ fn set_network(plan: &mut dockerfile::Plan, network: NetworkArg) {
     }
 }
 
-/// SOURCE_DATE_EPOCH of the build arguments, else of the environment.
-pub(crate) fn epoch(planned: Option<&str>) -> Option<i64> {
-    let environment = || std::env::var("SOURCE_DATE_EPOCH").ok();
-    planned.map(str::to_owned).or_else(environment)?.trim().parse().ok()
-}
-
 fn agents(arguments: &[String]) -> Result<BTreeMap<String, PathBuf>, Failure> {
     let mut agents = BTreeMap::new();
     for argument in arguments {
@@ -339,87 +310,4 @@ fn agents(arguments: &[String]) -> Result<BTreeMap<String, PathBuf>, Failure> {
         agents.insert(id.to_owned(), socket);
     }
     Ok(agents)
-}
-
-fn outputs(arguments: &[String]) -> Result<Vec<Output>, Failure> {
-    arguments.iter().map(|argument| one_output(argument)).collect()
-}
-
-fn one_output(argument: &str) -> Result<Output, Failure> {
-    if argument == "-" {
-        return Ok(Output::FilesArchive(OutputTarget::Stdout));
-    }
-    if !argument.contains('=') {
-        return Ok(Output::Files(argument.into()));
-    }
-    let bad = |reason: String| Failure::usage(format!("-o {argument:?}: {reason}"));
-    let (mut kind, mut path, mut as_archive) = (None, None, true);
-    for field in argument.split(',') {
-        match field.split_once('=') {
-            Some(("type", value)) => kind = Some(value),
-            Some(("dest", value)) => path = Some(value),
-            Some(("tar", value)) => as_archive = value != "false",
-            Some((key, _)) => return Err(bad(format!("unexpected key {key:?}"))),
-            None => return Err(bad("want type=…,dest=…".to_owned())),
-        }
-    }
-    let target = || match path {
-        None | Some("-") => {
-            if std::io::stdout().is_terminal() {
-                return Err(bad("refusing to write an archive to a terminal".to_owned()));
-            }
-            Ok(OutputTarget::Stdout)
-        }
-        Some(path) => Ok(OutputTarget::File(path.into())),
-    };
-    let directory = || path.map(PathBuf::from).ok_or_else(|| bad("dest is missing".to_owned()));
-    match kind {
-        Some("oci") if !as_archive => Ok(Output::OciDirectory(directory()?)),
-        Some("oci") => Ok(Output::OciArchive(target()?)),
-        Some("docker") => Ok(Output::DockerArchive(target()?)),
-        Some("tar") => Ok(Output::FilesArchive(target()?)),
-        Some("local") => Ok(Output::Files(directory()?)),
-        Some(other) => Err(bad(format!("unknown type {other:?}: oci, docker, local or tar"))),
-        None => Err(bad("type is missing".to_owned())),
-    }
-}
-
-fn report(
-    args: &BuildArgs,
-    outcome: &image_builder::BuildOutcome,
-    references: &[Reference],
-) -> Result<(), Failure> {
-    let names: Vec<String> = references.iter().map(Reference::familiar).collect();
-    if let Some(path) = &args.iidfile {
-        std::fs::write(path, outcome.config.to_string())?;
-    }
-    if let Some(path) = &args.metadata_file {
-        let document = serde_json::json!({
-            "containerimage.config.digest": outcome.config.to_string(),
-            "containerimage.digest": outcome.manifest.digest().to_string(),
-            "containerimage.descriptor": {
-                "mediaType": outcome.manifest.media_type().as_str(),
-                "digest": outcome.manifest.digest().to_string(),
-                "size": outcome.manifest.bytes().len(),
-            },
-            "image.name": names.join(","),
-        });
-        std::fs::write(path, serde_json::to_vec_pretty(&document)?)?;
-    }
-    if args.quiet {
-        output::line(&outcome.config.to_string());
-        return Ok(());
-    }
-    let what =
-        if names.is_empty() { "an image without a name".to_owned() } else { names.join(", ") };
-    output::error_line(&format!(
-        "built {what}: {} in {:.1}s ({} steps executed, {} cached, {} layers, {} bytes)",
-        outcome.manifest.digest(),
-        outcome.duration.as_secs_f64(),
-        outcome.steps_executed,
-        outcome.steps_cached,
-        outcome.layer_count(),
-        outcome.layer_bytes(),
-    ));
-    Ok(())
 }

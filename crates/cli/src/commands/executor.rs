@@ -10,8 +10,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use image_builder::{
-    BasePolicy, BuildRequest, CacheWrite, Family, FamilyChoice, Output, OutputTarget,
-    RegistryCache, Snapshots,
+    BasePolicy, BuildRequest, CacheWrite, Family, FamilyChoice, RegistryCache, Snapshots,
 };
 use oci_model::Reference;
 
@@ -93,34 +92,38 @@ async fn execute(args: &ExecutorArgs, globals: &Globals, log: KanikoLog) -> Resu
                 .map_err(|error| build::failure(error, &prepared.name))?;
         }
     }
-    let plan = build::plan(&builder, &subject, &prepared).await?;
-    for warning in &plan.warnings {
-        progress::kaniko_line(log, "warning", &warning.to_string(), start);
+    let failed = |error| build::failure(error, &prepared.name);
+    for output in outputs::files(args) {
+        output.check(subject.platforms.len()).map_err(failed)?;
+    }
+    let plans = build::plans(&builder, &subject, &prepared).await?;
+    let mut known = std::collections::BTreeSet::new();
+    for warning in plans.iter().flat_map(|plan| &plan.warnings).map(ToString::to_string) {
+        if known.insert(warning.clone()) {
+            progress::kaniko_line(log, "warning", &warning, start);
+        }
     }
     if args.dryrun {
-        for step in plan.stages.iter().flat_map(|stage| &stage.steps) {
+        let plan = dockerfile::Plan::merge(plans);
+        let stages = plan.iter().flat_map(|plan| &plan.stages);
+        for step in stages.flat_map(|stage| &stage.steps) {
             output::line(&step.title);
         }
         return Ok(());
     }
-    let epoch = crate::commands::build::epoch(plan.source_date_epoch.as_deref());
+    let epoch = build::epoch(&plans)?;
     let request = request(args, &prepared, &destinations, epoch)?;
-    let outcome = match builder_run(&builder, plan, request, &prepared.name).await {
+    let outcome = match builder_run(&builder, plans, request, &prepared.name).await {
         Ok(outcome) => outcome,
         Err(stopped) => return Err(stopped),
     };
-    let failed = |error| build::failure(error, &prepared.name);
-    if let Some(path) = &args.tar_path {
-        let output = Output::DockerArchive(OutputTarget::File(path.clone()));
-        builder.write(&outcome, &output, &destinations).await.map_err(failed)?;
-    }
-    if let Some(path) = &args.oci_layout_path {
-        let output = Output::OciDirectory(path.clone());
+    for output in outputs::files(args) {
         builder.write(&outcome, &output, &destinations).await.map_err(failed)?;
     }
     if !args.no_push() {
-        for destination in &destinations {
-            match builder.push(&outcome, destination).await {
+        let pushed = builder.push_all(&outcome, &destinations).await;
+        for (destination, pushed) in destinations.iter().zip(pushed) {
+            match pushed {
                 Err(error)
                     if args.push_ignore_immutable_tag_errors
                         && inputs::says_tag_is_immutable(&error) =>
@@ -132,17 +135,17 @@ async fn execute(args: &ExecutorArgs, globals: &Globals, log: KanikoLog) -> Resu
             }
         }
     }
-    outputs::write(args, &destinations, outcome.manifest.digest())?;
+    outputs::write(args, &destinations, outcome.root.digest())?;
     Ok(())
 }
 
 async fn builder_run(
     builder: &image_builder::Builder,
-    plan: dockerfile::Plan,
+    plans: Vec<dockerfile::Plan>,
     request: BuildRequest,
     name: &str,
 ) -> Result<image_builder::BuildOutcome, Stopped> {
-    let result = build::run(builder, plan, request).await;
+    let result = build::run(builder, plans, request).await;
     result.map_err(|error| {
         let code = error.exit_code().and_then(|code| u8::try_from(code).ok());
         let failure = build::failure(error, name);
@@ -165,7 +168,10 @@ fn request(
     let mut request = BuildRequest::new(Some(prepared.directory.clone()));
     request.secrets = build::secrets(&args.secrets)?;
     request.git = inputs::git_credentials();
-    request.annotations = build::pairs("--annotation", &args.annotations)?.into_iter().collect();
+    for text in &args.annotations {
+        let added = request.annotations.add(text);
+        added.map_err(|error| Failure::usage(format!("--annotation: {error}")))?;
+    }
     request.compression = args.compression()?;
     request.family = match args.image_format.as_deref() {
         None => FamilyChoice::OfBase,

@@ -123,6 +123,59 @@ impl Machine {
         })
     }
 
+    /// Builds targets for platforms as one, as the command line does.
+    pub(crate) fn build_all(
+        &self,
+        mode: Mode,
+        text: &str,
+        context: &Path,
+        (platforms, targets): (&[&str], &[&str]),
+        change: impl FnOnce(&mut BuildRequest),
+    ) -> Result<BuildOutcome, BuildError> {
+        self.events.lock().expect("events").clear();
+        let ignore = IgnoreFile::default();
+        let directory = ContextDirectory { root: context.to_owned(), ignore };
+        let mut request = BuildRequest::new(Some(directory));
+        change(&mut request);
+        let builder = self.builder(mode);
+        let targets: Vec<Option<&str>> = if targets.is_empty() {
+            vec![None]
+        } else {
+            targets.iter().copied().map(Some).collect()
+        };
+        self.runtime.block_on(async {
+            let file = Dockerfile::parse("Dockerfile", text.as_bytes()).expect("a Dockerfile");
+            let mut plans = Vec::new();
+            for target in targets {
+                for platform in platforms {
+                    let platform: Platform = platform.parse().expect("a platform");
+                    let mut options = PlanOptions::for_platform(platform.clone());
+                    options.build_platform = Platform::host();
+                    options.target = target.map(str::to_owned);
+                    let mut draft = Draft::new(&file, options).expect("a draft");
+                    loop {
+                        let bases = draft.unresolved_bases();
+                        if bases.is_empty() {
+                            break;
+                        }
+                        for base in &bases {
+                            let contexts = &request.named_contexts;
+                            let config = builder.base_config(base, contexts, &platform).await?;
+                            draft.supply_base(base, &config).expect("a base");
+                        }
+                    }
+                    plans.push(draft.finish().expect("a plan"));
+                }
+            }
+            builder.build_all(plans, request).await
+        })
+    }
+
+    /// The store that builds write to.
+    pub(crate) fn store(&self) -> BlobStore {
+        BlobStore::open(self.state.join("blobs")).expect("a store")
+    }
+
     /// The files of an image in a directory.
     pub(crate) fn unpack(&self, outcome: &BuildOutcome, name: &str) -> PathBuf {
         let to = self.root.path().join(name);

@@ -9,6 +9,7 @@
 mod fixture;
 mod kaniko;
 mod modes;
+mod outputs;
 mod peer;
 mod rules;
 mod tree;
@@ -44,7 +45,12 @@ fn main() -> ExitCode {
     if std::env::args().any(|argument| argument == "--list") {
         return ExitCode::SUCCESS;
     }
-    let all = [("modes", modes::TESTS), ("peer", peer::TESTS), ("rules", rules::TESTS)];
+    let all = [
+        ("modes", modes::TESTS),
+        ("outputs", outputs::TESTS),
+        ("peer", peer::TESTS),
+        ("rules", rules::TESTS),
+    ];
     let mut failed = 0;
     for (module, tests) in all.iter().chain(kaniko::GROUPS) {
         for (name, test) in *tests {

@@ -59,7 +59,7 @@ pub(crate) struct ExecutorArgs {
     /// Value of an ARG; KEY alone takes the environment's
     #[arg(long = "build-arg", value_name = "KEY[=VALUE]")]
     pub(super) build_args: Vec<String>,
-    /// Stage to build
+    /// Stage to build; may repeat: the first is the image, the others are only built
     #[arg(long, value_name = "STAGE")]
     pub(super) target: Vec<String>,
     /// Label of the image
@@ -71,9 +71,14 @@ pub(crate) struct ExecutorArgs {
     /// Secret for RUN --mount=type=secret
     #[arg(long = "secret", value_name = "SPEC")]
     pub(super) secrets: Vec<String>,
-    /// Platform of the image
-    #[arg(long, alias = "customPlatform", value_name = "OS/ARCH[/VARIANT]")]
-    pub(super) custom_platform: Option<String>,
+    /// Platforms of the image, comma separated; several make an index
+    #[arg(
+        long = "custom-platform",
+        alias = "customPlatform",
+        value_name = "OS/ARCH[/VARIANT]",
+        value_delimiter = ','
+    )]
+    pub(super) custom_platforms: Vec<String>,
     /// full, redo or time; the result is exact in every case
     #[arg(long, alias = "snapshotMode", default_value = "full", value_name = "MODE")]
     snapshot_mode: String,
@@ -292,11 +297,15 @@ impl ExecutorArgs {
             let text = format!("not a valid logrus Level: {:?}", self.verbosity);
             return Err(Failure::usage(text).hint(levels.join(", ")));
         }
-        if 1 < self.target.len() {
-            return refuse("--target can be given once");
+        let format = self.image_format.as_deref();
+        if self.compression == "zstd" && format == Some("docker") {
+            return refuse("--compression=zstd is not possible with --image-format=docker");
         }
-        if self.compression == "zstd" && self.image_format.as_deref() == Some("docker") {
-            return refuse("zstd compression is not possible in docker's image format");
+        if self.compression == "zstd" && self.tar_path.is_some() {
+            return refuse("--compression=zstd is not possible with --tar-path");
+        }
+        if format == Some("oci") && self.tar_path.is_some() {
+            return refuse("--image-format=oci is not possible with --tar-path");
         }
         Ok(())
     }

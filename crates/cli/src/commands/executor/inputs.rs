@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use image_builder::{BuildError, ContextLocation, GitCredentials, GitReference, Submodules};
-use oci_model::Platform;
 use registry_client::{ClientOptions, Mirror};
 
 use super::flags::ExecutorArgs;
@@ -28,17 +27,13 @@ pub(super) fn subject(args: &ExecutorArgs) -> Result<Subject, Failure> {
         }
         path => DockerfileLocation::Path(path.into()),
     };
-    let platform = match &args.custom_platform {
-        None => Platform::host(),
-        Some(text) => text.parse().map_err(Failure::usage)?,
-    };
     Ok(Subject {
         context: context(args)?,
         below: args.context_sub_path.clone(),
         dockerfile,
         build_args: build::build_args(&args.build_args),
-        target: args.target.first().cloned().filter(|target| !target.is_empty()),
-        platform,
+        targets: args.target.iter().filter(|target| !target.is_empty()).cloned().collect(),
+        platforms: build::platforms("--custom-platform", &args.custom_platforms)?,
         labels: build::pairs("--label", &args.labels)?,
         named_contexts: BTreeMap::new(),
         git: git_credentials(),

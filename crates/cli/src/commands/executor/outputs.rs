@@ -4,6 +4,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use image_builder::{Output, OutputTarget};
 use oci_model::{Digest, Reference};
 
 use super::flags::ExecutorArgs;
@@ -19,6 +20,13 @@ pub(super) fn paths(args: &ExecutorArgs) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = files.map(PathBuf::from).collect();
     paths.extend(args.tar_path.iter().chain(&args.oci_layout_path).cloned());
     paths
+}
+
+/// Outputs besides registries.
+pub(super) fn files(args: &ExecutorArgs) -> Vec<Output> {
+    let archive = |path: &PathBuf| Output::DockerArchive(OutputTarget::File(path.clone()));
+    let layout = |path: &PathBuf| Output::OciDirectory(path.clone());
+    args.tar_path.iter().map(archive).chain(args.oci_layout_path.iter().map(layout)).collect()
 }
 
 /// Writes what was asked for.
