@@ -104,8 +104,9 @@ impl<'a> Inside<'a> {
         };
         match created {
             Ok(()) => {}
-            // It exists and yet cannot be opened: a symbolic link to nowhere.
-            Err(Errno::EXIST) => return Err(Errno::NOENT.into()),
+            // Someone who shares the directory was quicker; a symbolic link to nowhere exists
+            // and still cannot be opened.
+            Err(Errno::EXIST) => return Ok(open_path(&self.root.fd, path).map(drop)?),
             Err(error) => return Err(error.into()),
         }
         self.note_stub(&parent, name)
