@@ -45,10 +45,45 @@ pub(crate) fn announced_in_line(line: &str) -> Vec<Heredoc> {
     let words =
         Expander { escape: '\\', quotes: Quotes::Keep, escapes: Escapes::Keep, unset: Unset::Keep };
     match words.expand(line, &NoVariables) {
-        Ok(expansion) => expansion.words.iter().filter_map(|word| announced(word)).collect(),
+        Ok(expansion) => {
+            // Between `$((` and `))` the shell shifts bits.
+            let mut arithmetic = 0_usize;
+            let announced = expansion.words.iter().filter_map(|word| {
+                let inside = 0 < arithmetic;
+                arithmetic += word.matches("$((").count();
+                arithmetic = arithmetic.saturating_sub(word.matches("))").count());
+                if inside { None } else { announced(word) }
+            });
+            announced.collect()
+        }
         // Quotes that do not close are the shell's business, not ours.
         Err(_) => Vec::new(),
     }
+}
+
+/// Puts heredoc words together that blanks cut apart: `<< EOF` and `<<"a b"`.
+pub(crate) fn joined_words(words: Vec<String>) -> Vec<String> {
+    let mut joined: Vec<String> = Vec::with_capacity(words.len());
+    let mut words = words.into_iter().peekable();
+    while let Some(word) = words.next() {
+        let begins = word.trim_start_matches(|c: char| c.is_ascii_digit()).starts_with("<<");
+        if !begins || announced(&word).is_some() {
+            joined.push(word);
+            continue;
+        }
+        let rest: Vec<String> = words.clone().collect();
+        let whole = (1..=rest.len())
+            .map(|count| (count, format!("{word} {}", rest[..count].join(" "))))
+            .find(|(_, whole)| announced(whole).is_some());
+        match whole {
+            Some((count, whole)) => {
+                joined.push(whole);
+                words.by_ref().take(count).for_each(drop);
+            }
+            None => joined.push(word),
+        }
+    }
+    joined
 }
 
 #[cfg(test)]
@@ -88,6 +123,21 @@ mod tests {
         assert_eq!(brief("COPY <<\"a b\" /x"), [("a b".into(), 0, false, false)]);
     }
 
+    #[test]
+    fn words_that_blanks_cut_apart_are_joined() {
+        for (line, expected) in [
+            ("<< EOF", &["<< EOF"][..]),
+            ("a <<- EOF b", &["a", "<<- EOF", "b"]),
+            ("<<\"a b\" c", &["<<\"a b\"", "c"]),
+            ("<<A <<B", &["<<A", "<<B"]),
+            ("<<", &["<<"]),
+            ("<<< x", &["<<<", "x"]),
+        ] {
+            let words = line.split(' ').map(str::to_owned).collect();
+            assert_eq!(joined_words(words), expected, "{line}");
+        }
+    }
+
     /// BuildKit ParseHeredocHelpers, HeredocsFromLine.
     #[test]
     fn other_uses_of_angle_brackets_are_no_heredocs() {
@@ -100,6 +150,8 @@ mod tests {
             "RUN a<<EOF",
             "RUN <<-",
             "RUN echo $((1<<2))",
+            "RUN echo $((1 << 4))",
+            "RUN echo $(( (1 + 1) << 4 )) x",
             "RUN echo it's <<EOF",
         ] {
             assert_eq!(brief(line), [], "{line}");

@@ -2,7 +2,7 @@
 
 use super::{Call, FlagKind, Flags};
 use crate::error::DockerfileError;
-use crate::heredoc::announced;
+use crate::heredoc::{announced, joined_words};
 use crate::instruction::{GitDirectory, Heredoc, Linking, Parents, Transfer, Unpack};
 
 pub(super) fn copy(call: Call<'_>) -> Result<Transfer, DockerfileError> {
@@ -81,7 +81,7 @@ fn paths(call: Call<'_>) -> Result<Transfer, DockerfileError> {
     let mut bodies = call.heredocs.into_iter();
     let mut sources = Vec::new();
     let mut heredocs: Vec<Heredoc> = Vec::new();
-    for word in words {
+    for word in joined_words(words) {
         // Bodies were read in the order of their announcements, so they pair up.
         match announced(&word).and_then(|_| bodies.next()) {
             Some(heredoc) => heredocs.push(checked_name(heredoc)?),
