@@ -40,13 +40,17 @@ pub(crate) fn select(files: &dyn Files, word: &str) -> Result<Vec<Selected>, Sel
         }
         return Ok(vec![Selected { from, written, pivot }]);
     }
-    let segments: Vec<&str> =
-        joined.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
-    let mut found = Vec::new();
-    expand(files, Path::new(""), &segments, &mut found)?;
+    let parts = |text| -> Vec<&str> {
+        let parts = str::split(text, '/');
+        parts.filter(|part| !part.is_empty() && *part != ".").collect()
+    };
+    let segments = parts(&joined);
+    let mut search = Search { files, after_pivot: parts(tail).len(), found: Vec::new() };
+    search.expand(Path::new(""), &segments, None)?;
+    let mut found = search.found;
     found.sort();
-    found.dedup();
-    let selected = found.into_iter().map(|written| {
+    found.dedup_by(|a, b| a.0 == b.0);
+    let selected = found.into_iter().map(|(written, pivot)| {
         let from = resolve(files, &written)?;
         // A dangling link is copied as the link that it is.
         let from = if files.node(&from)?.is_some() { from } else { written.clone() };
@@ -55,41 +59,53 @@ pub(crate) fn select(files: &dyn Files, word: &str) -> Result<Vec<Selected>, Sel
     selected.collect()
 }
 
-fn expand(
-    files: &dyn Files,
-    directory: &Path,
-    segments: &[&str],
-    found: &mut Vec<PathBuf>,
-) -> Result<(), TreeError> {
-    let Some((segment, rest)) = segments.split_first() else {
-        found.push(directory.to_owned());
-        return Ok(());
-    };
-    let real = resolve(files, directory)?;
-    if *segment == "**" {
-        expand(files, directory, rest, found)?;
-        for name in files.children(&real)? {
-            let is_directory =
-                files.node(&real.join(&name))?.is_some_and(|n| n.entry.is_directory());
-            if is_directory {
-                expand(files, &directory.join(&name), segments, found)?;
+/// A walk along the segments of a wildcard.
+struct Search<'a> {
+    files: &'a dyn Files,
+    /// How many segments stand behind the pivot.
+    after_pivot: usize,
+    /// Paths, and how many of their parts stand before the pivot.
+    found: Vec<(PathBuf, usize)>,
+}
+
+impl Search<'_> {
+    fn expand(
+        &mut self,
+        directory: &Path,
+        segments: &[&str],
+        pivot: Option<usize>,
+    ) -> Result<(), TreeError> {
+        let reached = segments.len() == self.after_pivot;
+        let pivot = pivot.or_else(|| reached.then(|| directory.components().count()));
+        let Some((segment, rest)) = segments.split_first() else {
+            self.found.push((directory.to_owned(), pivot.unwrap_or(0)));
+            return Ok(());
+        };
+        let real = resolve(self.files, directory)?;
+        if *segment == "**" {
+            self.expand(directory, rest, pivot)?;
+            for name in self.files.children(&real)? {
+                let node = self.files.node(&real.join(&name))?;
+                if node.is_some_and(|node| node.entry.is_directory()) {
+                    self.expand(&directory.join(&name), segments, pivot)?;
+                }
+            }
+            return Ok(());
+        }
+        if !is_wildcard(segment) {
+            let next = directory.join(segment);
+            let exists = self.files.node(&real.join(segment))?.is_some();
+            return if exists { self.expand(&next, rest, pivot) } else { Ok(()) };
+        }
+        // A malformed pattern matches nothing, as a wildcard may.
+        let Ok(pattern) = PathPattern::parse(segment, DoubleStar::Plain) else { return Ok(()) };
+        for name in self.files.children(&real)? {
+            if pattern.matches(&name.to_string_lossy()) {
+                self.expand(&directory.join(&name), rest, pivot)?;
             }
         }
-        return Ok(());
+        Ok(())
     }
-    if !is_wildcard(segment) {
-        let next = directory.join(segment);
-        let exists = files.node(&real.join(segment))?.is_some();
-        return if exists { expand(files, &next, rest, found) } else { Ok(()) };
-    }
-    // A malformed pattern matches nothing, as a wildcard may.
-    let Ok(pattern) = PathPattern::parse(segment, DoubleStar::Plain) else { return Ok(()) };
-    for name in files.children(&real)? {
-        if pattern.matches(&name.to_string_lossy()) {
-            expand(files, &directory.join(&name), rest, found)?;
-        }
-    }
-    Ok(())
 }
 
 /// Whether a source is a wildcard rather than a path.
@@ -112,6 +128,15 @@ mod tests {
     use super::*;
     use crate::tree::{Content, IndexedTree, Node};
     use layers::Entry;
+
+    #[test]
+    fn a_pivot_behind_a_wildcard_counts_what_the_wildcard_matched() {
+        for (word, pivot) in [("**/./x.rs", 2), ("s*/./**/*.rs", 1), ("src/**/./x.rs", 2)] {
+            let found = select(&files(), word).expect(word);
+            let deep = found.iter().find(|one| one.written.ends_with("deep/x.rs"));
+            assert_eq!(deep.map(|one| one.pivot), Some(pivot), "{word}");
+        }
+    }
 
     fn files() -> IndexedTree {
         let mut tree = IndexedTree::new();

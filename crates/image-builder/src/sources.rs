@@ -203,9 +203,11 @@ impl Session {
         for (digest, input) in digests.iter_mut().zip(step.inputs()) {
             // Reading a whole tree to find that it is equal costs more than a command that has
             // it mounted usually does.
-            if self.input_layers(input.source).await?.is_some()
-                && matches!(input.selection, Selection::Transfer(_))
-            {
+            let is_part = match input.selection {
+                Selection::Transfer(_) => true,
+                Selection::Path(path) => path != "/",
+            };
+            if self.input_layers(input.source).await?.is_some() && is_part {
                 *digest = self.selection_digest(input.source, &input.selection).await?;
                 differs = true;
             }

@@ -16,7 +16,9 @@ use crate::error::{BuildError, StepError};
 use crate::event::StepNumber;
 use crate::isolation::Engine;
 use crate::layer_source::{LayerRef, blocking};
+use crate::layer_stack::LayerStack;
 use crate::owners::{Ids, chown_ids, run_identity};
+use crate::run::agent::AgentSocket;
 use crate::run::caches::{self, CacheLook};
 use crate::run::mounts::{FileLook, Ownership, Ready, ReadyMount, ReadySource};
 use crate::run::{Command, sandbox};
@@ -257,12 +259,23 @@ impl Session {
                     if self.request.cache == CacheUse::Ignore {
                         caches::clear(&cache).map_err(|error| StepError::io(&cache.path, error))?;
                     }
-                    if let (Some(source), true) = (seed, cache.is_new) {
-                        self.seed(source, source_path, &cache.path).await?;
+                    let below = resolve(
+                        &LayerStack::new(vec![cache.path.clone()]),
+                        &tree_path(source_path),
+                    )?;
+                    let shown = cache.path.join(&below);
+                    let is_new = if below.as_os_str().is_empty() {
+                        cache.is_new
+                    } else {
+                        std::fs::symlink_metadata(&shown).is_err()
+                    };
+                    if let (Some(source), true) = (seed, is_new) {
+                        self.seed(source, source_path, &shown).await?;
                     }
+                    std::fs::create_dir_all(&shown).map_err(|e| StepError::io(&shown, e))?;
                     ready.mounts.push(ReadyMount {
                         target: tree_path(target),
-                        from: ReadySource::Cache(cache),
+                        from: ReadySource::Cache { directory: cache, below },
                         is_writable: *access == Access::ReadWrite,
                     });
                 }
@@ -288,20 +301,29 @@ impl Session {
                         });
                     }
                 }
-                Mount::Ssh { id, target, requirement, .. } => {
-                    let Some(socket) = self.request.agents.get(id) else {
+                Mount::Ssh { id, target, requirement, mode, uid, gid } => {
+                    let Some(agent) = self.request.agents.get(id) else {
                         if *requirement == dockerfile::Requirement::Required {
                             let text = format!("unset ssh forward key {id}");
                             return Err(StepError::Mount(text).into());
                         }
                         continue;
                     };
-                    ready.env.push(("SSH_AUTH_SOCK".to_owned(), target.clone()));
+                    let look = FileLook { mode: *mode, uid: *uid, gid: *gid };
+                    let socket = AgentSocket::listen(agent, look, &scratch)?;
+                    // The first one is the one that programs find.
+                    let set = |env: &[(String, String)]| {
+                        env.iter().any(|(name, _)| name == "SSH_AUTH_SOCK")
+                    };
+                    if !set(&action.env) && !set(&ready.env) {
+                        ready.env.push(("SSH_AUTH_SOCK".to_owned(), target.clone()));
+                    }
                     ready.mounts.push(ReadyMount {
                         target: tree_path(target),
-                        from: ReadySource::Socket(socket.clone()),
+                        from: ReadySource::Socket(socket.path().to_owned()),
                         is_writable: true,
                     });
+                    ready.agents.push(socket);
                 }
             }
         }

@@ -3,6 +3,7 @@
 //! [`sandbox`] runs it in namespaces over an overlay mount, [`root_tree`] without namespaces in
 //! a real directory tree: the executor's own root, or a directory to `chroot(2)` into.
 
+pub(crate) mod agent;
 pub(crate) mod caches;
 pub(crate) mod mounts;
 pub(crate) mod root_tree;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use dockerfile::Requirement;
 use rustix::fs::{AtFlags, CWD, Gid, Mode, Uid};
 
+use super::agent::AgentSocket;
 use super::caches::CacheDirectory;
 use crate::error::StepError;
 
@@ -77,11 +78,15 @@ pub(crate) enum ReadySource {
     Directory { path: PathBuf, ownership: Ownership },
     /// A file.
     File(PathBuf),
-    /// A directory that keeps what is written.
-    Cache(CacheDirectory),
+    /// A directory that keeps what is written, or a directory inside of it.
+    Cache {
+        directory: CacheDirectory,
+        /// Relative path of the part that is shown, links resolved.
+        below: PathBuf,
+    },
     /// An empty directory in memory.
     Tmpfs { bytes_max: Option<u64> },
-    /// A socket of this machine.
+    /// A socket that is ours to move.
     Socket(PathBuf),
 }
 
@@ -101,6 +106,8 @@ pub(crate) struct Ready {
     /// Secrets that were asked for as variables, and the agent socket.
     pub(crate) env: Vec<(String, String)>,
     secrets: Option<tempfile::TempDir>,
+    /// Sockets of the mounts, which listen as long as this lives.
+    pub(crate) agents: Vec<AgentSocket>,
 }
 
 /// Looks of a file that is mounted.

@@ -307,13 +307,6 @@ impl Covers {
         }
         let path = tree.root.join(&target);
         let failed = |error| StepError::io(&path, error);
-        if let ReadySource::Socket(_) = mount.from
-            && tree.is_chroot
-        {
-            return Err(StepError::NoIsolation {
-                reason: "--mount=type=ssh needs a mount namespace".to_owned(),
-            });
-        }
         self.uncover(&path)?;
         let mut home = None;
         match &mount.from {
@@ -324,14 +317,19 @@ impl Covers {
                 copy_tree(source, &path).map_err(failed)?;
             }
             ReadySource::File(source) => copy_one(source, &path).map_err(failed)?,
-            ReadySource::Cache(cache) => {
-                move_tree(&cache.path, &path).map_err(failed)?;
-                home = Some(cache.path.clone());
+            ReadySource::Cache { directory, below } => {
+                let source = directory.path.join(below);
+                move_tree(&source, &path).map_err(failed)?;
+                home = Some(source);
             }
             ReadySource::Tmpfs { .. } => fs::create_dir(&path).map_err(failed)?,
-            ReadySource::Socket(socket) => {
-                std::os::unix::fs::symlink(socket, &path).map_err(failed)?;
-            }
+            ReadySource::Socket(socket) => match fs::rename(socket, &path) {
+                // A link does as well where the command sees the same root.
+                Err(error) if error.kind() == io::ErrorKind::CrossesDevices && !tree.is_chroot => {
+                    std::os::unix::fs::symlink(socket, &path).map_err(failed)?;
+                }
+                renamed => renamed.map_err(failed)?,
+            },
         }
         if let Some(cover) = self.covers.last_mut() {
             cover.home = home;

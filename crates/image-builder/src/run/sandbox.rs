@@ -118,7 +118,11 @@ fn run_in(
             ReadySource::Directory { path, .. }
             | ReadySource::File(path)
             | ReadySource::Socket(path) => bind(path),
-            ReadySource::Cache(cache) => bind(&cache.path),
+            ReadySource::Cache { directory, below } => MountSource::Bind {
+                path: directory.path.clone(),
+                // Others may write links into a shared cache: opened beneath it, never outside.
+                beneath: (!below.as_os_str().is_empty()).then(|| below.clone()),
+            },
             ReadySource::Tmpfs { bytes_max } => {
                 MountSource::Tmpfs { bytes_max: *bytes_max, mode: 0o755 }
             }
