@@ -6,6 +6,7 @@
 
 #![expect(clippy::print_stderr, reason = "a test harness prints")]
 
+mod buildkit;
 mod fixture;
 mod kaniko;
 mod modes;
@@ -52,7 +53,7 @@ fn main() -> ExitCode {
         ("rules", rules::TESTS),
     ];
     let mut failed = 0;
-    for (module, tests) in all.iter().chain(kaniko::GROUPS) {
+    for (module, tests) in all.iter().chain(buildkit::GROUPS).chain(kaniko::GROUPS) {
         for (name, test) in *tests {
             let full = format!("{module}::{name}");
             if !filters.is_empty() && !filters.iter().any(|filter| full.contains(filter.as_str())) {
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
             failed += usize::from(!passed);
         }
     }
+    buildkit::close();
     kaniko::close();
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -1,0 +1,5 @@
+//! [resources/run]: limits of commands.
+
+use crate::tests;
+
+tests![];
