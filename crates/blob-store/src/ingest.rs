@@ -12,6 +12,7 @@ use crate::durable::{remove_file, try_lock};
 use crate::error::{Context as _, DiskError, IngestError, is_full};
 use crate::lease::Lease;
 use crate::store::{BlobStore, create_new, hash_file};
+use crate::tail::{End, Tail};
 
 /// Small writes are gathered up to this many bytes, so that one system call and one call of the
 /// hash serve many of them.
@@ -43,6 +44,8 @@ pub(crate) struct Staged {
     behind: u64,
     /// A sync of what was written so far. Its error must not be lost: the kernel tells it once.
     running: Option<JoinHandle<rustix::io::Result<()>>>,
+    /// Who reads along.
+    tail: Option<Tail>,
 }
 
 /// When a new blob's directory entry becomes durable.
@@ -78,6 +81,19 @@ impl Ingest {
     /// The staging file, for messages.
     pub fn path(&self) -> &Path {
         &self.staged.path
+    }
+
+    /// A handle to read the bytes while they come in, before anybody knows that they are right.
+    ///
+    /// # Errors
+    /// The process has no file descriptor left.
+    pub fn tail(&mut self) -> io::Result<Tail> {
+        if let Some(tail) = &self.staged.tail {
+            return Ok(tail.clone());
+        }
+        let tail = Tail::new(self.staged.file.try_clone()?, self.staged.size);
+        self.staged.tail = Some(tail.clone());
+        Ok(tail)
     }
 
     /// Adds the blob to `lease` before it becomes visible, so that no collection can take it away
@@ -165,6 +181,9 @@ impl Write for Ingest {
 
 impl Drop for Ingest {
     fn drop(&mut self) {
+        if let Some(tail) = &self.staged.tail {
+            tail.end(End::Abandoned);
+        }
         // After a commit the name is gone already. A failure leaves a file for the next sweep.
         let _ = remove_file(&self.staged.path);
     }
@@ -172,7 +191,7 @@ impl Drop for Ingest {
 
 impl Staged {
     pub(crate) const fn new(file: File, path: PathBuf, hasher: Hasher, size: u64) -> Self {
-        Self { file, path, hasher, size, behind: size, running: None }
+        Self { file, path, hasher, size, behind: size, running: None, tail: None }
     }
 
     /// Writes all of `bytes` and counts what was written even if the end fails.
@@ -189,6 +208,9 @@ impl Staged {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
+        }
+        if let Some(tail) = &self.tail {
+            tail.grown_to(self.size);
         }
         if self.size - self.behind >= WRITE_BEHIND_BYTES {
             self.write_behind()?;
@@ -234,6 +256,9 @@ impl Staged {
         if actual != *expected {
             let (expected, actual) = (Box::new(*expected), Box::new(actual));
             return Err(IngestError::DigestMismatch { expected, actual });
+        }
+        if let Some(tail) = &self.tail {
+            tail.end(End::Verified);
         }
         let directory = store.directory(expected.algorithm());
         if store.adopt_present(expected, self.size)? {

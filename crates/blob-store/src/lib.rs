@@ -36,6 +36,7 @@ mod lease;
 mod ref_log;
 mod refs;
 mod store;
+mod tail;
 mod upload;
 
 pub use collect::{CollectMode, CollectOptions, Collected};
@@ -46,4 +47,5 @@ pub use ingest::Ingest;
 pub use lease::Lease;
 pub use refs::{MirroredRefs, RefName, RefNameError};
 pub use store::{Blob, BlobStore, Verdict};
+pub use tail::{Tail, TailReader};
 pub use upload::{Upload, UploadId, UploadStatus};

@@ -45,6 +45,7 @@ fn plain(event: ProgressEvent) {
         ProgressEvent::Warning { text } => format!("warning: {text}"),
         ProgressEvent::Resolved { .. }
         | ProgressEvent::Started { .. }
+        | ProgressEvent::Receiving { .. }
         | ProgressEvent::Advanced { .. } => return,
     };
     output::error_line(&text);
@@ -60,7 +61,7 @@ impl Bars {
     fn show(&self, event: ProgressEvent) {
         let mut bars = self.by_digest.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match event {
-            ProgressEvent::Resolved { .. } => {}
+            ProgressEvent::Resolved { .. } | ProgressEvent::Receiving { .. } => {}
             ProgressEvent::Started { digest, bytes } => {
                 let bar = self.all.add(ProgressBar::new(bytes));
                 let template = "{prefix} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {msg}";

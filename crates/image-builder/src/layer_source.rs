@@ -1,15 +1,17 @@
 //! Layers by reference: their blobs, headers and trees, each made only when somebody asks.
 
 use std::collections::HashMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use blob_store::{BlobStore, Lease};
+use blob_store::{BlobStore, Lease, Tail};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use layers::{Entry, UnpackedLayers};
 use oci_model::{Descriptor, DiffId, Digest, Reference};
-use tokio::sync::OnceCell;
+use registry_client::{Progress, ProgressEvent};
+use tokio::sync::{OnceCell, watch};
 
 use crate::archive::Spool;
 use crate::error::StepError;
@@ -42,6 +44,8 @@ pub(crate) struct LayerSource {
     events: Events,
     lease: Lease,
     fetched: Mutex<HashMap<Digest, Arc<OnceCell<()>>>>,
+    /// Blobs that come in at this moment, for those who can begin before the end.
+    incoming: Arc<watch::Sender<HashMap<Digest, Tail>>>,
     headers: Mutex<HashMap<DiffId, Arc<OnceCell<Arc<LayerHeaders>>>>>,
 }
 
@@ -54,7 +58,8 @@ impl LayerSource {
         lease: Lease,
     ) -> Self {
         let (fetched, headers) = (Mutex::default(), Mutex::default());
-        Self { store, unpacked, registry, events, lease, fetched, headers }
+        let incoming = Arc::new(watch::Sender::new(HashMap::new()));
+        Self { store, unpacked, registry, events, lease, fetched, incoming, headers }
     }
 
     /// Keeps blobs from collection while the build runs.
@@ -80,11 +85,55 @@ impl LayerSource {
                 what: digest.to_string(),
                 bytes: Some(layer.descriptor.size),
             });
-            self.registry.fetch_blob(origin, &layer.descriptor, &self.store).await.map_err(
-                |error| StepError::layer(format!("cannot fetch layer {digest} of {origin}"), error),
-            )
+            let incoming = Arc::clone(&self.incoming);
+            let progress = Progress::new(move |event| {
+                if let ProgressEvent::Receiving { digest, tail } = event {
+                    incoming.send_modify(|tails| drop(tails.insert(digest, tail)));
+                }
+            });
+            let fetched =
+                self.registry.fetch_blob(origin, &layer.descriptor, &self.store, &progress).await;
+            self.incoming.send_modify(|tails| drop(tails.remove(&digest)));
+            fetched.map_err(|error| {
+                StepError::layer(format!("cannot fetch layer {digest} of {origin}"), error)
+            })
         };
         cell.get_or_try_init(fetch).await.copied()
+    }
+
+    /// The bytes of a blob once they begin to come in; never if they do not.
+    async fn incoming(&self, digest: &Digest) -> Option<Tail> {
+        let mut tails = self.incoming.subscribe();
+        let found = tails.wait_for(|tails| tails.contains_key(digest)).await.ok()?;
+        found.get(digest).cloned()
+    }
+
+    /// Does blocking work on the bytes of a layer, while they come in if they have to be fetched.
+    /// Work that began too early to succeed (the download had to begin anew) is done again on the
+    /// blob; it must verify what it reads.
+    async fn on_bytes<T: Send + 'static>(
+        &self,
+        layer: &LayerRef,
+        work: impl Fn(Box<dyn Read + Send>) -> Result<T, StepError> + Clone + Send + 'static,
+    ) -> Result<T, StepError> {
+        let digest = layer.descriptor.digest;
+        let mut fetch = std::pin::pin!(self.ensure_blob(layer));
+        let tail = tokio::select! {
+            biased;
+            fetched = &mut fetch => fetched.map(|()| None)?,
+            tail = self.incoming(&digest) => tail,
+        };
+        if let Some(tail) = tail {
+            let early = work.clone();
+            let early = blocking(move || early(Box::new(tail.reader())));
+            let (fetched, early) = tokio::join!(fetch, early);
+            fetched?;
+            if early.is_ok() {
+                return early;
+            }
+        }
+        let store = self.store.clone();
+        blocking(move || work(Box::new(open(&store, &digest)?))).await
     }
 
     /// Sees to it that the blobs of all layers are in the store.
@@ -101,16 +150,10 @@ impl LayerSource {
 
     async fn headers(&self, layer: &LayerRef) -> Result<Arc<LayerHeaders>, StepError> {
         let cell = entry(&self.headers, layer.diff_id);
-        let read = || async {
-            self.ensure_blob(layer).await?;
-            let (store, digest, diff_id) =
-                (self.store.clone(), layer.descriptor.digest, layer.diff_id);
-            blocking(move || {
-                let blob = open(&store, &digest)?;
-                Ok(Arc::new(LayerHeaders::read(diff_id, blob)?))
-            })
-            .await
-        };
+        let diff_id = layer.diff_id;
+        let read =
+            move |bytes: Box<dyn Read + Send>| Ok(Arc::new(LayerHeaders::read(diff_id, bytes)?));
+        let read = || self.on_bytes(layer, read);
         cell.get_or_try_init(read).await.cloned()
     }
 
@@ -141,7 +184,6 @@ impl LayerSource {
     async fn unpack(&self, layer: &LayerRef) -> Result<(), StepError> {
         let (unpacked, diff_id) = (self.unpacked.clone(), layer.diff_id);
         let failed = move |error| StepError::layer(format!("cannot unpack layer {diff_id}"), error);
-        let (store, digest) = (self.store.clone(), layer.descriptor.digest);
         let present = {
             let unpacked = unpacked.clone();
             blocking(move || unpacked.get(&diff_id).map_err(failed)).await?.is_some()
@@ -149,12 +191,10 @@ impl LayerSource {
         if present {
             return Ok(());
         }
-        self.ensure_blob(layer).await?;
-        blocking(move || {
-            let open = || open(&store, &digest).map_err(std::io::Error::other);
-            unpacked.ensure(&diff_id, open).map(|_| ()).map_err(failed)
-        })
-        .await
+        let unpack = move |bytes: Box<dyn Read + Send>| {
+            unpacked.ensure(&diff_id, || Ok(bytes)).map(drop).map_err(failed)
+        };
+        self.on_bytes(layer, unpack).await
     }
 
     /// Whether all layers are unpacked already.

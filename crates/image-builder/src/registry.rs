@@ -89,10 +89,10 @@ impl Registry {
         reference: &Reference,
         descriptor: &Descriptor,
         store: &BlobStore,
+        progress: &Progress,
     ) -> Result<(), RegistryError> {
         let auths = (self.credentials.0)(reference.clone()).await;
-        let none = Progress::none();
-        self.pull.fetch_blob(reference, descriptor, &auths, store, None, &none).await
+        self.pull.fetch_blob(reference, descriptor, &auths, store, None, progress).await
     }
 
     /// Opens an upload and leaves it: what a registry would refuse at the end it refuses here.

@@ -13,6 +13,7 @@ use dockerfile::{
 };
 use layers::{Timestamp, Timestamps};
 use oci_model::{ChainId, DiffId, Digest, ImageConfig};
+use registry_client::Progress;
 use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 
@@ -649,7 +650,8 @@ async fn read_remote(inner: &Inner, cache: &RegistryCache) -> RemoteRecords {
         let reference = cache.repository.with_tag(tag);
         let manifest = inner.registry.manifest(&reference).await.ok()?;
         let oci_model::Manifest::Image(image) = manifest.parsed() else { return None };
-        inner.registry.fetch_blob(&reference, &image.config, &inner.store).await.ok()?;
+        let none = Progress::none();
+        inner.registry.fetch_blob(&reference, &image.config, &inner.store, &none).await.ok()?;
         let bytes = inner.store.read(&image.config.digest, CACHE_CONFIG_BYTES_MAX).ok()?;
         Some(RemoteRecords::parse(&bytes))
     };

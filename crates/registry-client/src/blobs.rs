@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use blob_store::{BlobStore, IngestError, Lease};
+use blob_store::{BlobStore, Ingest, IngestError, Lease};
 use bytes::Bytes;
 use credentials::RegistryAuth;
 use http::{StatusCode, header};
@@ -121,8 +121,9 @@ impl Remote {
         progress: &Progress,
     ) -> Result<(), RegistryError> {
         let (pieces, received) = mpsc::channel(PIECES_MAX);
-        let (store, expected) = (store.clone(), descriptor.clone());
-        let writer = tokio::task::spawn_blocking(move || write_pieces(&store, &expected, received));
+        let (store, expected, told) = (store.clone(), descriptor.clone(), progress.clone());
+        let write = move || write_pieces(&store, &expected, received, &told);
+        let writer = tokio::task::spawn_blocking(write);
         let sent = self.receive(descriptor, &pieces, progress).await;
         // Only the whole blob may be committed; a failed one is dropped by the writer.
         let complete = sent.is_ok();
@@ -227,10 +228,19 @@ fn write_pieces(
     store: &BlobStore,
     descriptor: &Descriptor,
     mut pieces: mpsc::Receiver<Piece>,
+    progress: &Progress,
 ) -> Result<(), RegistryError> {
     use std::io::Write;
-    let algorithm = descriptor.digest.algorithm();
-    let mut ingest = store.ingest_with(algorithm)?;
+    let digest = descriptor.digest;
+    let begin = || -> Result<Ingest, RegistryError> {
+        let mut ingest = store.ingest_with(digest.algorithm())?;
+        // Without a handle nobody reads along, and all wait for the end instead.
+        if let Ok(tail) = ingest.tail() {
+            progress.tell(ProgressEvent::Receiving { digest, tail });
+        }
+        Ok(ingest)
+    };
+    let mut ingest = begin()?;
     while let Some(piece) = pieces.blocking_recv() {
         match piece {
             Piece::Bytes(bytes) => {
@@ -238,8 +248,8 @@ fn write_pieces(
                     return Err(IngestError::from_write(error, &ingest).into());
                 }
             }
-            Piece::Restart => ingest = store.ingest_with(algorithm)?,
-            Piece::End => return Ok(ingest.commit_deferred(&descriptor.digest)?),
+            Piece::Restart => ingest = begin()?,
+            Piece::End => return Ok(ingest.commit_deferred(&digest)?),
         }
     }
     Ok(())

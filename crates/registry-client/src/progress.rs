@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use blob_store::Tail;
 use oci_model::{Descriptor, Digest};
 
 /// One thing that happened.
@@ -19,6 +20,13 @@ pub enum ProgressEvent {
         digest: Digest,
         /// Its size in bytes.
         bytes: u64,
+    },
+    /// A blob comes in from its first byte on, also when that begins anew after a failure.
+    Receiving {
+        /// The blob.
+        digest: Digest,
+        /// Its bytes so far, not verified.
+        tail: Tail,
     },
     /// More of a blob was moved. After a restart the count may go back.
     Advanced {

@@ -11,6 +11,7 @@ mod fixture;
 mod kaniko;
 mod modes;
 mod outputs;
+mod overlap;
 mod peer;
 mod rules;
 mod tree;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
     let all = [
         ("modes", modes::TESTS),
         ("outputs", outputs::TESTS),
+        ("overlap", overlap::TESTS),
         ("peer", peer::TESTS),
         ("rules", rules::TESTS),
     ];
