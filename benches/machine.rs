@@ -73,14 +73,15 @@ pub(crate) fn demo(stage: &Stage) -> Result<Vec<Measurement>> {
     Ok(vec![Measurement::alone("`shipway demo`", "s", seconds, Promise::AtMost(30.0))])
 }
 
-struct Machine<'a> {
+/// An embedded machine that ends when dropped.
+pub(super) struct Machine<'a> {
     stage: &'a Stage,
     directory: &'a Path,
     registry: String,
 }
 
 impl<'a> Machine<'a> {
-    fn up(stage: &'a Stage, directory: &'a Path) -> Result<Self> {
+    pub(super) fn up(stage: &'a Stage, directory: &'a Path) -> Result<Self> {
         let mut machine = Self { stage, directory, registry: String::new() };
         let ports = ["--api-address=127.0.0.1:0", "--registry-address=127.0.0.1:0"];
         let flags = ["up", "-o", "json", "--registry-anonymous=push", ports[0], ports[1]];
@@ -105,7 +106,7 @@ impl<'a> Machine<'a> {
         command
     }
 
-    fn kubectl(&self, arguments: &[&str]) -> Result<()> {
+    pub(super) fn kubectl(&self, arguments: &[&str]) -> Result<()> {
         stage::quiet(self.prepare(Command::new("kubectl")).args(arguments))
     }
 
@@ -124,6 +125,38 @@ impl<'a> Machine<'a> {
                 {"name": "main", "image": image, "imagePullPolicy": "IfNotPresent",
                  "command": ["sleep", "3600"]}]},
         });
+        self.create_and_watch(name, &manifest, "Running")
+    }
+
+    /// Seconds that a kaniko pod with only the default rights takes, from `kubectl create` to the
+    /// Succeeded that a watch shows.
+    pub(super) fn run_executor(&self, name: &str, context: &Path, args: &[&str]) -> Result<f64> {
+        let manifest = serde_json::json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+            "spec": {
+                "restartPolicy": "Never",
+                "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
+                "containers": [{
+                    "name": "main", "image": "gcr.io/kaniko-project/executor:latest", "args": args,
+                    "volumeMounts": [{"name": "workspace", "mountPath": "/workspace"}]}],
+                "volumes": [{"name": "workspace", "hostPath": {"path": context}}],
+            },
+        });
+        let seconds = self.create_and_watch(name, &manifest, "Succeeded");
+        let log = self.prepare(Command::new("kubectl")).args(["logs", name]).output()?;
+        let log = String::from_utf8_lossy(&log.stdout).into_owned();
+        let seconds = seconds.with_context(|| log.clone())?;
+        ensure!(log.contains("inplace"), "the pod did not build in place:\n{log}");
+        self.kubectl(&["delete", "pod", name, "--now"])?;
+        Ok(seconds)
+    }
+
+    fn create_and_watch(
+        &self,
+        name: &str,
+        manifest: &serde_json::Value,
+        phase: &str,
+    ) -> Result<f64> {
         let file = self.directory.join(format!("{name}.json"));
         std::fs::write(&file, manifest.to_string())?;
         let mut watch = self
@@ -139,17 +172,18 @@ impl<'a> Machine<'a> {
         let file = file.to_str().context("UTF-8")?.to_owned();
         let started = Instant::now();
         self.kubectl(&["create", "-f", &file])?;
-        let mut running = false;
+        let mut reached = false;
         for line in lines {
-            if line?.contains("Running") {
-                running = true;
+            let line = line?;
+            reached = line.contains(phase);
+            if reached || line.contains("Failed") {
                 break;
             }
         }
         let seconds = started.elapsed().as_secs_f64();
-        let _ = watch.kill();
-        let _ = watch.wait();
-        ensure!(running, "the pod {name} never ran");
+        watch.kill()?;
+        watch.wait()?;
+        ensure!(reached, "pod {name} did not become {phase}");
         Ok(seconds)
     }
 }

@@ -3,8 +3,10 @@
 //! The scenarios are the files of `benches/`; this module stages them and writes
 //! `docs/benchmarks.md`.
 
-#[path = "../../../benches/cold_build.rs"]
-mod cold_build;
+#[path = "../../../benches/base_image.rs"]
+mod base_image;
+#[path = "../../../benches/builds.rs"]
+mod builds;
 #[path = "../../../benches/machine.rs"]
 mod machine;
 mod report;
@@ -22,7 +24,8 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("up", machine::up),
     ("pod", machine::pod),
     ("demo", machine::demo),
-    ("cold-build", cold_build::run),
+    ("builds", builds::cold_build),
+    ("run-cost", builds::run_cost),
 ];
 
 /// Runs the named scenarios, or all, and rewrites their rows of `docs/benchmarks.md`.
