@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use credentials::RegistryAuth;
 use oci_model::Reference;
 
-use crate::endpoint::{Endpoint, Security};
+use crate::endpoint::{Endpoint, Security, api_host};
 use crate::error::{RegistryError, with_causes};
-use crate::options::{ClientOptions, ClientOptionsError};
+use crate::options::{ClientOptions, ClientOptionsError, Fallback, HostTls};
 use crate::tls;
 use crate::tokens::Tokens;
 
@@ -21,11 +21,28 @@ pub struct Client {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) options: ClientOptions,
-    verified: reqwest::Client,
-    unverified: reqwest::Client,
+    general: Connections,
+    /// By `host[:port]`, for those with certificates of their own.
+    by_host: HashMap<String, Connections>,
     pub(crate) tokens: Tokens,
     /// Hosts that were found to speak plain HTTP.
     plain_hosts: Mutex<HashMap<String, bool>>,
+}
+
+/// HTTP clients that differ in what they check.
+#[derive(Debug)]
+struct Connections {
+    verified: reqwest::Client,
+    unverified: reqwest::Client,
+}
+
+impl Connections {
+    fn new(options: &ClientOptions, host: &HostTls) -> Result<Self, ClientOptionsError> {
+        Ok(Self {
+            verified: http_client(options, tls::verified(&options.extra_roots_pem, host)?)?,
+            unverified: http_client(options, tls::unverified(host)?)?,
+        })
+    }
 }
 
 /// One repository at one endpoint, with one credential or none.
@@ -48,12 +65,15 @@ impl Client {
                 return Err(ClientOptionsError::Url { url: mirror.url.clone(), what: "mirror" });
             }
         }
-        let verified = http_client(&options, tls::verified(&options.extra_roots_pem)?)?;
-        let unverified = http_client(&options, tls::unverified())?;
+        let general = Connections::new(&options, &HostTls::default())?;
+        let mut by_host = HashMap::new();
+        for (host, tls) in &options.hosts {
+            by_host.insert(api_host(host).to_owned(), Connections::new(&options, tls)?);
+        }
         let inner = Inner {
             options,
-            verified,
-            unverified,
+            general,
+            by_host,
             tokens: Tokens::default(),
             plain_hosts: Mutex::new(HashMap::new()),
         };
@@ -68,7 +88,7 @@ impl Client {
     /// The HTTP client under it, for URLs that are no registry's: it has the same trusted
     /// certificates and the same proxy, and checks certificates.
     pub fn http_client(&self) -> reqwest::Client {
-        self.inner.verified.clone()
+        self.inner.general.verified.clone()
     }
 
     /// The repository of `reference` at its own registry.
@@ -89,7 +109,11 @@ impl Client {
             let endpoint = Endpoint::mirror(mirror, registry, self.options())?;
             Some(Remote { endpoint, ..self.remote(reference, mirror.auth.as_ref()) })
         });
-        mirrors.chain([self.remote(reference, auth)]).collect()
+        let mut remotes: Vec<Remote> = mirrors.collect();
+        if remotes.is_empty() || self.options().fallback == Fallback::Registry {
+            remotes.push(self.remote(reference, auth));
+        }
+        remotes
     }
 
     /// Runs an operation with each credential in turn, as long as they are refused; with none,
@@ -122,10 +146,13 @@ impl Client {
         }
     }
 
-    pub(crate) fn http(&self, security: Security) -> &reqwest::Client {
+    /// The HTTP client for `host[:port]`, which need not be the endpoint's own: its tokens may
+    /// come from elsewhere.
+    pub(crate) fn http(&self, host: &str, security: Security) -> &reqwest::Client {
+        let connections = self.inner.by_host.get(host).unwrap_or(&self.inner.general);
         match security {
-            Security::Verified => &self.inner.verified,
-            Security::Unverified | Security::Insecure | Security::Plain => &self.inner.unverified,
+            Security::Verified => &connections.verified,
+            Security::Unverified | Security::Insecure | Security::Plain => &connections.unverified,
         }
     }
 

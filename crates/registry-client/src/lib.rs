@@ -36,7 +36,9 @@ pub use credentials::RegistryAuth;
 pub use docker_archive::{read_docker_archive, write_docker_archive};
 pub use error::{RegistryError, RegistryErrorKind};
 pub use oci_layout::{ImageFileError, read_oci_layout, write_oci_layout};
-pub use options::{ClientOptions, ClientOptionsError, Mirror, Proxy};
+pub use options::{
+    ClientCertificate, ClientOptions, ClientOptionsError, Fallback, HostTls, Mirror, Proxy,
+};
 pub use progress::{Progress, ProgressEvent};
 pub use pull::{Layers, Platforms, PullOptions, Pulled, PulledImage};
 pub use push::{PushOptions, Pushed};

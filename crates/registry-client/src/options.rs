@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use credentials::RegistryAuth;
+use credentials::{RegistryAuth, Secret};
 
 /// Retries of one request after a transient failure.
 const RETRIES_MAX: u32 = 5;
@@ -26,8 +26,12 @@ pub struct ClientOptions {
     pub skip_tls_verify: Vec<String>,
     /// Certificates trusted in addition to the system's, in PEM.
     pub extra_roots_pem: Vec<Vec<u8>>,
+    /// More about the TLS of single registries and mirrors (`host[:port]`).
+    pub hosts: BTreeMap<String, HostTls>,
     /// Endpoints asked before the registry itself when pulling, by registry (`docker.io`).
     pub mirrors: BTreeMap<String, Vec<Mirror>>,
+    /// Whether a registry that has mirrors is asked after them.
+    pub fallback: Fallback,
     /// Proxy for connections that leave the machine.
     pub proxy: Option<Proxy>,
     /// Retries of one request after a transient failure.
@@ -48,7 +52,9 @@ impl Default for ClientOptions {
             plain_http_registries: Vec::new(),
             skip_tls_verify: Vec::new(),
             extra_roots_pem: Vec::new(),
+            hosts: BTreeMap::new(),
             mirrors: BTreeMap::new(),
+            fallback: Fallback::Registry,
             proxy: None,
             retries_max: RETRIES_MAX,
             concurrent_blobs_max: CONCURRENT_BLOBS_MAX,
@@ -56,6 +62,33 @@ impl Default for ClientOptions {
             read_timeout: Duration::from_secs(60),
         }
     }
+}
+
+/// Whether a registry that has mirrors is asked when they cannot help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fallback {
+    /// It is, last.
+    Registry,
+    /// Never: what the mirrors do not have does not exist.
+    Nothing,
+}
+
+/// TLS of one registry.
+#[derive(Debug, Clone, Default)]
+pub struct HostTls {
+    /// Certificates trusted for this registry in addition to the others, in PEM.
+    pub roots_pem: Vec<Vec<u8>>,
+    /// What is shown to a registry that wants to see a certificate.
+    pub client: Option<ClientCertificate>,
+}
+
+/// A certificate of ours and its key (mutual TLS).
+#[derive(Debug, Clone)]
+pub struct ClientCertificate {
+    /// The certificate, and those between it and the root, in PEM.
+    pub chain_pem: Vec<u8>,
+    /// The private key, in PEM.
+    pub key_pem: Secret,
 }
 
 /// Another place that serves a registry's images.
@@ -86,6 +119,12 @@ pub enum ClientOptionsError {
     /// A certificate is not PEM or not a certificate.
     #[error("cannot use an extra root certificate: {reason}")]
     Certificate {
+        /// What is wrong.
+        reason: String,
+    },
+    /// The certificate to show, or its key.
+    #[error("cannot use a client certificate: {reason}")]
+    ClientCertificate {
         /// What is wrong.
         reason: String,
     },

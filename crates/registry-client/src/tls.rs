@@ -6,9 +6,9 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
-use crate::options::ClientOptionsError;
+use crate::options::{ClientOptionsError, HostTls};
 
 /// Where Linux distributions keep the certificates that the administrator trusts.
 const SYSTEM_BUNDLES: [&str; 5] = [
@@ -21,7 +21,10 @@ const SYSTEM_BUNDLES: [&str; 5] = [
 
 /// A configuration that checks certificates against the system's roots and the extra ones.
 /// Where the system has none, as in an image from scratch, Mozilla's list is used.
-pub(crate) fn verified(extra_roots_pem: &[Vec<u8>]) -> Result<ClientConfig, ClientOptionsError> {
+pub(crate) fn verified(
+    extra_roots_pem: &[Vec<u8>],
+    host: &HostTls,
+) -> Result<ClientConfig, ClientOptionsError> {
     let mut roots = RootCertStore::empty();
     for bundle in SYSTEM_BUNDLES {
         if let Ok(pem) = std::fs::read(bundle) {
@@ -34,7 +37,7 @@ pub(crate) fn verified(extra_roots_pem: &[Vec<u8>]) -> Result<ClientConfig, Clie
     if roots.is_empty() {
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }
-    for pem in extra_roots_pem {
+    for pem in extra_roots_pem.iter().chain(&host.roots_pem) {
         let mut any = false;
         for certificate in CertificateDer::pem_slice_iter(pem) {
             let bad = |reason: String| ClientOptionsError::Certificate { reason };
@@ -47,15 +50,33 @@ pub(crate) fn verified(extra_roots_pem: &[Vec<u8>]) -> Result<ClientConfig, Clie
             return Err(ClientOptionsError::Certificate { reason });
         }
     }
-    Ok(builder().with_root_certificates(roots).with_no_client_auth())
+    shown(builder().with_root_certificates(roots), host)
+}
+
+/// Adds the certificate that is shown to the server, if there is one.
+fn shown(
+    builder: rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>,
+    host: &HostTls,
+) -> Result<ClientConfig, ClientOptionsError> {
+    let Some(own) = &host.client else { return Ok(builder.with_no_client_auth()) };
+    let bad = |reason: String| ClientOptionsError::ClientCertificate { reason };
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&own.chain_pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| bad(error.to_string()))?;
+    if chain.is_empty() {
+        return Err(bad("there is no certificate in it".to_owned()));
+    }
+    let key = PrivateKeyDer::from_pem_slice(own.key_pem.expose().as_bytes())
+        .map_err(|error| bad(format!("private key: {error}")))?;
+    builder.with_client_auth_cert(chain, key).map_err(|error| bad(error.to_string()))
 }
 
 /// A configuration that takes any certificate.
-pub(crate) fn unverified() -> ClientConfig {
-    builder()
+pub(crate) fn unverified(host: &HostTls) -> Result<ClientConfig, ClientOptionsError> {
+    let builder = builder()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider())))
-        .with_no_client_auth()
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider())));
+    shown(builder, host)
 }
 
 fn provider() -> Arc<CryptoProvider> {

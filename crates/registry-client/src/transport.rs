@@ -190,7 +190,8 @@ impl Remote {
         // An upload may continue at another host; our credential is not for it.
         let ours = authority(&url) == self.endpoint.host
             || url.host_str() == Some(self.endpoint.host.as_str());
-        let mut request = self.client.http(self.endpoint.security).request(method, url);
+        let http = self.client.http(&authority(&url), self.endpoint.security);
+        let mut request = http.request(method, url);
         match authorization.filter(|_| ours) {
             None => {}
             Some(Authorization::Basic { username, password }) => {
@@ -223,7 +224,7 @@ impl Remote {
         request: &TokenRequest,
         about: &About<'_>,
     ) -> Result<Token, RegistryError> {
-        let http = self.client.http(self.endpoint.security);
+        let http = self.client.http(&authority(&request.realm), self.endpoint.security);
         let (method, builder) = match &request.grant {
             Grant::Anonymous => ("GET", http.get(request.get_url())),
             Grant::Basic { username, password } => {

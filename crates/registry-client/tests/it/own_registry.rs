@@ -2,7 +2,8 @@
 
 use credentials::{RegistryAuth, Secret};
 use registry_client::{
-    CopyOptions, Platforms, Progress, ProgressEvent, PushOptions, RegistryErrorKind,
+    Client, ClientCertificate, ClientOptions, CopyOptions, Fallback, HostTls, Mirror, Platforms,
+    Progress, ProgressEvent, PushOptions, RegistryErrorKind,
 };
 use registry_server::{
     AccessRule, Anonymous, AuthScheme, Holder, RegistryOptions, RegistryServer, Role, Running,
@@ -179,4 +180,98 @@ async fn damaged_local_blob_is_named_and_put_aside() {
     assert!(matches!(error.kind(), RegistryErrorKind::Store { .. }), "{error}");
     assert!(error.to_string().contains(&format!("{} was damaged", source.layer)), "{error}");
     assert!(!from.contains(&source.layer));
+}
+
+/// Answers every request at `/v2/` to those who show a certificate of this authority.
+async fn registry_that_wants_certificates()
+-> (String, rcgen::CertifiedIssuer<'static, rcgen::KeyPair>) {
+    let mut parameters = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let authority = rcgen::CertifiedIssuer::self_signed(parameters, key).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(authority.der().clone()).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(
+        roots.into(),
+        std::sync::Arc::clone(&provider),
+    );
+    let key = rustls_pki_types::PrivateKeyDer::try_from(authority.key().serialize_der()).unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier.build().unwrap())
+        .with_single_cert(vec![authority.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        while let Ok((connection, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(connection).await else { continue };
+            let mut request = [0; 4096];
+            // Clients that were refused close the connection.
+            if stream.read(&mut request).await.is_ok_and(|bytes| bytes != 0) {
+                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}";
+                let _ = stream.write_all(answer).await;
+                let _ = stream.shutdown().await;
+            }
+        }
+    });
+    (address, authority)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificate_is_shown_to_the_registry_it_is_for() {
+    let (address, authority) = registry_that_wants_certificates().await;
+    let key = rcgen::KeyPair::generate().unwrap();
+    let parameters = rcgen::CertificateParams::new(vec!["builder".to_owned()]).unwrap();
+    let certificate = parameters.signed_by(&key, &authority).unwrap();
+    let own = ClientCertificate {
+        chain_pem: certificate.pem().into_bytes(),
+        key_pem: Secret::new(key.serialize_pem()),
+    };
+    assert!(!format!("{own:?}").contains("PRIVATE"));
+    let with = |host: &str, own: &ClientCertificate| {
+        let tls = HostTls { roots_pem: Vec::new(), client: Some(own.clone()) };
+        Client::new(ClientOptions {
+            hosts: [(host.to_owned(), tls)].into(),
+            retries_max: 0,
+            ..ClientOptions::default()
+        })
+    };
+    with(&address, &own).unwrap().ping(&address, None).await.unwrap();
+    let stranger = with("other.example", &own).unwrap().ping(&address, None).await;
+    assert!(stranger.is_err(), "the certificate is for another registry");
+    let broken = ClientCertificate { chain_pem: b"nothing".to_vec(), ..own };
+    assert!(with(&address, &broken).is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn registry_is_asked_after_its_mirrors_unless_that_is_forbidden() {
+    let (mirror, origin) = (Own::start(open).await, Own::start(open).await);
+    let source = image(b"layer");
+    let (_from, from) = store();
+    source.put(&from);
+    let name = reference(&origin.address(), "team/app:1");
+    let (options, none) = (PushOptions::default(), Progress::none());
+    client().push(&name, &source.manifest, &user("ada"), &from, &options, &none).await.unwrap();
+    let with = |fallback| {
+        let url = format!("http://{}", mirror.address());
+        let mirror = Mirror { url, repository_prefix: String::new(), auth: None };
+        Client::new(ClientOptions {
+            mirrors: [(origin.address(), vec![mirror])].into(),
+            fallback,
+            ..ClientOptions::default()
+        })
+        .unwrap()
+    };
+    with(Fallback::Registry).fetch_manifest(&name, &[]).await.unwrap();
+    let missing = with(Fallback::Nothing).fetch_manifest(&name, &[]).await;
+    assert!(matches!(missing.unwrap_err().kind(), RegistryErrorKind::NotFound { .. }));
+}
+
+fn open(options: &mut RegistryOptions) {
+    options.anonymous = Anonymous::Push;
 }
