@@ -68,6 +68,46 @@ pub(crate) fn open(path: &Path) -> io::Result<Option<ArchiveReader<Box<dyn Read 
     Ok(Some(ArchiveReader::new(unpacked()?)))
 }
 
+/// Bytes that come once, looked at.
+pub(crate) enum Sniffed {
+    /// A tar archive, uncompressed by the reader.
+    Tar(Box<dyn Read + Send>),
+    /// Something else, as it came.
+    Other(Box<dyn Read + Send>),
+    /// Something compressed that is no tar archive.
+    NoArchive,
+}
+
+/// Looks whether a stream is a tar archive in any compression; nothing of it is lost.
+pub(crate) fn sniff(mut bytes: Box<dyn Read + Send>) -> io::Result<Sniffed> {
+    let mut start = Vec::with_capacity(HEADER_BYTES);
+    (&mut bytes).take(HEADER_BYTES as u64).read_to_end(&mut start)?;
+    let (packing, is_compressed) = match start.as_slice() {
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => (Packing::Xz, true),
+        [b'B', b'Z', b'h', b'1'..=b'9', ..] => (Packing::Bzip2, true),
+        [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..] => (Packing::Native, true),
+        _ => (Packing::Native, false),
+    };
+    if !is_compressed && !is_tar_header(&start) {
+        return Ok(Sniffed::Other(Box::new(io::Cursor::new(start).chain(bytes))));
+    }
+    let whole = io::Cursor::new(start).chain(bytes);
+    let whole = io::BufReader::with_capacity(256 * 1024, whole);
+    let mut reader: Box<dyn Read + Send> = match packing {
+        Packing::Native => Box::new(Decoder::new(whole)?),
+        Packing::Xz => Box::new(lzma_rust2::XzReader::new(whole, true)),
+        Packing::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(whole)),
+    };
+    let mut header = Vec::with_capacity(HEADER_BYTES);
+    (&mut reader).take(HEADER_BYTES as u64).read_to_end(&mut header)?;
+    // An archive without entries is one all the same.
+    let is_empty_archive = header.len() == HEADER_BYTES && header.iter().all(|byte| *byte == 0);
+    if !is_tar_header(&header) && !is_empty_archive {
+        return Ok(Sniffed::NoArchive);
+    }
+    Ok(Sniffed::Tar(Box::new(io::Cursor::new(header).chain(reader))))
+}
+
 /// Whether a block is a tar header: its checksum fits (POSIX.1-1988 ustar, `chksum`).
 fn is_tar_header(block: &[u8]) -> bool {
     if block.len() < HEADER_BYTES || block.iter().all(|byte| *byte == 0) {
@@ -194,6 +234,35 @@ mod tests {
             let Content::File(file) = &nodes[2].content else { panic!("no content") };
             assert_eq!(std::fs::read(file).expect("spooled"), b"abc");
         }
+    }
+
+    #[test]
+    fn streams_are_recognised_and_nothing_of_them_is_lost() {
+        let gzip = |bytes: &[u8]| {
+            let mut out = layers::LayerSink::new(Vec::new(), layers::Compression::GZIP_DEFAULT);
+            out.write_all(bytes).expect("memory");
+            out.finish().expect("memory").1
+        };
+        for bytes in [tar(), gzip(&tar()), xz(&tar()), bzip2(&tar())] {
+            let Sniffed::Tar(mut reader) = sniff(Box::new(io::Cursor::new(bytes))).expect("memory")
+            else {
+                panic!("no archive")
+            };
+            let mut all = Vec::new();
+            reader.read_to_end(&mut all).expect("memory");
+            assert_eq!(all, tar());
+        }
+        let text = b"FROM scratch\n".repeat(100);
+        let Sniffed::Other(mut reader) =
+            sniff(Box::new(io::Cursor::new(text.clone()))).expect("memory")
+        else {
+            panic!("a Dockerfile is no archive")
+        };
+        let mut all = Vec::new();
+        reader.read_to_end(&mut all).expect("memory");
+        assert_eq!(all, text);
+        let found = sniff(Box::new(io::Cursor::new(gzip(b"text")))).expect("memory");
+        assert!(matches!(found, Sniffed::NoArchive));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::annotations::Annotations;
 use crate::commit::Family;
 use crate::error::BuildError;
 use crate::event::Events;
-use crate::fetch::GitCredentials;
+use crate::git::GitCredentials;
 use crate::image::BuiltImage;
 use crate::images::Images;
 use crate::registry::{CredentialSource, Registry};

@@ -1,15 +1,25 @@
 //! Where a build context comes from, and how it becomes a directory of this machine.
 
 use std::fs::File;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::io::{self, Read};
+use std::path::{Component, Path, PathBuf};
 
+use blob_store::BlobStore;
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
 use layers::{ApplyOptions, OnForbidden, Ownership, RootEntry, Whiteouts, apply};
+use oci_model::Reference;
+use registry_client::Client;
+use tokio_util::io::{StreamReader, SyncIoBridge};
 
-use crate::archive;
+use crate::archive::{self, Sniffed};
+use crate::context_artifact;
 use crate::error::StepError;
-use crate::fetch::{self, GitCredentials, GitReference};
+use crate::fetch::{self, modified_at, with_causes};
+use crate::git::{self, GitCredentials, GitReference};
 use crate::layer_source::blocking;
+use crate::object_storage::ObjectLocation;
+use crate::registry::CredentialSource;
 use crate::workspace::Workspace;
 
 /// Where a build context comes from.
@@ -25,6 +35,43 @@ pub enum ContextLocation {
     Url(String),
     /// A git repository.
     Git(GitReference),
+    /// A tar archive, or a Dockerfile alone, in object storage.
+    Object(ObjectLocation),
+    /// A context that was pushed to a registry ([`crate::pack_context`]).
+    Artifact(Reference),
+}
+
+/// How much a context may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ContextLimits {
+    /// Most bytes of the unpacked archive.
+    pub bytes_max: u64,
+    /// Most files, directories and links.
+    pub entries_max: u64,
+}
+
+impl Default for ContextLimits {
+    /// 64 GiB in 16 million entries: no context that anybody meant is larger.
+    fn default() -> Self {
+        Self { bytes_max: 64 << 30, entries_max: 16_000_000 }
+    }
+}
+
+/// What fetching a context needs.
+#[derive(Clone, Debug)]
+pub struct ContextAccess {
+    /// A directory that may hold much.
+    pub scratch: PathBuf,
+    /// Directory of the blob store, for contexts that are artifacts; opened only for these.
+    pub blobs: PathBuf,
+    /// For registries, and for URLs: its certificates and its proxy.
+    pub client: Client,
+    /// Credentials for registries.
+    pub credentials: CredentialSource,
+    /// Credentials for git servers.
+    pub git: GitCredentials,
+    /// How much is too much.
+    pub limits: ContextLimits,
 }
 
 /// A context that is a directory now; what was fetched is removed when this is dropped.
@@ -34,19 +81,20 @@ pub struct FetchedContext {
     pub root: PathBuf,
     /// The commit, if the context came from git.
     pub commit: Option<String>,
+    /// Unix seconds of the commit, or of `Last-Modified`.
+    pub time: Option<i64>,
     /// Whether what was given was no archive but a Dockerfile; it is `Dockerfile` in `root`.
     pub dockerfile_only: bool,
     _scratch: Option<Workspace>,
 }
 
-/// Fetches a context; `scratch` is a directory that may hold much.
+/// Fetches a context.
 ///
 /// # Errors
 /// [`StepError::Io`], [`StepError::Fetch`] or [`StepError::Layer`] with the location.
 pub async fn fetch_context(
     location: &ContextLocation,
-    scratch: &Path,
-    git: &GitCredentials,
+    access: &ContextAccess,
 ) -> Result<FetchedContext, StepError> {
     if let ContextLocation::Directory(root) = location {
         let metadata = std::fs::metadata(root).map_err(|error| StepError::io(root, error))?;
@@ -56,94 +104,165 @@ pub async fn fetch_context(
         return Ok(FetchedContext {
             root: root.clone(),
             commit: None,
+            time: None,
             dockerfile_only: false,
             _scratch: None,
         });
     }
+    let scratch = &access.scratch;
     let workspace = Workspace::create(scratch).map_err(|error| StepError::io(scratch, error))?;
     let root = workspace.path().join("context");
     std::fs::create_dir(&root).map_err(|error| StepError::io(&root, error))?;
-    let fetched = workspace.path().join("fetched");
-    let mut context =
-        FetchedContext { root: root.clone(), commit: None, dockerfile_only: false, _scratch: None };
-    let archive = match location {
+    let mut context = FetchedContext {
+        root: root.clone(),
+        commit: None,
+        time: None,
+        dockerfile_only: false,
+        _scratch: None,
+    };
+    let source = match location {
         ContextLocation::Directory(_) => return Err(StepError::Panicked),
         ContextLocation::Git(reference) => {
-            let to = workspace.path().join("repository");
-            context.commit = Some(fetch::git(reference, git, &to).await?);
-            context.root = match &reference.subdirectory {
-                Some(below) => to.join(crate::tree::tree_path(below)),
-                None => to,
-            };
+            let resolved = git::resolve(reference, &access.git).await?;
+            let found = git::checkout(reference, &resolved, &access.git, &root).await?;
+            if reference.git_directory == Some(false) {
+                remove_git_directory(&root)?;
+            }
+            (context.commit, context.time) = (Some(found.commit), Some(found.time));
+            if let Some(below) = &reference.subdirectory {
+                context.root = below_context(&root, Path::new(below))?;
+            }
             context._scratch = Some(workspace);
             return Ok(context);
         }
-        ContextLocation::Archive(path) => path.clone(),
+        ContextLocation::Archive(path) => {
+            let file = File::open(path).map_err(|error| StepError::io(path, error))?;
+            Source { name: path.display().to_string(), bytes: Box::new(file) }
+        }
         ContextLocation::Stdin => {
-            let to = fetched.clone();
-            blocking(move || {
-                let mut file = File::create(&to).map_err(|error| StepError::io(&to, error))?;
-                io::copy(&mut io::stdin().lock(), &mut file)
-                    .map_err(|error| StepError::io("standard input", error))?;
-                Ok(())
-            })
-            .await?;
-            fetched
+            Source { name: "standard input".to_owned(), bytes: Box::new(io::stdin()) }
         }
         ContextLocation::Url(url) => {
-            let client = reqwest::Client::builder().build().map_err(|error| StepError::Fetch {
-                url: url.clone(),
-                reason: error.to_string(),
-            })?;
-            fetch::file(&client, url, None, fetched).await?.path
+            let (source, time) = url_source(url, &access.client).await?;
+            context.time = time;
+            source
+        }
+        ContextLocation::Object(object) => {
+            let opened = object.open(&access.client.http_client()).await?;
+            context.time = Some(opened.modified);
+            if fetch::FILE_BYTES_MAX < opened.size {
+                let text = format!("more than {} bytes", fetch::FILE_BYTES_MAX);
+                return Err(fetch::failed(&object.to_string(), text));
+            }
+            Source { name: object.to_string(), bytes: bridge(opened.stream) }
+        }
+        ContextLocation::Artifact(reference) => {
+            let state = |error| StepError::layer(format!("cannot fetch {reference}"), error);
+            let store = BlobStore::open(&access.blobs)
+                .map_err(|error| state(Box::<dyn std::error::Error + Send + Sync>::from(error)))?;
+            let client = &access.client;
+            let fetched =
+                context_artifact::fetch(reference, client, &access.credentials, &store).await?;
+            Source { name: reference.to_string(), bytes: Box::new(fetched) }
         }
     };
-    context.dockerfile_only = blocking(move || unpack(&archive, &root)).await?;
+    let limits = access.limits;
+    context.dockerfile_only = blocking(move || unpack(source, &root, limits)).await?;
     context._scratch = Some(workspace);
     Ok(context)
 }
 
+/// A directory of a context; links cannot lead out of it.
+///
+/// # Errors
+/// [`StepError::Source`] if it leaves the context, [`StepError::Io`] if it does not exist.
+pub fn below_context(root: &Path, below: &Path) -> Result<PathBuf, StepError> {
+    let leaves =
+        || StepError::Source(format!("{} is not a directory of the context", below.display()));
+    if below.components().any(|part| matches!(part, Component::ParentDir)) {
+        return Err(leaves());
+    }
+    let relative: PathBuf =
+        below.components().filter(|part| matches!(part, Component::Normal(_))).collect();
+    let real = |path: &Path| path.canonicalize().map_err(|error| StepError::io(path, error));
+    let (root, found) = (real(root)?, real(&root.join(relative))?);
+    if !found.starts_with(&root) || !found.is_dir() {
+        return Err(leaves());
+    }
+    Ok(found)
+}
+
+fn remove_git_directory(root: &Path) -> Result<(), StepError> {
+    let path = root.join(".git");
+    match std::fs::remove_dir_all(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StepError::io(&path, error)),
+        _ => Ok(()),
+    }
+}
+
+/// Bytes of an archive on their way, with a name for messages.
+struct Source {
+    name: String,
+    bytes: Box<dyn Read + Send>,
+}
+
+async fn url_source(url: &str, client: &Client) -> Result<(Source, Option<i64>), StepError> {
+    let sent = client.http_client().get(url).send().await;
+    let response = sent.map_err(|e| fetch::failed(url, with_causes(&e.without_url())))?;
+    let status = response.status();
+    if status != reqwest::StatusCode::OK {
+        let text = format!("bad status from server: {}", status.as_u16());
+        return Err(fetch::failed(url, text));
+    }
+    let time = response
+        .headers()
+        .get(reqwest::header::LAST_MODIFIED)
+        .and_then(|value| modified_at(value.to_str().ok()?));
+    let stream = response
+        .bytes_stream()
+        .map(|piece| piece.map_err(|error| io::Error::other(with_causes(&error.without_url()))));
+    Ok((Source { name: fetch::redacted(url), bytes: bridge(stream.boxed()) }, time))
+}
+
+/// A stream as blocking code reads it, piece by piece.
+fn bridge(stream: BoxStream<'static, io::Result<bytes::Bytes>>) -> Box<dyn Read + Send> {
+    Box::new(SyncIoBridge::new(StreamReader::new(stream)))
+}
+
 /// Unpacks an archive, or takes the file for a Dockerfile; says whether it did the latter.
-fn unpack(path: &Path, root: &Path) -> Result<bool, StepError> {
-    let failed = |error| StepError::io(path, error);
-    let Some(reader) = archive::open(path).map_err(failed)? else {
-        std::fs::copy(path, root.join("Dockerfile")).map_err(failed)?;
-        return Ok(true);
+fn unpack(source: Source, root: &Path, limits: ContextLimits) -> Result<bool, StepError> {
+    let Source { name, bytes } = source;
+    let failed = |error: io::Error| StepError::layer(format!("cannot read {name}"), error);
+    let reader = match archive::sniff(bytes).map_err(failed)? {
+        Sniffed::Tar(reader) => reader,
+        Sniffed::Other(reader) => {
+            let mut file = File::create(root.join("Dockerfile")).map_err(failed)?;
+            let most = dockerfile_bytes_max(limits);
+            if most < io::copy(&mut reader.take(most + 1), &mut file).map_err(failed)? {
+                return Err(failed(io::Error::other("it is neither an archive nor a Dockerfile")));
+            }
+            return Ok(true);
+        }
+        Sniffed::NoArchive => {
+            return Err(failed(io::Error::other("it is compressed, but holds no tar archive")));
+        }
     };
     let mut options = ApplyOptions::for_this_process(Whiteouts::Literal);
     // A context has no owners; what it may hold is what its reader may create.
     options.ownership = Ownership::Current;
     options.on_forbidden = OnForbidden::Skip;
     options.root_entry = RootEntry::Ignore;
-    apply(reader.into_inner(), root, &options)
-        .map_err(|error| StepError::layer(format!("cannot unpack {}", path.display()), error))?;
+    options.tar_bytes_max = limits.bytes_max;
+    options.entries_max = limits.entries_max;
+    apply(reader, root, &options)
+        .map_err(|error| StepError::layer(format!("cannot unpack {name}"), error))?;
     Ok(false)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use layers::{Entry, LayerWriter, Timestamps};
-
-    #[tokio::test]
-    async fn archives_become_directories_and_other_files_dockerfiles() {
-        let root = tempfile::tempdir().expect("a directory");
-        let mut writer = LayerWriter::new(Vec::new(), Timestamps::Keep);
-        writer.add_with(&Entry::file("src/a", 0o644, 1), &b"x"[..]).expect("memory");
-        std::fs::write(root.path().join("c.tar"), writer.finish().expect("memory")).expect("file");
-        std::fs::write(root.path().join("Dockerfile"), "FROM scratch\n").expect("a file");
-        let scratch = root.path().join("scratch");
-        let fetch = async |name: &str| {
-            let location = ContextLocation::Archive(root.path().join(name));
-            fetch_context(&location, &scratch, &GitCredentials::default()).await.expect(name)
-        };
-        let archive = fetch("c.tar").await;
-        assert_eq!(std::fs::read(archive.root.join("src/a")).expect("unpacked"), b"x");
-        assert!(!archive.dockerfile_only);
-        let alone = fetch("Dockerfile").await;
-        assert!(alone.dockerfile_only && alone.root.join("Dockerfile").exists());
-        let path = archive.root.clone();
-        drop(archive);
-        assert!(!path.exists());
-    }
+/// A Dockerfile is text that a person wrote; 64 MiB are no such text.
+fn dockerfile_bytes_max(limits: ContextLimits) -> u64 {
+    limits.bytes_max.min(64 << 20)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,12 +1,15 @@
-//! What ADD and contexts fetch: files over HTTP, and git repositories through the git program.
+//! What ADD fetches over HTTP, and what is remembered of it.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 use futures_util::StreamExt as _;
 use layers::Timestamp;
 use oci_model::{Digest, Hasher};
+use reqwest::StatusCode;
+use reqwest::header::{
+    ETAG, HeaderMap, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED,
+};
+use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt as _;
 
 use crate::error::StepError;
@@ -14,33 +17,72 @@ use crate::error::StepError;
 /// Name of a file whose URL has none, as in BuildKit.
 const UNNAMED: &str = "__unnamed__";
 /// Largest file fetched over HTTP, in bytes (64 GiB, as for layers).
-const FILE_BYTES_MAX: u64 = 64 << 30;
+pub(crate) const FILE_BYTES_MAX: u64 = 64 << 30;
+/// Most URLs that are remembered; the oldest go first.
+const REMEMBERED_MAX: usize = 4096;
 
 /// A file that was fetched.
 #[derive(Clone, Debug)]
 pub(crate) struct FetchedFile {
     pub(crate) path: PathBuf,
-    pub(crate) name: String,
     pub(crate) size: u64,
+    pub(crate) facts: UrlFacts,
+}
+
+/// What is known of what a URL holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct UrlFacts {
     pub(crate) digest: Digest,
     /// `Last-Modified`, or the epoch.
     pub(crate) mtime: Timestamp,
 }
 
-fn failed(url: &str, reason: impl std::fmt::Display) -> StepError {
+/// What a server said about a URL.
+#[derive(Clone, Debug)]
+pub(crate) enum UrlAnswer {
+    /// It holds what it held when somebody asked last.
+    Unchanged(UrlFacts),
+    /// This.
+    Fetched(FetchedFile),
+}
+
+impl UrlAnswer {
+    pub(crate) fn facts(&self) -> &UrlFacts {
+        match self {
+            Self::Unchanged(facts) => facts,
+            Self::Fetched(file) => &file.facts,
+        }
+    }
+}
+
+pub(crate) fn failed(url: &str, reason: impl std::fmt::Display) -> StepError {
     StepError::Fetch { url: redacted(url), reason: reason.to_string() }
 }
 
-/// A URL without the password it may carry.
-fn redacted(url: &str) -> String {
+/// A URL without the password and the signature it may carry.
+pub(crate) fn redacted(url: &str) -> String {
     match url::Url::parse(url) {
-        Ok(mut url) if url.password().is_some() => {
-            // Only URLs that cannot have a password refuse one.
-            let _ = url.set_password(Some("****"));
+        Ok(mut url) => {
+            if url.password().is_some() {
+                // Only URLs that cannot have a password refuse one.
+                let _ = url.set_password(Some("****"));
+            }
+            if url.query().is_some_and(|query| query.to_ascii_lowercase().contains("sig")) {
+                url.set_query(Some("****"));
+            }
             url.to_string()
         }
-        _ => url.to_owned(),
+        Err(_) => url.to_owned(),
     }
+}
+
+/// Name of the file that a URL stands for: its last segment.
+pub(crate) fn file_name(url: &str) -> String {
+    url::Url::parse(url)
+        .ok()
+        .and_then(|url| url.path_segments()?.next_back().map(str::to_owned))
+        .filter(|name| !name.is_empty() && name != "." && name != "..")
+        .unwrap_or_else(|| UNNAMED.to_owned())
 }
 
 /// Fetches a file; `checksum` is a digest it must have.
@@ -50,25 +92,81 @@ pub(crate) async fn file(
     checksum: Option<&str>,
     to: PathBuf,
 ) -> Result<FetchedFile, StepError> {
-    let expected: Option<Digest> = checksum
-        .map(str::parse)
-        .transpose()
-        .map_err(|error| failed(url, format!("invalid checksum: {error}")))?;
-    let response =
-        client.get(url).send().await.map_err(|error| failed(url, with_causes(&error)))?;
+    let expected = checksum.map(|text| digest_of(url, text)).transpose()?;
+    let response = get(client, url, HeaderMap::new()).await?;
+    let (file, _) = receive(url, response, expected, to).await?;
+    Ok(file)
+}
+
+/// A checksum as ADD spells it.
+pub(crate) fn digest_of(url: &str, checksum: &str) -> Result<Digest, StepError> {
+    checksum.parse().map_err(|error| failed(url, format!("invalid checksum: {error}")))
+}
+
+/// Asks for a file unless it is what the memory says; the memory then says what it is.
+pub(crate) async fn file_if_changed(
+    client: &reqwest::Client,
+    url: &str,
+    memory: &UrlMemory,
+    to: PathBuf,
+) -> Result<UrlAnswer, StepError> {
+    let remembered = memory.recall(url);
+    let mut headers = HeaderMap::new();
+    if let Some(known) = &remembered {
+        for (name, value) in
+            [(IF_NONE_MATCH, &known.etag), (IF_MODIFIED_SINCE, &known.last_modified)]
+        {
+            if let Some(Ok(value)) = value.as_deref().map(str::parse) {
+                headers.insert(name, value);
+            }
+        }
+    }
+    let response = get(client, url, headers).await?;
+    if let (StatusCode::NOT_MODIFIED, Some(known)) = (response.status(), remembered) {
+        return Ok(UrlAnswer::Unchanged(known.facts()));
+    }
+    let (file, validators) = receive(url, response, None, to).await?;
+    memory.remember(url, &file.facts, validators);
+    Ok(UrlAnswer::Fetched(file))
+}
+
+async fn get(
+    client: &reqwest::Client,
+    url: &str,
+    headers: HeaderMap,
+) -> Result<reqwest::Response, StepError> {
+    let conditional = !headers.is_empty();
+    let sent = client.get(url).headers(headers).send().await;
+    let response = sent.map_err(|error| failed(url, with_causes(&error.without_url())))?;
     let status = response.status();
-    if !status.is_success() {
+    let is_answer = status.is_success() || (conditional && status == StatusCode::NOT_MODIFIED);
+    if !is_answer {
         return Err(failed(url, format!("invalid response status {}", status.as_u16())));
     }
-    let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
-    let mtime = header(reqwest::header::LAST_MODIFIED)
-        .and_then(|text| jiff::fmt::rfc2822::parse(text).ok())
-        .map_or(Timestamp::default(), |at| Timestamp::from_seconds(at.timestamp().as_second()));
-    let name = url::Url::parse(url)
-        .ok()
-        .and_then(|url| url.path_segments()?.next_back().map(str::to_owned))
-        .filter(|name| !name.is_empty() && name != "." && name != "..")
-        .unwrap_or_else(|| UNNAMED.to_owned());
+    Ok(response)
+}
+
+#[derive(Default)]
+struct Validators {
+    etag: Option<String>,
+    last_modified: Option<String>,
+}
+
+async fn receive(
+    url: &str,
+    response: reqwest::Response,
+    expected: Option<Digest>,
+    to: PathBuf,
+) -> Result<(FetchedFile, Validators), StepError> {
+    let header = |name: HeaderName| {
+        response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+    };
+    let validators = Validators { etag: header(ETAG), last_modified: header(LAST_MODIFIED) };
+    let mtime = validators
+        .last_modified
+        .as_deref()
+        .and_then(modified_at)
+        .map_or(Timestamp::default(), Timestamp::from_seconds);
     let io = |error| StepError::io(&to, error);
     let mut out = tokio::fs::File::create(&to).await.map_err(io)?;
     let mut hasher =
@@ -76,7 +174,7 @@ pub(crate) async fn file(
     let mut size = 0;
     let mut body = response.bytes_stream();
     while let Some(piece) = body.next().await {
-        let piece = piece.map_err(|error| failed(url, with_causes(&error)))?;
+        let piece = piece.map_err(|error| failed(url, with_causes(&error.without_url())))?;
         size += piece.len() as u64;
         if FILE_BYTES_MAX < size {
             return Err(failed(url, format!("more than {FILE_BYTES_MAX} bytes")));
@@ -91,202 +189,108 @@ pub(crate) async fn file(
     {
         return Err(failed(url, format!("digest mismatch {digest}: {expected}")));
     }
-    Ok(FetchedFile { path: to, name, size, digest, mtime })
+    let file = FetchedFile { path: to, size, facts: UrlFacts { digest, mtime } };
+    Ok((file, validators))
 }
 
-fn with_causes(error: &dyn std::error::Error) -> String {
+/// Unix seconds of an HTTP date.
+pub(crate) fn modified_at(text: &str) -> Option<i64> {
+    jiff::fmt::rfc2822::parse(text).ok().map(|at| at.timestamp().as_second())
+}
+
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
+        let words = cause.to_string();
+        // Libraries often repeat their cause in their own text.
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
         source = cause.source();
     }
     text
 }
 
-/// A git reference of a Dockerfile or context: repository, ref, subdirectory.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct GitReference {
-    /// What to clone.
-    pub repository: String,
-    /// Branch, tag, full ref or commit; the default branch if `None`.
-    pub reference: Option<String>,
-    /// A commit to check out after cloning `reference`.
-    pub commit: Option<String>,
-    /// Directory of the repository to use as root.
-    pub subdirectory: Option<String>,
-    /// Number of commits to fetch; 0 is all.
-    pub depth: u32,
-    /// Whether submodules are fetched.
-    pub submodules: Submodules,
+/// What URLs held when they were fetched last: digests and validators, no contents and no URLs.
+#[derive(Clone, Debug)]
+pub(crate) struct UrlMemory {
+    directory: PathBuf,
 }
 
-/// Whether submodules are fetched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Submodules {
-    /// With everything below them.
-    #[default]
-    Fetch,
-    /// Not at all.
-    Leave,
+#[derive(Debug, Serialize, Deserialize)]
+struct Remembered {
+    digest: Digest,
+    mtime: i64,
+    etag: Option<String>,
+    last_modified: Option<String>,
 }
 
-impl GitReference {
-    /// Reads `url[#ref[:subdir]]` or `url?ref=…&subdir=…` (BuildKit's git URLs).
-    ///
-    /// # Errors
-    /// A text about what is not understood.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let mut found = Self { depth: 1, ..Self::default() };
-        let (url, fragment) = match text.split_once('#') {
-            Some((url, fragment)) => (url, Some(fragment)),
-            None => (text, None),
+impl Remembered {
+    fn facts(&self) -> UrlFacts {
+        UrlFacts { digest: self.digest, mtime: Timestamp::from_seconds(self.mtime) }
+    }
+}
+
+impl UrlMemory {
+    pub(crate) fn at(directory: impl Into<PathBuf>) -> Self {
+        Self { directory: directory.into() }
+    }
+
+    fn path(&self, url: &str) -> PathBuf {
+        // A URL may hold a token: its digest does not tell.
+        self.directory.join(Digest::of(url.as_bytes()).encoded())
+    }
+
+    fn recall(&self, url: &str) -> Option<Remembered> {
+        let bytes = std::fs::read(self.path(url)).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+
+    /// Keeps what was learnt; a failure only means that it is learnt again.
+    fn remember(&self, url: &str, facts: &UrlFacts, validators: Validators) {
+        if validators.etag.is_none() && validators.last_modified.is_none() {
+            let _ = std::fs::remove_file(self.path(url));
+            return;
+        }
+        let remembered = Remembered {
+            digest: facts.digest,
+            mtime: facts.mtime.seconds,
+            etag: validators.etag,
+            last_modified: validators.last_modified,
         };
-        let (url, query) = match url.split_once('?') {
-            Some((url, query)) => (url, query),
-            None => (url, ""),
+        let written = || -> std::io::Result<()> {
+            crate::workspace::make_private(&self.directory)?;
+            self.forget_the_oldest()?;
+            let bytes = serde_json::to_vec(&remembered)?;
+            let mut file = tempfile::NamedTempFile::new_in(&self.directory)?;
+            std::io::Write::write_all(&mut file, &bytes)?;
+            file.persist(self.path(url))?;
+            Ok(())
         };
-        for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
-            let value = Some(value.into_owned()).filter(|value| !value.is_empty());
-            match key.as_ref() {
-                "ref" => found.reference = value,
-                "branch" => found.reference = value.map(|name| format!("refs/heads/{name}")),
-                "tag" => found.reference = value.map(|name| format!("refs/tags/{name}")),
-                "commit" | "checksum" => found.commit = value,
-                "subdir" => found.subdirectory = value,
-                "submodules" => {
-                    if matches!(value.as_deref(), Some("false" | "0")) {
-                        found.submodules = Submodules::Leave;
-                    }
-                }
-                "keep-git-dir" | "mtime" | "fetch-by-commit" => {}
-                other => return Err(format!("unexpected query {other:?} in git reference")),
-            }
+        if let Err(error) = written() {
+            tracing::debug!(%error, "what a URL holds is not remembered");
         }
-        if let Some(fragment) = fragment {
-            let (reference, subdirectory) = match fragment.split_once(':') {
-                Some((reference, subdirectory)) => (reference, Some(subdirectory)),
-                None => (fragment, None),
-            };
-            if !reference.is_empty() {
-                found.reference = Some(reference.to_owned());
-            }
-            if let Some(subdirectory) = subdirectory.filter(|path| !path.is_empty()) {
-                found.subdirectory = Some(subdirectory.to_owned());
-            }
+    }
+
+    fn forget_the_oldest(&self) -> std::io::Result<()> {
+        let mut known: Vec<(std::time::SystemTime, PathBuf)> = Vec::new();
+        for item in std::fs::read_dir(&self.directory)? {
+            let item = item?;
+            known.push((item.metadata()?.modified()?, item.path()));
         }
-        found.repository = url.to_owned();
-        if url.starts_with('-') {
-            return Err(format!("{url:?} is no repository"));
+        known.sort();
+        for (_, path) in known.iter().take((known.len() + 1).saturating_sub(REMEMBERED_MAX)) {
+            remove_quietly(path);
         }
-        Ok(found)
+        Ok(())
     }
 }
 
-/// Credentials for a git server, handed to git without touching its arguments.
-#[derive(Clone, Default)]
-pub struct GitCredentials {
-    /// User name; a token may stand here.
-    pub username: Option<String>,
-    /// Password.
-    pub password: Option<String>,
-}
-
-impl std::fmt::Debug for GitCredentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("GitCredentials(****)")
-    }
-}
-
-/// Clones a repository into `to`, which does not exist, and returns the commit.
-pub(crate) async fn git(
-    wanted: &GitReference,
-    credentials: &GitCredentials,
-    to: &Path,
-) -> Result<String, StepError> {
-    let url = &wanted.repository;
-    std::fs::create_dir_all(to).map_err(|error| StepError::io(to, error))?;
-    let git = Git { directory: to, credentials, url };
-    git.run(&["init", "--quiet"]).await?;
-    git.run(&["remote", "add", "origin", "--", url]).await?;
-    let depth = format!("--depth={}", wanted.depth);
-    let mut fetch = vec!["fetch", "--quiet", "--no-tags"];
-    if wanted.depth != 0 && wanted.commit.is_none() {
-        fetch.push(&depth);
-    }
-    fetch.extend(["origin", "--"]);
-    let name = wanted.reference.as_deref().or(wanted.commit.as_deref()).unwrap_or("HEAD");
-    let mut last = None;
-    let candidates = [name.to_owned(), format!("refs/tags/{name}"), format!("refs/heads/{name}")];
-    for candidate in &candidates {
-        let mut arguments = fetch.clone();
-        arguments.push(candidate);
-        match git.run(&arguments).await {
-            Ok(_) => {
-                last = None;
-                break;
-            }
-            Err(error) => last = last.or(Some(error)),
-        }
-    }
-    if let Some(error) = last {
-        return Err(error);
-    }
-    let target = wanted.commit.as_deref().unwrap_or("FETCH_HEAD");
-    git.run(&["checkout", "--quiet", "--detach", target]).await?;
-    if wanted.submodules == Submodules::Fetch && to.join(".gitmodules").exists() {
-        git.run(&["submodule", "update", "--init", "--recursive", "--depth=1"]).await?;
-    }
-    let commit = git.run(&["rev-parse", "HEAD"]).await?.trim().to_owned();
-    if let Some(wanted) = &wanted.commit
-        && !commit.starts_with(wanted.as_str())
-    {
-        return Err(failed(url, format!("expected commit {wanted}, got {commit}")));
-    }
-    Ok(commit)
-}
-
-struct Git<'a> {
-    directory: &'a Path,
-    credentials: &'a GitCredentials,
-    url: &'a str,
-}
-
-impl Git<'_> {
-    async fn run(&self, arguments: &[&str]) -> Result<String, StepError> {
-        let mut command = tokio::process::Command::new("git");
-        command.current_dir(self.directory).stdin(Stdio::null()).kill_on_drop(true);
-        // Nobody is there to answer a question for a password.
-        command.env("GIT_TERMINAL_PROMPT", "0");
-        command.env("GIT_CONFIG_NOSYSTEM", "1");
-        if self.credentials.username.is_some() || self.credentials.password.is_some() {
-            // The helper is a shell function that reads variables: no secret in an argument.
-            let name = self.credentials.username.clone().unwrap_or_default();
-            command.env("SHIPWAY_GIT_USERNAME", name);
-            command
-                .env("SHIPWAY_GIT_PASSWORD", self.credentials.password.clone().unwrap_or_default());
-            command.args([
-                "-c",
-                "credential.helper=!f() { echo \"username=$SHIPWAY_GIT_USERNAME\"; \
-                 echo \"password=$SHIPWAY_GIT_PASSWORD\"; }; f",
-            ]);
-        }
-        let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
-        let output = command.args(&arguments).output().await.map_err(|error| {
-            let reason = if error.kind() == std::io::ErrorKind::NotFound {
-                "the git program is needed and not installed".to_owned()
-            } else {
-                format!("cannot start git: {error}")
-            };
-            failed(self.url, reason)
-        })?;
-        if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-        }
-        let text = String::from_utf8_lossy(&output.stderr);
-        Err(failed(self.url, text.trim().lines().last().unwrap_or("git failed")))
-    }
+fn remove_quietly(path: &Path) {
+    // Another build may have removed it.
+    let _ = std::fs::remove_file(path);
 }
 
 #[cfg(test)]
@@ -294,22 +298,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn git_references_have_two_spellings() {
-        let short = GitReference::parse("https://host/x.git#v1:sub").expect("valid");
-        assert_eq!(short.repository, "https://host/x.git");
-        assert_eq!(short.reference.as_deref(), Some("v1"));
-        assert_eq!(short.subdirectory.as_deref(), Some("sub"));
-        let long = GitReference::parse("https://host/x.git?tag=v1&subdir=sub&submodules=false")
-            .expect("valid");
-        assert_eq!(long.reference.as_deref(), Some("refs/tags/v1"));
-        assert_eq!(long.submodules, Submodules::Leave);
-        assert!(GitReference::parse("https://host/x.git?what=1").is_err());
-        assert!(GitReference::parse("--upload-pack=x").is_err());
+    fn passwords_and_signatures_of_urls_do_not_reach_messages() {
+        for url in ["https://me:hunter2@host/x", "https://host/x?sv=1&sig=hunter2"] {
+            let error = failed(url, "gone").to_string();
+            assert!(!error.contains("hunter2"), "{error}");
+        }
     }
 
     #[test]
-    fn passwords_of_urls_do_not_reach_messages() {
-        let error = failed("https://me:hunter2@host/x", "gone").to_string();
-        assert!(!error.contains("hunter2"), "{error}");
+    fn files_are_named_by_the_last_segment() {
+        for (url, name) in [
+            ("https://host/a/b.tar?x=1#y", "b.tar"),
+            ("https://host/a/", UNNAMED),
+            ("https://host", UNNAMED),
+        ] {
+            assert_eq!(file_name(url), name, "{url}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_validator_is_not_remembered() {
+        let root = tempfile::tempdir().expect("a directory");
+        let memory = UrlMemory::at(root.path().join("urls"));
+        let facts = UrlFacts { digest: Digest::of(b"x"), mtime: Timestamp::from_seconds(7) };
+        let url = "https://host/x?token=hunter2";
+        memory.remember(url, &facts, Validators::default());
+        assert!(memory.recall(url).is_none());
+        let etag = Validators { etag: Some("\"1\"".to_owned()), last_modified: None };
+        memory.remember(url, &facts, etag);
+        assert_eq!(memory.recall(url).expect("remembered").facts(), facts);
+        let kept = std::fs::read_to_string(memory.path(url)).expect("a file");
+        assert!(!kept.contains("hunter2") && !memory.path(url).ends_with("x"), "{kept}");
     }
 }

@@ -26,11 +26,13 @@ mod cache;
 mod commit;
 mod content_digest;
 mod context;
+mod context_artifact;
 mod context_source;
 mod emulation;
 mod error;
 mod event;
 mod fetch;
+mod git;
 mod image;
 mod images;
 mod index;
@@ -38,6 +40,7 @@ mod isolation;
 mod layer_source;
 mod layer_stack;
 mod layer_tree;
+mod object_storage;
 mod output;
 mod owners;
 mod push;
@@ -59,11 +62,15 @@ pub use builder::{
     ContextDirectory, FamilyChoice, IsolationChoice, NamedContext, RegistryCache, Snapshots,
 };
 pub use commit::Family;
-pub use context_source::{ContextLocation, FetchedContext, fetch_context};
+pub use context_artifact::{CONTEXT_ARTIFACT, pack_context};
+pub use context_source::{
+    ContextAccess, ContextLimits, ContextLocation, FetchedContext, below_context, fetch_context,
+};
 pub use error::{BuildError, StepError};
 pub use event::{BuildEvent, Events, OutputStream, StepEnd, StepNumber};
-pub use fetch::{GitCredentials, GitReference, Submodules};
+pub use git::{GitCredentials, GitReference, GitTimes, Submodules};
 pub use image::BuiltImage;
+pub use object_storage::{Cloud, ObjectLocation};
 pub use output::{Output, OutputTarget};
 pub use owners::OwnerError;
 pub use registry::CredentialSource;

@@ -25,6 +25,11 @@ impl CredentialSource {
         Self(Arc::new(lookup))
     }
 
+    /// The credentials to try for a reference.
+    pub(crate) async fn lookup(&self, reference: &Reference) -> Vec<RegistryAuth> {
+        (self.0)(reference.clone()).await
+    }
+
     /// There are none.
     pub fn anonymous() -> Self {
         Self::new(|_| Box::pin(async { Vec::new() }))

@@ -11,8 +11,10 @@ use tokio::sync::OnceCell;
 use crate::archive::Spool;
 use crate::builder::{ContextDirectory, NamedContext};
 use crate::content_digest::{Framed, local_content, selection};
+use crate::context_source::below_context;
 use crate::error::StepError;
-use crate::fetch::{self, FetchedFile, GitReference};
+use crate::fetch::{self, FetchedFile, UrlAnswer, UrlMemory};
+use crate::git::{self, GitCredentials, GitReference, GitTimes, Resolved};
 use crate::layer_source::{LayerRef, blocking};
 use crate::select::{Selected, select};
 use crate::session::{Session, StageFiles, StepOrBuild};
@@ -32,7 +34,9 @@ pub(crate) struct SourceTree {
 pub(crate) struct Sources {
     /// By name; the unnamed one is the build context.
     contexts: Mutex<HashMap<Option<String>, TreeCell>>,
+    answers: Mutex<HashMap<String, Cell<UrlAnswer>>>,
     urls: Mutex<HashMap<String, Cell<FetchedFile>>>,
+    commits: Mutex<HashMap<String, Cell<Resolved>>>,
     repositories: Mutex<HashMap<String, Cell<Checkout>>>,
 }
 
@@ -44,6 +48,10 @@ type Cell<T> = Arc<OnceCell<T>>;
 pub(crate) struct Checkout {
     pub(crate) root: PathBuf,
     pub(crate) commit: String,
+    /// The time that its files get, if it is not theirs.
+    pub(crate) time: Option<i64>,
+    /// What the reference says about `.git`.
+    pub(crate) git_directory: Option<bool>,
 }
 
 fn cell<K: std::hash::Hash + Eq, T>(map: &Mutex<HashMap<K, Cell<T>>>, key: K) -> Cell<T> {
@@ -285,18 +293,50 @@ impl Session {
             match file {
                 FileSource::Path(_) | FileSource::Inline { .. } => continue,
                 FileSource::Url(url) => {
-                    let fetched = self.fetched(url, transfer.checksum.as_deref()).await?;
-                    framed.field(fetched.digest.raw()).field(fetched.name.as_bytes());
-                    framed.field(&fetched.mtime.seconds.to_le_bytes());
+                    framed.field(fetch::file_name(url).as_bytes());
+                    match &transfer.checksum {
+                        // What it must be is what it is, or the step fails.
+                        Some(checksum) => {
+                            framed.field(fetch::digest_of(url, checksum)?.to_string().as_bytes());
+                        }
+                        None => {
+                            let answer = self.url_answer(url).await?;
+                            let facts = answer.facts();
+                            framed.field(facts.digest.raw());
+                            framed.field(&facts.mtime.seconds.to_le_bytes());
+                        }
+                    }
                 }
                 FileSource::Git(reference) => {
-                    let checkout = self.checkout(reference, transfer.checksum.as_deref()).await?;
-                    framed.field(checkout.commit.as_bytes());
+                    let (wanted, resolved) =
+                        self.git_commit(reference, transfer.checksum.as_deref()).await?;
+                    let commit = match &resolved.commit {
+                        Some(commit) => commit.clone(),
+                        None => {
+                            let checksum = transfer.checksum.as_deref();
+                            self.checkout(reference, checksum).await?.commit
+                        }
+                    };
+                    framed.field(commit.as_bytes());
+                    framed.field(wanted.subdirectory.unwrap_or_default().as_bytes());
+                    let ways = (wanted.submodules, wanted.git_directory, wanted.times);
+                    framed.field(format!("{ways:?}").as_bytes());
                 }
             }
             digests.push(framed.finish());
         }
         Ok(digests)
+    }
+
+    /// What a URL holds, asked once per build.
+    async fn url_answer(&self, url: &str) -> Result<UrlAnswer, StepError> {
+        let cell = cell(&self.sources.answers, url.to_owned());
+        let ask = || async {
+            let memory = UrlMemory::at(self.inner.directory.join("urls"));
+            let client = self.inner.registry.http_client();
+            fetch::file_if_changed(&client, url, &memory, self.scratch_path("url-")?).await
+        };
+        cell.get_or_try_init(ask).await.cloned()
     }
 
     /// A file of the network, fetched once per build.
@@ -305,13 +345,45 @@ impl Session {
         url: &str,
         checksum: Option<&str>,
     ) -> Result<FetchedFile, StepError> {
+        let known = match checksum {
+            Some(_) => None,
+            None => match self.url_answer(url).await? {
+                UrlAnswer::Fetched(file) => return Ok(file),
+                UrlAnswer::Unchanged(facts) => Some(facts),
+            },
+        };
         let key = format!("{url} {}", checksum.unwrap_or_default());
         let cell = cell(&self.sources.urls, key);
         let fetch = || async {
             let client = self.inner.registry.http_client();
             fetch::file(&client, url, checksum, self.scratch_path("url-")?).await
         };
-        cell.get_or_try_init(fetch).await.cloned()
+        let file = cell.get_or_try_init(fetch).await.cloned()?;
+        match known {
+            Some(facts) if facts.digest != file.facts.digest => {
+                Err(fetch::failed(url, "it changed while it was being used"))
+            }
+            _ => Ok(file),
+        }
+    }
+
+    /// The commit that a git reference of the Dockerfile stands for, asked once per build.
+    async fn git_commit(
+        &self,
+        reference: &str,
+        checksum: Option<&str>,
+    ) -> Result<(GitReference, Resolved), StepError> {
+        let wanted = git_reference(reference, checksum)?;
+        let key = format!("{reference} {}", checksum.unwrap_or_default());
+        let cell = cell(&self.sources.commits, key);
+        let credentials = self.git_credentials(&wanted);
+        let ask = || async { git::resolve(&wanted, &credentials).await };
+        let resolved = cell.get_or_try_init(ask).await.cloned()?;
+        Ok((wanted, resolved))
+    }
+
+    fn git_credentials(&self, wanted: &GitReference) -> GitCredentials {
+        self.request.git.or_secrets(&self.request.secrets, &wanted.repository)
     }
 
     /// A git repository, cloned once per build.
@@ -323,21 +395,41 @@ impl Session {
         let key = format!("{reference} {}", checksum.unwrap_or_default());
         let cell = cell(&self.sources.repositories, key);
         let clone = || async {
-            let mut wanted = GitReference::parse(reference)
-                .map_err(|reason| StepError::Fetch { url: reference.to_owned(), reason })?;
-            if let Some(commit) = checksum {
-                wanted.commit = Some(commit.to_owned());
-            }
+            let (wanted, resolved) = self.git_commit(reference, checksum).await?;
             let to = self.scratch_path("git-")?;
-            let commit = fetch::git(&wanted, &self.request.git, &to).await?;
+            let credentials = self.git_credentials(&wanted);
+            let found = git::checkout(&wanted, &resolved, &credentials, &to).await?;
             let root = match &wanted.subdirectory {
-                Some(below) => to.join(crate::tree::tree_path(below)),
+                Some(below) => below_context(&to, std::path::Path::new(below))?,
                 None => to,
             };
-            Ok::<_, StepError>(Checkout { root, commit })
+            let time = match wanted.times {
+                GitTimes::Commit => Some(found.time),
+                GitTimes::Checkout => None,
+            };
+            let git_directory = wanted.git_directory;
+            Ok::<_, StepError>(Checkout { root, commit: found.commit, time, git_directory })
         };
         cell.get_or_try_init(clone).await.cloned()
     }
+}
+
+/// A git reference of ADD with what `--checksum` says.
+fn git_reference(reference: &str, checksum: Option<&str>) -> Result<GitReference, StepError> {
+    let bad = |reason| fetch::failed(reference, reason);
+    let mut wanted = GitReference::parse(reference).map_err(bad)?;
+    if let Some(checksum) = checksum {
+        match &wanted.commit {
+            Some(commit)
+                if !commit.starts_with(checksum) && !checksum.starts_with(commit.as_str()) =>
+            {
+                return Err(bad(format!("commit {commit} and checksum {checksum} differ")));
+            }
+            Some(commit) if checksum.len() <= commit.len() => {}
+            _ => wanted.commit = Some(checksum.to_owned()),
+        }
+    }
+    Ok(wanted)
 }
 
 /// The selected nodes with everything below them.

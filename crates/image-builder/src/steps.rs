@@ -14,6 +14,7 @@ use crate::archive;
 use crate::builder::CacheUse;
 use crate::error::{BuildError, StepError};
 use crate::event::StepNumber;
+use crate::fetch;
 use crate::isolation::Engine;
 use crate::layer_source::{LayerRef, blocking};
 use crate::layer_stack::LayerStack;
@@ -150,8 +151,8 @@ impl Session {
                 FileSource::Path(_) | FileSource::Inline { .. } => {}
                 FileSource::Url(url) => {
                     let fetched = self.fetched(url, transfer.checksum.as_deref()).await?;
-                    let mut entry = Entry::file(&fetched.name, 0o600, fetched.size);
-                    entry.mtime = fetched.mtime;
+                    let mut entry = Entry::file(fetch::file_name(url), 0o600, fetched.size);
+                    entry.mtime = fetched.facts.mtime;
                     let content = if fetched.size == 0 {
                         Content::Empty
                     } else {
@@ -161,8 +162,10 @@ impl Session {
                 }
                 FileSource::Git(reference) => {
                     let checkout = self.checkout(reference, transfer.checksum.as_deref()).await?;
-                    let keep = transfer.git_directory == GitDirectory::Keep;
-                    let tree = blocking(move || git_tree(&checkout.root, keep)).await?;
+                    let kept = transfer.git_directory == GitDirectory::Keep;
+                    let keep = checkout.git_directory.unwrap_or(kept);
+                    let time = checkout.time.map(Timestamp::from_seconds);
+                    let tree = blocking(move || git_tree(&checkout.root, keep, time)).await?;
                     sources.remote.push(Remote::Tree(tree));
                 }
             }
@@ -550,7 +553,11 @@ fn extract_file(
 }
 
 /// A checkout as BuildKit shows it: 0644 or 0755, owned by root.
-fn git_tree(root: &Path, keep_git_directory: bool) -> Result<IndexedTree, StepError> {
+fn git_tree(
+    root: &Path,
+    keep_git_directory: bool,
+    time: Option<Timestamp>,
+) -> Result<IndexedTree, StepError> {
     let ignore = if keep_git_directory {
         IgnoreFile::default()
     } else {
@@ -565,6 +572,7 @@ fn git_tree(root: &Path, keep_git_directory: bool) -> Result<IndexedTree, StepEr
             let executable = node.entry.is_directory() || node.entry.mode & 0o100 != 0;
             node.entry.mode = if executable { 0o755 } else { 0o644 };
         }
+        node.entry.mtime = time.unwrap_or(node.entry.mtime);
         node.link = None;
         tree.insert(node);
     }

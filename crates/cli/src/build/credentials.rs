@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use credentials::{ClientConfig, RegistryAuth};
+use image_builder::CredentialSource;
 use oci_model::Reference;
 use registry_client::ClientOptions;
 
@@ -41,6 +42,15 @@ impl CredentialFile {
         let bytes = text.unwrap_or_else(inline);
         let config = ClientConfig::parse(&bytes).with_context(|| format!("cannot use {name}"))?;
         Ok(Self { config: Arc::new(config) })
+    }
+
+    /// The same as the builder asks for it.
+    pub(crate) fn source(&self) -> CredentialSource {
+        let credentials = self.clone();
+        CredentialSource::new(move |reference: Reference| {
+            let credentials = credentials.clone();
+            Box::pin(async move { credentials.for_reference(&reference).await })
+        })
     }
 
     /// The credentials for an image, asking a helper where the file names one.

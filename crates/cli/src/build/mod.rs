@@ -1,5 +1,6 @@
 //! What `build` and `executor` share: from flags that became values to an image and its outputs.
 
+pub(crate) mod contexts;
 pub(crate) mod credentials;
 pub(crate) mod progress;
 
@@ -10,12 +11,12 @@ use anyhow::Context as _;
 use blob_store::BlobStore;
 use dockerfile::{Dockerfile, Draft, IgnoreFile, Plan, PlanOptions, ignore_file_names};
 use image_builder::{
-    BasePolicy, BuildError, BuildOutcome, BuildRequest, Builder, BuilderOptions, ContextDirectory,
-    ContextLocation, CredentialSource, Events, FetchedContext, GitCredentials, GitReference,
-    IsolationChoice, NamedContext, StepError, fetch_context,
+    BasePolicy, BuildError, BuildOutcome, BuildRequest, Builder, BuilderOptions, ContextAccess,
+    ContextDirectory, ContextLocation, Events, FetchedContext, IsolationChoice, NamedContext,
+    StepError, below_context, fetch_context,
 };
 use layers::UnpackedLayers;
-use oci_model::{Platform, Reference};
+use oci_model::Platform;
 use registry_client::{Client, ClientOptions};
 
 use crate::build::credentials::CredentialFile;
@@ -48,7 +49,6 @@ pub(crate) struct Subject {
     pub(crate) platforms: Vec<Platform>,
     pub(crate) labels: Vec<(String, String)>,
     pub(crate) named_contexts: BTreeMap<String, NamedContext>,
-    pub(crate) git: GitCredentials,
 }
 
 /// Directories and clients of a build.
@@ -73,24 +73,25 @@ pub(crate) struct Prepared {
 }
 
 /// Fetches the context and parses the Dockerfile.
-pub(crate) async fn prepare(subject: &Subject, scratch: &Path) -> Result<Prepared, Failure> {
-    let mut context = fetch_context(&subject.context, scratch, &subject.git)
+pub(crate) async fn prepare(
+    subject: &Subject,
+    access: &ContextAccess,
+) -> Result<Prepared, Failure> {
+    if subject.dockerfile == DockerfileLocation::Stdin && subject.context == ContextLocation::Stdin
+    {
+        return Err(Failure::usage(
+            "invalid argument: can't use stdin for both build context and \
+                                   dockerfile",
+        ));
+    }
+    let mut context = fetch_context(&subject.context, access)
         .await
         .map_err(|error| Failure::new(Kind::Usage, error).hint("check the build context"))?;
     if let Some(below) = &subject.below {
-        let clean: PathBuf = below
-            .components()
-            .filter(|part| matches!(part, std::path::Component::Normal(_)))
-            .collect();
-        if clean.components().count() != below.components().count() {
-            return Err(Failure::usage(format!(
-                "--context-sub-path {} leaves the context",
-                below.display()
-            )));
-        }
-        context.root = context.root.join(clean);
+        context.root = below_context(&context.root, below)
+            .map_err(|error| Failure::new(Kind::Usage, error).hint("check --context-sub-path"))?;
     }
-    let (name, bytes) = read_dockerfile(subject, &context).await?;
+    let (name, bytes) = read_dockerfile(subject, &context, access).await?;
     let file = Dockerfile::parse(&name, &bytes).map_err(dockerfile_failure)?;
     let ignore = read_ignore_file(&context.root, &name)?;
     let directory = ContextDirectory { root: context.root.clone(), ignore };
@@ -110,6 +111,7 @@ pub(crate) fn dockerfile_failure(error: dockerfile::DockerfileError) -> Failure 
 async fn read_dockerfile(
     subject: &Subject,
     context: &FetchedContext,
+    access: &ContextAccess,
 ) -> Result<(String, Vec<u8>), Failure> {
     let read = |path: &Path| {
         std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
@@ -122,8 +124,7 @@ async fn read_dockerfile(
         }
         DockerfileLocation::Url(url) => {
             let location = ContextLocation::Url(url.clone());
-            let scratch = std::env::temp_dir();
-            let fetched = fetch_context(&location, &scratch, &GitCredentials::default()).await?;
+            let fetched = fetch_context(&location, access).await?;
             Ok((url.clone(), read(&fetched.root.join("Dockerfile"))?))
         }
         DockerfileLocation::Path(path) if path.is_file() => {
@@ -154,6 +155,14 @@ async fn read_dockerfile(
 }
 
 fn read_ignore_file(root: &Path, dockerfile: &str) -> Result<IgnoreFile, Failure> {
+    match ignore_text(root, dockerfile)? {
+        Some(text) => IgnoreFile::parse(&text).map_err(dockerfile_failure),
+        None => Ok(IgnoreFile::default()),
+    }
+}
+
+/// The ignore file that counts for a Dockerfile, if there is one.
+pub(crate) fn ignore_text(root: &Path, dockerfile: &str) -> Result<Option<String>, Failure> {
     for name in ignore_file_names(dockerfile) {
         // The first is beside the Dockerfile, wherever that is; the second in the context.
         for path in [PathBuf::from(&name), root.join(&name)] {
@@ -162,7 +171,7 @@ fn read_ignore_file(root: &Path, dockerfile: &str) -> Result<IgnoreFile, Failure
                 continue;
             }
             match std::fs::read_to_string(&path) {
-                Ok(text) => return IgnoreFile::parse(&text).map_err(dockerfile_failure),
+                Ok(text) => return Ok(Some(text)),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {}
                 Err(error) => {
@@ -173,7 +182,7 @@ fn read_ignore_file(root: &Path, dockerfile: &str) -> Result<IgnoreFile, Failure
             }
         }
     }
-    Ok(IgnoreFile::default())
+    Ok(None)
 }
 
 /// Options of a plan for one target and platform.
@@ -212,11 +221,6 @@ pub(crate) fn builder(machinery: Machinery) -> Result<Builder, Failure> {
     let store = BlobStore::open(machinery.state_dir.join("blobs")).map_err(|e| state(e.into()))?;
     let unpacked = UnpackedLayers::open(&machinery.state_dir.join("layers"))
         .map_err(|error| state(error.into()))?;
-    let credentials = machinery.credentials.clone();
-    let lookup = CredentialSource::new(move |reference: Reference| {
-        let credentials = credentials.clone();
-        Box::pin(async move { credentials.for_reference(&reference).await })
-    });
     let directory = machinery.state_dir.join("build");
     std::fs::create_dir_all(&directory).map_err(|error| state(error.into()))?;
     Ok(Builder::new(BuilderOptions {
@@ -225,7 +229,7 @@ pub(crate) fn builder(machinery: Machinery) -> Result<Builder, Failure> {
         unpacked,
         pull: Client::new(machinery.pull)?,
         push: Client::new(machinery.push)?,
-        credentials: lookup,
+        credentials: machinery.credentials.source(),
         bases: machinery.bases,
         isolation: machinery.isolation,
         events: machinery.events,
@@ -395,27 +399,6 @@ pub(crate) fn failure(error: BuildError, dockerfile: &str) -> Failure {
     match hint {
         Some(hint) => failure.hint(hint),
         None => failure,
-    }
-}
-
-/// A context as `shipway build` spells it: `-`, a URL, a git reference, a directory.
-pub(crate) fn context_location(text: &str) -> Result<ContextLocation, Failure> {
-    let is_git = |text: &str| {
-        let end = text.split(['#', '?']).next().unwrap_or(text);
-        text.starts_with("git://")
-            || text.starts_with("git@")
-            || text.starts_with("ssh://")
-            || ((text.starts_with("http://") || text.starts_with("https://"))
-                && end.ends_with(".git"))
-    };
-    if text == "-" {
-        Ok(ContextLocation::Stdin)
-    } else if is_git(text) {
-        GitReference::parse(text).map(ContextLocation::Git).map_err(Failure::usage)
-    } else if text.starts_with("http://") || text.starts_with("https://") {
-        Ok(ContextLocation::Url(text.to_owned()))
-    } else {
-        Ok(ContextLocation::Directory(text.into()))
     }
 }
 

@@ -17,7 +17,7 @@ use oci_model::Reference;
 use self::output_flags::Outputs;
 use crate::build::credentials::{CredentialFile, client_options};
 use crate::build::progress::{self, Style};
-use crate::build::{self, DockerfileLocation, Machinery, Subject};
+use crate::build::{self, DockerfileLocation, Machinery, Subject, contexts};
 use crate::exit::Failure;
 use crate::globals::Globals;
 use crate::output;
@@ -141,17 +141,20 @@ pub(crate) async fn run(args: BuildArgs, globals: &Globals) -> Result<ExitCode, 
         ProgressArg::Auto | ProgressArg::Plain => Style::Plain,
         ProgressArg::Json => Style::Json,
     };
-    let prepared = build::prepare(&subject, &state_dir.join("build/work")).await?;
+    let mut options = client_options();
+    options.insecure_registries.clone_from(&args.insecure_registries);
+    let credentials = CredentialFile::read(crate::globals::docker_config_dir().as_deref())?;
+    let git = contexts::git_credentials();
+    let access = contexts::access(&state_dir, options.clone(), &credentials, git.clone())?;
+    let prepared = build::prepare(&subject, &access).await?;
     if args.check {
         return check(&subject, &prepared);
     }
-    let mut options = client_options();
-    options.insecure_registries.clone_from(&args.insecure_registries);
     let builder = build::builder(Machinery {
         state_dir,
         pull: options.clone(),
         push: options,
-        credentials: CredentialFile::read(crate::globals::docker_config_dir().as_deref())?,
+        credentials,
         bases: if args.pull { BasePolicy::Registry } else { BasePolicy::LocalFirst },
         isolation: args.isolation.choice(None),
         events: progress::events(style),
@@ -169,7 +172,7 @@ pub(crate) async fn run(args: BuildArgs, globals: &Globals) -> Result<ExitCode, 
     request.named_contexts.clone_from(&subject.named_contexts);
     request.secrets = build::secrets(&args.secrets)?;
     request.agents = agents(&args.agents)?;
-    request.git = subject.git.clone();
+    request.git = git;
     request.annotations = outputs.annotations.clone();
     request.epoch = build::epoch(&plans)?;
     if let Some(family) = outputs.form.family {
@@ -239,17 +242,23 @@ fn subject(args: &BuildArgs, outputs: &Outputs) -> Result<Subject, Failure> {
         };
         named_contexts.insert(name.to_lowercase(), context);
     }
+    let build_args = build::build_args(&args.build_args);
     Ok(Subject {
-        context: build::context_location(&args.context)?,
+        context: contexts::location(&args.context, keeps_git_directory(&build_args))?,
         below: None,
         dockerfile,
-        build_args: build::build_args(&args.build_args),
+        build_args,
         targets: args.targets.clone(),
         platforms: outputs.platforms.clone(),
         labels: build::pairs("--label", &args.labels)?,
         named_contexts,
-        git: image_builder::GitCredentials::default(),
     })
+}
+
+/// BUILDKIT_CONTEXT_KEEP_GIT_DIR: whether `.git` is part of a git context.
+fn keeps_git_directory(build_args: &BTreeMap<String, String>) -> bool {
+    let value = build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR").map(String::as_str);
+    matches!(value, Some("1" | "true"))
 }
 
 fn check(subject: &Subject, prepared: &build::Prepared) -> Result<ExitCode, Failure> {

@@ -17,7 +17,7 @@ use oci_model::Reference;
 pub(crate) use self::flags::ExecutorArgs;
 use crate::build::credentials::CredentialFile;
 use crate::build::progress::{self, KanikoLog, Style};
-use crate::build::{self, Machinery};
+use crate::build::{self, Machinery, contexts};
 use crate::exit::{Failure, Kind};
 use crate::globals::Globals;
 use crate::output;
@@ -72,9 +72,11 @@ async fn execute(args: &ExecutorArgs, globals: &Globals, log: KanikoLog) -> Resu
     let state_dir = state_dir(globals, &kaniko_dir);
     let destinations = args.destinations()?;
     let subject = inputs::subject(args)?;
-    let prepared = build::prepare(&subject, &state_dir.join("build/work")).await?;
-    let in_place = in_place(args, &kaniko_dir, &state_dir, &prepared);
     let credentials = CredentialFile::read(Some(&docker_config_dir(&kaniko_dir)))?;
+    let git = contexts::git_credentials();
+    let access = contexts::access(&state_dir, inputs::pull_options(args)?, &credentials, git)?;
+    let prepared = build::prepare(&subject, &access).await?;
+    let in_place = in_place(args, &kaniko_dir, &state_dir, &prepared);
     let builder = build::builder(Machinery {
         state_dir,
         pull: inputs::pull_options(args)?,
@@ -167,7 +169,7 @@ fn request(
 ) -> Result<BuildRequest, Failure> {
     let mut request = BuildRequest::new(Some(prepared.directory.clone()));
     request.secrets = build::secrets(&args.secrets)?;
-    request.git = inputs::git_credentials();
+    request.git = contexts::git_credentials();
     for text in &args.annotations {
         let added = request.annotations.add(text);
         added.map_err(|error| Failure::usage(format!("--annotation: {error}")))?;

@@ -2,6 +2,7 @@
 
 pub(crate) mod build;
 mod completions;
+mod context;
 mod copy;
 mod demo;
 mod down;
@@ -53,6 +54,8 @@ enum Verb {
     Build(Box<build::BuildArgs>),
     /// Build as kaniko's executor does, with its flags
     Executor(Box<executor::ExecutorArgs>),
+    /// Push a build context to a registry, for builds without a volume
+    Context(context::ContextArgs),
     /// Check a credential against a registry and keep it in docker's config.json
     Login(login::LoginArgs),
     /// Forget the credential of a registry
@@ -91,6 +94,7 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.verb {
         Verb::Build(args) => build::run(*args, globals).await,
         Verb::Executor(args) => executor::run(*args, globals).await,
+        Verb::Context(args) => context::run(args, globals).await,
         Verb::Login(args) => login::login(args).await,
         Verb::Logout(args) => login::logout(&args),
         Verb::Pull(args) => pull::run(args, globals).await,

@@ -44,6 +44,11 @@ impl SecretBytes {
     pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
         Self(bytes.into())
     }
+
+    /// The bytes, for the place that they are meant for.
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 impl fmt::Debug for SecretBytes {

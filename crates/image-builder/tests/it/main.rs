@@ -7,6 +7,7 @@
 #![expect(clippy::print_stderr, reason = "a test harness prints")]
 
 mod buildkit;
+mod contexts;
 mod fixture;
 mod kaniko;
 mod modes;
@@ -15,6 +16,7 @@ mod overlap;
 mod peer;
 mod rules;
 mod tree;
+mod web;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let all = [
+        ("contexts", contexts::TESTS),
         ("modes", modes::TESTS),
         ("outputs", outputs::TESTS),
         ("overlap", overlap::TESTS),

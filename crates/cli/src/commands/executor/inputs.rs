@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use image_builder::{BuildError, ContextLocation, GitCredentials, GitReference, Submodules};
+use image_builder::BuildError;
 use registry_client::{ClientOptions, Mirror};
 
 use super::flags::ExecutorArgs;
 use crate::build::credentials::client_options;
-use crate::build::{self, DockerfileLocation, Subject};
+use crate::build::{self, DockerfileLocation, Subject, contexts};
 use crate::exit::Failure;
 
 /// What kaniko takes for a tag that must not move.
@@ -28,7 +28,7 @@ pub(super) fn subject(args: &ExecutorArgs) -> Result<Subject, Failure> {
         path => DockerfileLocation::Path(path.into()),
     };
     Ok(Subject {
-        context: context(args)?,
+        context: contexts::kaniko_location(&args.context, args.bucket.as_deref(), &args.git)?,
         below: args.context_sub_path.clone(),
         dockerfile,
         build_args: build::build_args(&args.build_args),
@@ -36,75 +36,7 @@ pub(super) fn subject(args: &ExecutorArgs) -> Result<Subject, Failure> {
         platforms: build::platforms("--custom-platform", &args.custom_platforms)?,
         labels: build::pairs("--label", &args.labels)?,
         named_contexts: BTreeMap::new(),
-        git: git_credentials(),
     })
-}
-
-fn context(args: &ExecutorArgs) -> Result<ContextLocation, Failure> {
-    if args.bucket.is_some() {
-        return Err(cloud("gs://"));
-    }
-    let text = args.context.as_str();
-    let Some((scheme, rest)) = text.split_once("://") else {
-        return Ok(ContextLocation::Directory(text.into()));
-    };
-    match scheme {
-        "dir" => Ok(ContextLocation::Directory(rest.into())),
-        "tar" if rest == "stdin" => Ok(ContextLocation::Stdin),
-        "tar" => Ok(ContextLocation::Archive(rest.into())),
-        "git" => git(args, rest).map(ContextLocation::Git),
-        "https" | "http" => Ok(ContextLocation::Url(text.to_owned())),
-        "gs" | "s3" => Err(cloud(&format!("{scheme}://"))),
-        _ => Err(Failure::usage(
-            "unknown build context prefix provided, please use one of the following: gs://, \
-             dir://, tar://, s3://, git://, https://",
-        )),
-    }
-}
-
-fn cloud(scheme: &str) -> Failure {
-    Failure::usage(format!("contexts in object storage ({scheme}) cannot be read yet"))
-        .hint("fetch the archive in an init container and use tar://PATH, or an https:// URL")
-}
-
-/// `host/repo[#ref[#commit]]`, with the settings of `--git`.
-fn git(args: &ExecutorArgs, rest: &str) -> Result<GitReference, Failure> {
-    let method = std::env::var("GIT_PULL_METHOD").unwrap_or_else(|_| "https".to_owned());
-    let mut parts = rest.splitn(3, '#');
-    let repository = parts.next().unwrap_or_default();
-    let mut found = GitReference {
-        repository: format!("{method}://{repository}"),
-        reference: parts.next().filter(|text| !text.is_empty()).map(str::to_owned),
-        commit: parts.next().filter(|text| !text.is_empty()).map(str::to_owned),
-        submodules: Submodules::Leave,
-        ..GitReference::default()
-    };
-    for setting in &args.git {
-        let Some((key, value)) = setting.split_once('=') else {
-            return Err(Failure::usage("invalid git flag, must be in the key=value format"));
-        };
-        match key {
-            "branch" if !value.is_empty() => found.reference = Some(value.to_owned()),
-            "depth" => {
-                found.depth = value
-                    .parse()
-                    .map_err(|_| Failure::usage(format!("--git depth={value:?}: not a number")))?;
-            }
-            "recurse-submodules" if value == "true" => found.submodules = Submodules::Fetch,
-            "branch" | "recurse-submodules" | "single-branch" | "insecure-skip-tls" => {}
-            other => return Err(Failure::usage(format!("unknown git setting {other:?}"))),
-        }
-    }
-    Ok(found)
-}
-
-/// Credentials of git contexts; a token stands in for the user name.
-pub(super) fn git_credentials() -> GitCredentials {
-    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-    GitCredentials {
-        username: variable("GIT_TOKEN").or_else(|| variable("GIT_USERNAME")),
-        password: variable("GIT_PASSWORD"),
-    }
 }
 
 /// How bases are pulled.
