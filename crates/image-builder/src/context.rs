@@ -98,8 +98,12 @@ pub(crate) fn is_complete(ignore: &IgnoreFile) -> bool {
 ///
 /// Files are linked where the file system permits, else copied.
 pub(crate) fn materialise(nodes: &[Node], root: &Path) -> Result<(), TreeError> {
+    // A node without a path is the root itself; joining nothing would ask for a directory.
+    let place = |path: &Path| -> PathBuf {
+        if path.as_os_str().is_empty() { root.to_owned() } else { root.join(path) }
+    };
     for node in nodes {
-        let target: PathBuf = root.join(&node.entry.path);
+        let target = place(&node.entry.path);
         let io = |error: std::io::Error| TreeError::io(&target, error);
         match (&node.entry.kind, &node.content) {
             (EntryKind::Directory, _) => std::fs::create_dir_all(&target).map_err(io)?,
@@ -122,7 +126,7 @@ pub(crate) fn materialise(nodes: &[Node], root: &Path) -> Result<(), TreeError> 
     }
     // Times of directories last, because their contents change them.
     for node in nodes.iter().rev().filter(|node| node.entry.is_directory()) {
-        apply_metadata(node, &root.join(&node.entry.path))?;
+        apply_metadata(node, &place(&node.entry.path))?;
     }
     Ok(())
 }

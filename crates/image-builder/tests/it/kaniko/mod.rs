@@ -6,9 +6,17 @@
 //! the process is the root of the image, as in an executor's pod.
 
 mod add;
+mod args;
 mod bases;
+mod config;
+mod contexts;
 mod copy;
+mod formats;
+mod pains;
+mod run;
+mod snapshot;
 mod spec;
+mod stages;
 
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,8 +34,16 @@ use crate::fixture::{BASE_CONTEXT, Machine, write_context};
 /// The groups of kaniko's matrix.
 pub(crate) const GROUPS: &[(&str, &[Test])] = &[
     ("kaniko::add", add::TESTS),
+    ("kaniko::args", args::TESTS),
     ("kaniko::bases", bases::TESTS),
+    ("kaniko::config", config::TESTS),
+    ("kaniko::contexts", contexts::TESTS),
     ("kaniko::copy", copy::TESTS),
+    ("kaniko::formats", formats::TESTS),
+    ("kaniko::pains", pains::TESTS),
+    ("kaniko::run", run::TESTS),
+    ("kaniko::snapshot", snapshot::TESTS),
+    ("kaniko::stages", stages::TESTS),
     ("kaniko", &[("every_case_holds_in_place", every_case_holds_in_place)]),
 ];
 

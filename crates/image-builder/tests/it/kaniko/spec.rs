@@ -1,7 +1,5 @@
 //! A build and what is expected of it, in one expression.
 
-#![expect(dead_code, reason = "groups that follow use the rest")]
-
 use std::cell::RefCell;
 use std::io::{BufReader, Read as _, Write as _};
 use std::net::TcpListener;
