@@ -266,7 +266,8 @@ RUN --mount=type=cache,id=kaniko-seeded,target=/c,from=seed,source=/seed \
 RUN mkdir /done
 FROM base
 COPY --from=one /done /done
-RUN --mount=type=cache,id=kaniko-seeded,target=/c cat /c/file /c/one
+RUN --mount=type=cache,id=kaniko-seeded,target=/other,from=seed,source=/seed \
+    cat /other/file /other/one
 ",
     )
     .cached()
