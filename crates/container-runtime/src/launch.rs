@@ -1,6 +1,6 @@
 //! The parent's side of a new container: clone, maps, control group, readiness, start.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -10,6 +10,7 @@ use rustix::process::{Pid, WaitOptions};
 use crate::cgroup::Cgroup;
 use crate::channel::Channel;
 use crate::init::{self, Init, StdioFds};
+use crate::kill::MountNamespace;
 use crate::syscall::{self, Child, Cloned};
 use crate::wire::message::InitEvent;
 use crate::wire::{Exit, Failure, Process, ResolvedUser, Sandbox, Terminal, UserNamespace};
@@ -23,6 +24,8 @@ pub(crate) struct Launched {
     pub(crate) degraded: Vec<String>,
     /// Master side of its terminal.
     pub(crate) terminal: Option<OwnedFd>,
+    /// Its mount namespace, if it was given one, and what keeps that alive.
+    pub(crate) mounts: Option<(File, MountNamespace)>,
     channel: Channel,
 }
 
@@ -50,11 +53,20 @@ pub(crate) fn launch(
     };
     drop((theirs, stdio, joined));
     let ready = write_maps(sandbox.namespaces.user, child.pid).and_then(|()| {
+        // Now, because a child that becomes another user than root and has not started its
+        // program yet may be looked at with CAP_SYS_PTRACE only.
+        let mounts = MountNamespace::of(child.pid)
+            .map_err(|error| Failure::setup("find the mount namespace", error))?;
         ours.send(&(), &[]).map_err(|error| Failure::setup("reach the child", error))?;
-        cgroup.map_or(Ok(()), |cgroup| cgroup.attach(child.pid))
+        cgroup.map_or(Ok(()), |cgroup| cgroup.attach(child.pid))?;
+        Ok(mounts)
     });
     match ready {
-        Ok(()) => Launched::until_ready(child, ours),
+        Ok(mounts) => {
+            let mut launched = Launched::until_ready(child, ours)?;
+            launched.mounts = Some(mounts);
+            Ok(launched)
+        }
         Err(failure) => {
             discard(&child);
             Err(failure)
@@ -72,6 +84,7 @@ impl Launched {
                 stubs: ready.stubs,
                 degraded: ready.degraded,
                 terminal: ready.terminal,
+                mounts: None,
                 channel,
             }),
             Err(failure) => {

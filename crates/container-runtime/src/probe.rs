@@ -188,13 +188,24 @@ fn overlay(dir: &Path) -> Result<(), String> {
         let rights = Rights::read();
         let advice = if !rights.has(CapabilitySet::SYS_ADMIN) {
             "CAP_SYS_ADMIN is missing"
+        } else if is_on_overlay(dir) {
+            ON_OVERLAY
         } else if rights.filtered {
             "a seccomp filter forbids it"
         } else {
-            "use a file system other than overlayfs for the state directory, or lift AppArmor"
+            "AppArmor or SELinux may forbid it"
         };
         format!("{failure} ({advice})")
     })
+}
+
+/// What to do about a state directory that no overlay mount can write to.
+const ON_OVERLAY: &str = "the state directory is on overlayfs, which cannot be the upper of \
+    another overlay: mount an emptyDir or a volume there";
+
+fn is_on_overlay(dir: &Path) -> bool {
+    const OVERLAYFS_SUPER_MAGIC: i64 = 0x794c_7630;
+    rustix::fs::statfs(dir).is_ok_and(|found| found.f_type == OVERLAYFS_SUPER_MAGIC)
 }
 
 fn user_namespace(dir: &Path) -> Result<(UserNamespace, bool), String> {
@@ -206,14 +217,14 @@ fn user_namespace(dir: &Path) -> Result<(UserNamespace, bool), String> {
     match sandbox(&dir.join("fresh"), users, Namespace::New) {
         Ok(()) => return Ok((users, true)),
         Err(Failure::FreshProcRefused { .. }) => {}
-        Err(failure) => return Err(explain_user_namespace(&failure)),
+        Err(failure) => return Err(explain_user_namespace(&failure, dir)),
     }
     sandbox(&dir.join("shared"), users, Namespace::Host)
         .map(|()| (users, false))
-        .map_err(|failure| explain_user_namespace(&failure))
+        .map_err(|failure| explain_user_namespace(&failure, dir))
 }
 
-fn explain_user_namespace(failure: &Failure) -> String {
+fn explain_user_namespace(failure: &Failure, dir: &Path) -> String {
     let number = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     let advice = if Rights::read().filtered {
         "a seccomp filter forbids it: set seccompProfile Unconfined, or hostUsers: false"
@@ -221,6 +232,8 @@ fn explain_user_namespace(failure: &Failure) -> String {
         "user.max_user_namespaces is 0"
     } else if number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1" {
         "AppArmor restricts user namespaces"
+    } else if failure.to_string().starts_with("overlay") && is_on_overlay(dir) {
+        ON_OVERLAY
     } else if number("/proc/sys/kernel/unprivileged_userns_clone") == "0" {
         "kernel.unprivileged_userns_clone is 0"
     } else {

@@ -41,32 +41,31 @@ impl Engine {
             }
             IsolationChoice::Exactly { mode, keep } => (vec![*mode], Some(keep)),
         };
-        let mut reasons = reasons(&found);
+        let mut refused: Vec<(Mode, String)> =
+            found.refused.iter().map(|refusal| (refusal.mode, refusal.reason.clone())).collect();
         for mode in wanted {
             if mode == Mode::InPlace && keep.is_none() {
-                reasons.push("inplace: the root of this process is not an executor image".into());
+                let reason = "the root of this process is not an executor image".to_owned();
+                refused.push((mode, reason));
                 continue;
             }
             if mode == Mode::None || !found.permitted.contains(&mode) {
                 continue;
             }
-            let before: Vec<String> = reasons
-                .iter()
-                .take_while(|reason| !reason.starts_with(&format!("{}:", mode_name(mode))))
-                .cloned()
-                .collect();
-            return Self::of_mode(
-                mode,
-                &found,
-                keep.unwrap_or_default(),
-                scratch,
-                before.join("; "),
-            );
+            let reason = explain(&mut refused, |better| better < mode);
+            match Self::of_mode(mode, &found, keep.unwrap_or_default(), scratch, reason) {
+                Ok(engine) => return Ok(engine),
+                Err(reason) => refused.push((mode, reason)),
+            }
         }
-        if reasons.is_empty() {
-            reasons.push("the caller asked for no isolation".to_owned());
-        }
-        Err(StepError::NoIsolation { reason: reasons.join("; ") })
+        let reason = match choice {
+            IsolationChoice::Exactly { mode: Mode::None, .. } => {
+                "the caller asked for no isolation".to_owned()
+            }
+            IsolationChoice::Exactly { mode, .. } => explain(&mut refused, |one| one == *mode),
+            IsolationChoice::Auto { .. } => explain(&mut refused, |_| true),
+        };
+        Err(StepError::NoIsolation { reason })
     }
 
     fn of_mode(
@@ -75,7 +74,7 @@ impl Engine {
         keep: &[PathBuf],
         scratch: &Path,
         reason: String,
-    ) -> Result<Self, StepError> {
+    ) -> Result<Self, String> {
         let sandbox = |users, fresh_proc| {
             let kind = SandboxKind { users, fresh_proc };
             Self::Sandbox { kind, mode, reason: reason.clone() }
@@ -95,16 +94,11 @@ impl Engine {
                 sandbox(users, found.fresh_proc)
             }
             Mode::InPlace => {
-                let tree = RootTree::in_place(keep)
-                    .map_err(|error| StepError::io("/proc/self/mountinfo", error))?;
-                root_tree(tree)
+                let may_chroot = found.permitted.contains(&Mode::Chroot);
+                root_tree(RootTree::in_place(keep, may_chroot)?)
             }
-            Mode::Chroot => {
-                let root = scratch.join("root");
-                std::fs::create_dir_all(&root).map_err(|error| StepError::io(&root, error))?;
-                root_tree(RootTree::below(root, &[]))
-            }
-            Mode::None => return Err(StepError::NoIsolation { reason }),
+            Mode::Chroot => root_tree(RootTree::below(scratch.join("root"))),
+            Mode::None => return Err("the caller asked for no isolation".to_owned()),
         })
     }
 
@@ -123,10 +117,10 @@ impl Engine {
     }
 }
 
-fn reasons(found: &Isolation) -> Vec<String> {
-    found
-        .refused
-        .iter()
-        .map(|refusal| format!("{}: {}", mode_name(refusal.mode), refusal.reason))
-        .collect()
+/// Why some modes are not used, the best first, in one line.
+fn explain(refused: &mut [(Mode, String)], wanted: impl Fn(Mode) -> bool) -> String {
+    refused.sort_by_key(|(mode, _)| *mode);
+    let of_interest = refused.iter().filter(|(mode, _)| wanted(*mode));
+    let lines = of_interest.map(|(mode, reason)| format!("{}: {reason}", mode_name(*mode)));
+    lines.collect::<Vec<String>>().join("; ")
 }

@@ -311,6 +311,15 @@ pub(crate) struct IndexedLayers {
     blobs: HashMap<DiffId, Digest>,
 }
 
+impl IndexedLayers {
+    /// The owners of paths that are not root's.
+    pub(crate) fn owners(&self) -> HashMap<PathBuf, (u32, u32)> {
+        let entries = self.tree.nodes().map(|node| &node.entry);
+        let foreign = entries.filter(|entry| (entry.uid, entry.gid) != (0, 0));
+        foreign.map(|entry| (entry.path.clone(), (entry.uid, entry.gid))).collect()
+    }
+}
+
 impl Files for IndexedLayers {
     fn node(&self, path: &Path) -> Result<Option<Node>, TreeError> {
         self.tree.node(path)

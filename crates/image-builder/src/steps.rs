@@ -1,11 +1,13 @@
 //! One step that no cache knows: COPY and ADD, WORKDIR, RUN.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use container_runtime::UserNamespace;
 use dockerfile::{
     Access, Action, FileSource, GitDirectory, IgnoreFile, Linking, Mount, Parents, RunAction,
-    Source, Stage, Step, TransferAction, TransferVerb, Unpack, WorkdirAction,
+    Sharing, Source, Stage, Step, TransferAction, TransferVerb, Unpack, WorkdirAction,
 };
 use layers::{Entry, EntryKind, Timestamp};
 use oci_model::Platform;
@@ -22,6 +24,7 @@ use crate::owners::{Ids, chown_ids, run_identity};
 use crate::run::agent::AgentSocket;
 use crate::run::caches::{self, CacheLook};
 use crate::run::mounts::{FileLook, Ownership, Ready, ReadyMount, ReadySource};
+use crate::run::touched::Baseline;
 use crate::run::{Command, sandbox};
 use crate::select::{Selected, select};
 use crate::session::{Session, StageFiles, StepOrBuild};
@@ -64,9 +67,8 @@ impl Session {
                     return Ok(Arc::new(self.source.stacked(&files.layers).await?));
                 }
                 Engine::RootTree { tree, .. } => {
-                    let tree = tree.lock().await;
-                    if tree.holds(&files.layers) {
-                        return Ok(Arc::new(tree.files()));
+                    if let Some(found) = tree.lock().await.files_of(&files.layers) {
+                        return Ok(Arc::new(found));
                     }
                 }
                 Engine::Sandbox { .. } => {}
@@ -205,22 +207,48 @@ impl Session {
             Engine::Sandbox { kind, .. } => {
                 let lowers = self.source.lowers(&layers).await?;
                 let kind = *kind;
+                let owners = match kind.users {
+                    UserNamespace::CallerAsRoot => self.source.indexed(&layers).await?.owners(),
+                    UserNamespace::Host | UserNamespace::Identity => HashMap::new(),
+                };
                 let layer = blocking(move || {
                     let command = session.command(&action, number);
-                    sandbox::run(&command, kind, &lowers, &ready, &session.source, session.form)
+                    let source = &session.source;
+                    sandbox::run(&command, kind, &lowers, &ready, source, session.form, owners)
                 });
                 Ok(layer.await?)
             }
             Engine::RootTree { tree, .. } => {
                 self.source.ensure_blobs(&layers).await?;
                 let mut tree = Arc::clone(tree).lock_owned().await;
+                let runtime = tokio::runtime::Handle::current();
                 let layer = blocking(move || {
                     let command = session.command(&action, number);
-                    tree.run(&command, &layers, &ready, &session.source, session.form)
+                    let baseline =
+                        |paths: &[PathBuf]| runtime.block_on(session.baseline(&layers, paths));
+                    let source = &session.source;
+                    tree.run(&command, &layers, &ready, source, session.form, &baseline)
                 });
                 Ok(layer.await?)
             }
         }
+    }
+
+    /// What layers hold at some paths, with contents.
+    async fn baseline(
+        &self,
+        layers: &[LayerRef],
+        paths: &[PathBuf],
+    ) -> Result<Baseline, StepError> {
+        let files = self.source.indexed(layers).await?;
+        let mut nodes = Vec::with_capacity(paths.len());
+        for path in paths {
+            nodes.extend(files.node(path)?);
+        }
+        let spool = self.spool()?;
+        let nodes = self.source.fetch_contents(nodes, layers, Arc::clone(&spool)).await?;
+        let nodes = nodes.into_iter().map(|node| (node.entry.path.clone(), node)).collect();
+        Ok(Baseline { nodes, _contents: spool })
     }
 
     fn command<'a>(&'a self, action: &'a RunAction, step: StepNumber) -> Command<'a> {
@@ -252,8 +280,12 @@ impl Session {
                 }
                 Mount::Cache { id, target, sharing, access, seed, source_path, mode, uid, gid } => {
                     let look = CacheLook { mode: *mode, uid: *uid, gid: *gid };
-                    let (home, id, sharing) =
-                        (self.inner.directory.join("cache-mounts"), id.clone(), *sharing);
+                    // Without mounts the directory itself is moved to its target.
+                    let sharing = match sharing {
+                        Sharing::Shared if engine.is_single_root() => Sharing::Locked,
+                        sharing => *sharing,
+                    };
+                    let (home, id) = (self.inner.directory.join("cache-mounts"), id.clone());
                     let cache = blocking(move || {
                         caches::open(&home, &id, sharing, look)
                             .map_err(|error| StepError::io(&home, error))

@@ -91,8 +91,21 @@ pub fn diff_trees<W: Write>(
     let after = Inventory::scan(root, options)?;
     let mut found = changes(before, &after);
     found.retain(|change| !change.path().as_os_str().is_empty());
+    write_changes(root, &found, writer)?;
+    Ok((after, found))
+}
+
+/// Writes changes of the tree at `root`, in the order of a sorted walk, into a layer.
+///
+/// # Errors
+/// See [`PackError`].
+pub fn write_changes<W: Write>(
+    root: &Path,
+    changes: &[Change],
+    writer: &mut LayerWriter<W>,
+) -> Result<(), PackError> {
     let mut emitter = Emitter::new(root);
-    for change in &found {
+    for change in changes {
         match change {
             Change::Removed(path) => {
                 emitter.parents(path, writer)?;
@@ -101,7 +114,7 @@ pub fn diff_trees<W: Write>(
             Change::Added(path) | Change::Modified(path) => emitter.emit(path, writer)?,
         }
     }
-    Ok((after, found))
+    Ok(())
 }
 
 /// Writes paths of a tree into a layer, each after its parents and each only once.

@@ -76,6 +76,17 @@ impl Stamp {
             && (self.is_directory() || self.size == later.size);
         !same
     }
+
+    /// Whether a layer would say the same about both but for the content: what programs can set
+    /// is equal. The number of names is none of it, because a name that went says nothing about
+    /// those that stay.
+    pub fn looks_like(&self, later: &Self) -> bool {
+        self.mode == later.mode
+            && self.uid == later.uid
+            && self.gid == later.gid
+            && self.mtime == later.mtime
+            && (self.is_directory() || self.size == later.size)
+    }
 }
 
 /// Whether a scan enters file systems that are mounted inside the tree.

@@ -1,6 +1,6 @@
 //! Writes a layer entry by entry, and whole virtual layers from a sorted set of entries.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -71,13 +71,15 @@ pub struct LayerWriter<W: Write> {
     timestamps: Timestamps,
     /// User and group of this machine that are root in the layer.
     root: Option<(u32, u32)>,
+    /// Owners of paths that the tree could not be given.
+    owners: HashMap<PathBuf, (u32, u32)>,
     entries: u64,
 }
 
 impl<W: Write> LayerWriter<W> {
     /// Writes to `out`, typically a [`crate::LayerSink`].
     pub fn new(out: W, timestamps: Timestamps) -> Self {
-        Self { out, timestamps, root: None, entries: 0 }
+        Self { out, timestamps, root: None, owners: HashMap::new(), entries: 0 }
     }
 
     /// The same writer for a tree that was made in a user namespace whose root is the given user
@@ -85,6 +87,14 @@ impl<W: Write> LayerWriter<W> {
     #[must_use]
     pub fn with_root(mut self, uid: u32, gid: u32) -> Self {
         self.root = Some((uid, gid));
+        self
+    }
+
+    /// The same writer for a tree in which everything belongs to that root, because nobody else is
+    /// known there: these paths keep the user and group that lower layers give them.
+    #[must_use]
+    pub fn with_owners(mut self, owners: HashMap<PathBuf, (u32, u32)>) -> Self {
+        self.owners = owners;
         self
     }
 
@@ -176,6 +186,9 @@ impl<W: Write> LayerWriter<W> {
         if let Some((uid, gid)) = self.root {
             entry.uid = if entry.uid == uid { 0 } else { entry.uid };
             entry.gid = if entry.gid == gid { 0 } else { entry.gid };
+        }
+        if let Some((uid, gid)) = self.owners.get(&entry.path) {
+            (entry.uid, entry.gid) = (*uid, *gid);
         }
         write_header(&mut self.out, &entry).map_err(LayerWriteError::Write)
     }
@@ -285,8 +298,10 @@ mod tests {
 
     #[test]
     fn the_root_of_a_user_namespace_is_root_in_the_layer() {
-        let mut writer = LayerWriter::new(Vec::new(), Timestamps::Keep).with_root(1000, 100);
-        for (path, uid, gid) in [("a", 1000, 100), ("b", 5, 100)] {
+        let mut writer = LayerWriter::new(Vec::new(), Timestamps::Keep)
+            .with_root(1000, 100)
+            .with_owners([("known".into(), (7, 8))].into());
+        for (path, uid, gid) in [("a", 1000, 100), ("b", 5, 100), ("known", 1000, 100)] {
             let mut entry = Entry::file(path, 0o644, 0);
             (entry.uid, entry.gid) = (uid, gid);
             writer.add(&entry).expect("memory");
@@ -297,6 +312,6 @@ mod tests {
         while let Some(entry) = archive.next_entry().expect("our own archive") {
             owners.push((entry.uid, entry.gid));
         }
-        assert_eq!(owners, [(0, 0), (5, 0)]);
+        assert_eq!(owners, [(0, 0), (5, 0), (7, 8)]);
     }
 }

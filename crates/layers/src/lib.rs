@@ -29,7 +29,7 @@ pub use apply::{
     SkippedPart, TAR_BYTES_MAX, Whiteouts, apply,
 };
 pub use archive_read::{ArchiveError, ArchiveReader, Content};
-pub use changes::{Change, PackError, changes, diff_trees};
+pub use changes::{Change, PackError, changes, diff_trees, write_changes};
 pub use compress::{Compression, Compressor};
 pub use decompress::{Decoder, Encoding};
 pub use entry::{Entry, EntryKind, OPAQUE_MARKER, Timestamp, WHITEOUT_PREFIX, Whiteout};

@@ -246,15 +246,12 @@ fn in_place(
     if !is_executor_image(kaniko_dir) {
         return None;
     }
-    let mut keep = vec![
-        kaniko_dir.to_owned(),
-        state_dir.to_owned(),
-        "/proc".into(),
-        "/sys".into(),
-        "/dev".into(),
-        "/busybox".into(),
-        docker_config_dir(kaniko_dir),
-    ];
+    // The executor's own directory comes first: that is where the tree of a stage stands.
+    let mut keep = vec![kaniko_dir.to_owned(), state_dir.to_owned()];
+    for path in ["/proc".into(), "/sys".into(), "/dev".into(), "/busybox".into()] {
+        keep.extend(Some(path).filter(|path: &PathBuf| path.exists()));
+    }
+    keep.extend(Some(docker_config_dir(kaniko_dir)).filter(|path| path.exists()));
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     keep.push(absolute(&prepared.directory.root));
     keep.extend(args.ignore_paths.iter().map(|path| absolute(path)));

@@ -85,7 +85,7 @@ fn sandboxed(spec: &StepSpec, stdio: StdioFds) -> Result<(Launched, Territory), 
     let launch =
         |sandbox, stdio| launch::launch(sandbox, &spec.process, Terminal::None, Some(stdio), None);
     let mut own_processes = spec.sandbox.namespaces.pid == Namespace::New;
-    let launched = match launch(&spec.sandbox, stdio) {
+    let mut launched = match launch(&spec.sandbox, stdio) {
         // The kernel shows a new /proc only to who sees all of the old one. With the caller's
         // processes the caller's /proc will do.
         Err(Failure::FreshProcRefused { .. })
@@ -98,8 +98,9 @@ fn sandboxed(spec: &StepSpec, stdio: StdioFds) -> Result<(Launched, Territory), 
         }
         other => other?,
     };
-    let (file, namespace) = MountNamespace::of(launched.child.pid)
-        .map_err(|error| Failure::setup("find the mount namespace", error))?;
+    let Some((file, namespace)) = launched.mounts.take() else {
+        return Err(Failure::setup("find the mount namespace", "it has none"));
+    };
     let territory = match own_processes {
         true => Territory::OwnProcesses(file),
         false => Territory::Namespace(file, namespace),

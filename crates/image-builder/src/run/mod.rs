@@ -5,10 +5,14 @@
 
 pub(crate) mod agent;
 pub(crate) mod caches;
+mod covers;
 pub(crate) mod mounts;
+mod relocate;
+mod root_swap;
 pub(crate) mod root_tree;
 pub(crate) mod sandbox;
 mod stubs;
+pub(crate) mod touched;
 
 use std::path::{Path, PathBuf};
 

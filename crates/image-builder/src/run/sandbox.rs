@@ -1,5 +1,6 @@
 //! RUN in namespaces over an overlay mount: the upper directory becomes the layer.
 
+use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -34,6 +35,7 @@ pub(crate) struct SandboxKind {
 }
 
 /// Runs a command over `lowers` (top first) and makes a layer of what it changed; blocking.
+/// `owners` are those of the files below, where this machine could not give them.
 pub(crate) fn run(
     command: &Command<'_>,
     kind: SandboxKind,
@@ -41,6 +43,7 @@ pub(crate) fn run(
     ready: &Ready,
     source: &LayerSource,
     form: LayerForm,
+    owners: HashMap<PathBuf, (u32, u32)>,
 ) -> Result<Option<LayerRef>, StepError> {
     let rooms = Rooms::create(command.scratch)?;
     let result = run_in(command, kind, lowers, ready, &rooms).and_then(|()| {
@@ -48,7 +51,7 @@ pub(crate) fn run(
         let mut writer = commit::writer(store, source.lease(), form)?;
         if kind.users == UserNamespace::CallerAsRoot {
             let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
-            writer = writer.with_root(uid.as_raw(), gid.as_raw());
+            writer = writer.with_root(uid.as_raw(), gid.as_raw()).with_owners(owners);
         }
         let packed = pack_upper(&rooms.upper, lowers, &mut writer);
         packed.map_err(|error| StepError::layer("cannot read what the command changed", error))?;
