@@ -1,6 +1,6 @@
 //! The public face: open a builder, look up bases, build plans.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use oci_model::{Digest, ImageConfig, Platform, RawManifest, Reference};
 use registry_client::Client;
 
 use crate::annotations::Annotations;
+use crate::cache::place::{CacheSink, CacheSource, CachedKinds};
 use crate::commit::Family;
 use crate::error::BuildError;
 use crate::event::Events;
@@ -90,31 +91,13 @@ pub enum NamedContext {
     Image(Reference),
 }
 
-/// A cache that outlives this machine.
-#[derive(Clone, Debug)]
-pub struct RegistryCache {
-    /// Repository of the cache.
-    pub repository: Reference,
-    /// Older records count as missing.
-    pub ttl: Duration,
-    /// Whether records of this build are added.
-    pub write: CacheWrite,
-}
-
-/// Whether a registry cache is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CacheWrite {
-    /// It is.
-    Export,
-    /// It is only read.
-    ReadOnly,
-}
-
 /// Whether earlier results count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CacheUse {
     /// They do.
     Use,
+    /// Everything is executed; cache mounts hold what they held.
+    Fresh,
     /// Everything is executed, with empty cache mounts.
     Ignore,
 }
@@ -152,8 +135,19 @@ pub struct BuildRequest {
     pub git: GitCredentials,
     /// Whether earlier results count.
     pub cache: CacheUse,
-    /// A cache in a registry.
-    pub registry_cache: Option<RegistryCache>,
+    /// Stages whose steps are executed anyway, with empty cache mounts: by name in lower case or
+    /// by number.
+    pub uncached_stages: BTreeSet<String>,
+    /// Steps whose results are kept.
+    pub cached_kinds: CachedKinds,
+    /// Caches to look into, after that of this machine.
+    pub cache_from: Vec<CacheSource>,
+    /// Caches to write.
+    pub cache_to: Vec<CacheSink>,
+    /// Whether the image carries the cache of its own steps.
+    pub inline_cache: bool,
+    /// Whether [`crate::BuildEvent::Cache`] tells of every step why it was found or not.
+    pub explain_cache: bool,
     /// Media types.
     pub family: FamilyChoice,
     /// Compression of new layers.
@@ -178,7 +172,12 @@ impl BuildRequest {
             agents: BTreeMap::new(),
             git: GitCredentials::default(),
             cache: CacheUse::Use,
-            registry_cache: None,
+            uncached_stages: BTreeSet::new(),
+            cached_kinds: CachedKinds::ALL,
+            cache_from: Vec::new(),
+            cache_to: Vec::new(),
+            inline_cache: false,
+            explain_cache: false,
             family: FamilyChoice::Exactly(Family::Oci),
             compression: Compression::GZIP_DEFAULT,
             snapshots: Snapshots::PerStep,

@@ -45,13 +45,28 @@ impl Framed {
     }
 }
 
-/// Digest of everything that was selected, in order, without what `excluded` names.
-///
+/// Digest of everything that was selected, in order, without what `excluded` names; `seen` is
+/// told the digest of each file by its path.
 pub(crate) fn selection(
     files: &dyn Files,
     selected: &[Selected],
     excluded: &dyn Fn(&Path) -> bool,
     contents: &dyn Fn(&Node) -> Result<Digest, TreeError>,
+    seen: &dyn Fn(&Path, &Digest),
+) -> Result<Digest, TreeError> {
+    let single = |node: &Node| {
+        let digest = single(node, contents)?;
+        seen(&node.entry.path, &digest);
+        Ok(digest)
+    };
+    selection_of(files, selected, excluded, &single)
+}
+
+fn selection_of(
+    files: &dyn Files,
+    selected: &[Selected],
+    excluded: &dyn Fn(&Path) -> bool,
+    single: &dyn Fn(&Node) -> Result<Digest, TreeError>,
 ) -> Result<Digest, TreeError> {
     let mut framed = Framed::new("selection");
     for one in selected {
@@ -59,10 +74,10 @@ pub(crate) fn selection(
         let name = one.written.file_name().unwrap_or_default();
         if node.entry.is_directory() {
             framed.field(b"");
-            framed.field(tree(files, &node, Path::new(""), excluded, contents)?.raw());
+            framed.field(tree(files, &node, Path::new(""), excluded, single)?.raw());
         } else if !excluded(Path::new(name)) {
             framed.field(name.as_bytes());
-            framed.field(single(&node, contents)?.raw());
+            framed.field(single(&node)?.raw());
         }
         if 0 < one.pivot {
             framed.field(&(one.pivot as u64).to_le_bytes());
@@ -76,7 +91,7 @@ fn tree(
     directory: &Node,
     below: &Path,
     excluded: &dyn Fn(&Path) -> bool,
-    contents: &dyn Fn(&Node) -> Result<Digest, TreeError>,
+    single: &dyn Fn(&Node) -> Result<Digest, TreeError>,
 ) -> Result<Digest, TreeError> {
     let mut framed = Framed::new("directory");
     if !below.as_os_str().is_empty() {
@@ -86,11 +101,11 @@ fn tree(
         let below = below.join(&name);
         let Some(node) = files.node(&directory.entry.path.join(&name))? else { continue };
         let digest = if node.entry.is_directory() {
-            tree(files, &node, &below, excluded, contents)?
+            tree(files, &node, &below, excluded, single)?
         } else if excluded(&below) {
             continue;
         } else {
-            single(&node, contents)?
+            single(&node)?
         };
         framed.field(name.as_bytes());
         framed.field(digest.raw());
@@ -182,7 +197,7 @@ mod tests {
 
     fn digest(tree: &IndexedTree, word: &str) -> Digest {
         let selected = select(tree, word).expect("a selection");
-        selection(tree, &selected, &|_| false, &local_content).expect("in memory")
+        selection(tree, &selected, &|_| false, &local_content, &|_, _| {}).expect("in memory")
     }
 
     #[test]

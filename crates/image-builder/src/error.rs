@@ -66,6 +66,14 @@ pub enum BuildError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A cache cannot be read or written.
+    #[error("cannot use the cache {place}")]
+    Cache {
+        /// Where it is.
+        place: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The request cannot be met as it is.
     #[error("{0}")]
     Request(String),

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use dockerfile::Span;
 
+use crate::cache::explain::CacheDecision;
+
 /// Identity of a step for events: the stage's place in the plan and the step's in the stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StepNumber {
@@ -68,6 +70,13 @@ pub enum BuildEvent {
         layer_bytes: Option<u64>,
         /// How long it took.
         duration: Duration,
+    },
+    /// Why a step was found in a cache or not; only if the request asks for it.
+    Cache {
+        /// Which step.
+        step: StepNumber,
+        /// Why.
+        decision: CacheDecision,
     },
     /// A step failed; the error follows as the result of the build.
     StepFailed {

@@ -85,7 +85,12 @@ async fn assemble_one(
     for layer in &layers {
         descriptors.push(relabel(&layer.descriptor, family)?);
     }
-    let config = RawConfig::from_config(image.clone());
+    let mut config = RawConfig::from_config(image.clone());
+    if session.request.inline_cache {
+        let records = crate::cache::export::inline_records(session, target.stage);
+        config = crate::cache::inline::embed(&config, &records)
+            .map_err(|error| BuildError::state("cannot put the cache into the config", error))?;
+    }
     let (config_type, manifest_type) = match family {
         Family::Oci => (MediaType::OCI_CONFIG, MediaType::OCI_MANIFEST),
         Family::Docker => (MediaType::DOCKER_CONFIG, MediaType::DOCKER_MANIFEST),

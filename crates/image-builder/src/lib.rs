@@ -8,9 +8,10 @@
 //!   ADD and WORKDIR are functions from trees to layer entries (`transfer`); the
 //!   trees come from archive headers or unpacked layers, so a build without RUN unpacks nothing
 //!   and a build whose steps are all cached fetches no layer.
-//! * A step's key is made of what it does, the identity (chain ID) of the files below it, and
-//!   what it reads. Because files are identified by their content, a step that was executed again
-//!   with the same result lets everything after it stay cached.
+//! * A step has a key made of how its files come about, known before anything runs, and one made
+//!   of what it does, the files below it and the files it reads (`cache`). Because the latter
+//!   identifies files by their content, a step that was executed again with the same result lets
+//!   everything after it stay cached.
 //! * RUN happens in an overlay mount (with or without a user namespace) whose upper directory
 //!   becomes the layer, or in a root file system without namespaces, where inventories are
 //!   compared (`run`).
@@ -58,9 +59,12 @@ mod workspace;
 pub use annotations::{Annotations, Level};
 pub use archive::ExtractError;
 pub use builder::{
-    BasePolicy, BuildOutcome, BuildRequest, Builder, BuilderOptions, CacheUse, CacheWrite,
-    ContextDirectory, FamilyChoice, IsolationChoice, NamedContext, RegistryCache, Snapshots,
+    BasePolicy, BuildOutcome, BuildRequest, Builder, BuilderOptions, CacheUse, ContextDirectory,
+    FamilyChoice, IsolationChoice, NamedContext, Snapshots,
 };
+pub use cache::explain::{CacheDecision, KeyKind};
+pub use cache::place::{CacheError, CachePlace, CacheScope, CacheSink, CacheSource, CachedKinds};
+pub use cache::prune::{CacheEntry, CacheKind, LocalCaches, PruneOptions, Pruned};
 pub use commit::Family;
 pub use context_artifact::{CONTEXT_ARTIFACT, pack_context};
 pub use context_source::{

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use blob_store::{BlobStore, Lease};
 use futures_util::future::BoxFuture;
-use oci_model::{Descriptor, Platform, RawConfig, RawManifest, Reference, Repository};
+use oci_model::{Descriptor, Digest, Platform, RawConfig, RawManifest, Reference, Repository};
+pub(crate) use registry_client::Expected;
 use registry_client::{
     Client, Layers, Platforms, Progress, PullOptions, PulledImage, PushOptions, RegistryAuth,
     RegistryError,
@@ -126,6 +127,46 @@ impl Registry {
         self.pull.fetch_manifest(reference, &auths).await
     }
 
+    /// A blob that is small enough for memory.
+    pub(crate) async fn small_blob(
+        &self,
+        reference: &Reference,
+        descriptor: &Descriptor,
+    ) -> Result<Vec<u8>, RegistryError> {
+        let auths = (self.credentials.0)(reference.clone()).await;
+        self.pull.fetch_small_blob(reference, &auths, descriptor).await
+    }
+
+    /// What a reference names at present.
+    pub(crate) async fn current(
+        &self,
+        reference: &Reference,
+    ) -> Result<Option<Digest>, RegistryError> {
+        let auths = (self.credentials.0)(reference.clone()).await;
+        match self.push.resolve(reference, &auths).await {
+            Ok(descriptor) => Ok(Some(descriptor.digest)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Stores a manifest on a condition, what it names being there already.
+    pub(crate) async fn put_manifest_if(
+        &self,
+        reference: &Reference,
+        manifest: &RawManifest,
+        expected: Expected,
+    ) -> Result<(), RegistryError> {
+        let auths = (self.credentials.0)(reference.clone()).await;
+        self.push.put_manifest_if(reference, manifest, expected, &auths).await
+    }
+
+    /// Deletes a manifest by its digest, or a tag.
+    pub(crate) async fn delete_manifest(&self, reference: &Reference) -> Result<(), RegistryError> {
+        let auths = (self.credentials.0)(reference.clone()).await;
+        self.push.delete(reference, &auths).await
+    }
+
     /// Pushes an image; blobs that the store lacks are mounted from `mount_from` or are there.
     pub(crate) async fn push(
         &self,
@@ -154,7 +195,7 @@ impl Registry {
     pub(crate) async fn has_or_mounts(
         &self,
         reference: &Reference,
-        digest: &oci_model::Digest,
+        digest: &Digest,
         mount_from: &[Repository],
     ) -> Result<bool, RegistryError> {
         let auths = (self.credentials.0)(reference.clone()).await;
@@ -167,7 +208,7 @@ impl Registry {
     pub(crate) async fn push_blob(
         &self,
         reference: &Reference,
-        digest: &oci_model::Digest,
+        digest: &Digest,
         store: &BlobStore,
     ) -> Result<(), RegistryError> {
         let auths = (self.credentials.0)(reference.clone()).await;

@@ -3,27 +3,30 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use container_runtime::{Cancel, Mode};
 use dockerfile::{
-    Action, Base, FileSource, Linking, Plan, Principal, Stage, StageId, Step, StepKey, StepLayer,
-    Target, assemble_config,
+    Action, Base, FileSource, Linking, Plan, Principal, Stage, StageId, Step, StepLayer, Target,
+    assemble_config,
 };
 use layers::{Timestamp, Timestamps};
-use oci_model::{ChainId, DiffId, Digest, ImageConfig};
-use registry_client::Progress;
+use oci_model::{ChainId, DiffId, Digest, ImageConfig, Platform, Reference};
 use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 
 use crate::annotations::Level;
-use crate::builder::{
-    BuildOutcome, BuildRequest, CacheUse, CacheWrite, Inner, RegistryCache, Snapshots, empty_config,
-};
-use crate::cache::{CACHE_CONFIG_BYTES_MAX, CACHE_TAG, CachedStep, LocalCache, RemoteRecords};
+use crate::builder::{BuildOutcome, BuildRequest, CacheUse, Inner, Snapshots, empty_config};
+use crate::cache::document::Records;
+use crate::cache::explain::{CacheDecision, KeyKind};
+use crate::cache::export::Exports;
+use crate::cache::key::{content_key, definition_parts};
+use crate::cache::local::LocalCache;
+use crate::cache::lookahead::{Hit, Lookahead};
+use crate::cache::record::{About, CachedStep, KeyPart, StepOutput};
+use crate::cache::shelf::{Found, Shelf};
 use crate::commit::LayerForm;
-use crate::content_digest::Framed;
 use crate::error::{BuildError, StepError};
 use crate::event::{BuildEvent, StepEnd, StepNumber};
 use crate::isolation::Engine;
@@ -61,6 +64,8 @@ pub(crate) struct StageResult {
     pub(crate) steps: Vec<StepLayer>,
     /// Config of what the stage starts from.
     pub(crate) base_config: Option<ImageConfig>,
+    /// What every step that changes files made, from the image at the bottom on.
+    outputs: Vec<StepOutput>,
 }
 
 /// Everything the parts of one build share.
@@ -74,12 +79,15 @@ pub(crate) struct Session {
     pub(crate) form: LayerForm,
     /// Unix seconds that stand for now.
     pub(crate) now: i64,
+    /// Unix seconds when the build began.
+    pub(crate) clock: i64,
+    abouts: OnceLock<Vec<(i64, Arc<About>)>>,
     pub(crate) cancel: Cancel,
     engine: OnceCell<Arc<Engine>>,
-    cache: LocalCache,
-    remote: RemoteRecords,
-    /// What this build looked up or made, for the registry cache.
-    records: Mutex<BTreeMap<Digest, CachedStep>>,
+    pub(crate) shelf: Shelf,
+    ahead: OnceLock<Lookahead>,
+    /// What this build found or made.
+    pub(crate) exports: Exports,
     /// Steps of this build by key, and who is at work on one.
     made: Mutex<BTreeMap<Digest, Found>>,
     turns: Mutex<BTreeMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
@@ -98,9 +106,12 @@ pub(crate) async fn build(
 ) -> Result<BuildOutcome, BuildError> {
     let start = Instant::now();
     let session = Arc::new(Session::open(inner, plan, request).await?);
+    let ahead = session.look_ahead().await;
+    let _ = session.ahead.set(ahead);
+    session.announce_unneeded();
     if session.runs_stages_in_parallel().await {
         let mut tasks = JoinSet::new();
-        for stage in &session.plan.stages {
+        for stage in session.plan.stages.iter().filter(|stage| session.needs(stage.id)) {
             let (session, id) = (Arc::clone(&session), stage.id);
             tasks.spawn(async move { session.stage(id).await });
         }
@@ -128,7 +139,7 @@ pub(crate) async fn build(
     crate::image::put(&session, root.bytes())?;
     let ahead = std::mem::take(&mut *session.pushes.lock().unwrap_or_else(PoisonError::into_inner));
     ahead.join_all().await;
-    session.export_cache().await;
+    crate::cache::export::write_all(&session).await?;
     session.inner.events.send(BuildEvent::ImageReady { digest: root.digest().to_string() });
     let first = images.first().ok_or_else(|| BuildError::state("no image was made", "defect"))?;
     Ok(BuildOutcome {
@@ -158,7 +169,7 @@ impl Session {
         let workspace = Workspace::create(&scratch).map_err(|error| {
             BuildError::state(format!("scratch space {}", scratch.display()), error)
         })?;
-        let cache = LocalCache::open(&inner.directory.join("cache"), inner.store.clone())
+        let local = LocalCache::open(&inner.directory.join("cache"), inner.store.clone())
             .map_err(|error| BuildError::state("cache directory", error))?;
         let source = LayerSource::new(
             inner.store.clone(),
@@ -172,22 +183,29 @@ impl Session {
             Some(epoch) => Timestamps::Clamp(epoch),
             None => Timestamps::Keep,
         };
-        let remote = match &request.registry_cache {
-            Some(cache) if request.cache == CacheUse::Use => read_remote(&inner, cache).await,
-            Some(_) | None => RemoteRecords::default(),
+        let sources = match request.cache {
+            CacheUse::Use => &request.cache_from[..],
+            // Steps are not looked up, but cache mounts may come from there.
+            CacheUse::Fresh => &request.cache_from[..],
+            CacheUse::Ignore => &[],
         };
+        let warn = |text| inner.events.send(BuildEvent::Warning(text));
+        let shelf =
+            Shelf::open(local, sources, &platforms(&plan), &inner.registry, clock, warn).await;
         let stages = plan.stages.iter().map(|_| OnceCell::new()).collect();
         Ok(Self {
             sources: Sources::default(),
             form: LayerForm { compression: request.compression, timestamps },
             now: request.epoch.unwrap_or(clock),
+            clock,
+            abouts: OnceLock::new(),
             source: Arc::new(source),
             workspace: Arc::new(workspace),
             cancel: inner.register_cancel()?,
             engine: OnceCell::new(),
-            cache,
-            remote,
-            records: Mutex::default(),
+            shelf,
+            ahead: OnceLock::new(),
+            exports: Exports::default(),
             made: Mutex::default(),
             turns: Mutex::default(),
             stages,
@@ -242,11 +260,67 @@ impl Session {
         if self.plan.stages.len() < 2 {
             return false;
         }
-        if !self.plan.stages.iter().any(Self::has_run) {
+        if !self.plan.stages.iter().any(|stage| self.executes_run(stage)) {
             return true;
         }
         // One root file system serves one stage at a time. An error shows at the first RUN.
         self.engine().await.is_ok_and(|engine| !engine.is_single_root())
+    }
+
+    /// Whether a command of the stage may have to be executed.
+    fn executes_run(&self, stage: &Stage) -> bool {
+        let known = self.ahead.get().and_then(|ahead| ahead.hit(stage.id)).map(|hit| hit.step);
+        let mut steps = stage.steps.iter().enumerate();
+        self.needs(stage.id)
+            && steps.any(|(at, step)| {
+                matches!(step.action, Action::Run(_)) && known.is_none_or(|known| known < at)
+            })
+    }
+
+    /// Whether the build has to go through a stage.
+    fn needs(&self, stage: StageId) -> bool {
+        self.ahead.get().is_none_or(|ahead| ahead.needs(stage))
+    }
+
+    /// Whether steps of a stage may be found.
+    pub(crate) fn uses_cache(&self, stage: StageId) -> bool {
+        self.request.cache == CacheUse::Use && !self.is_uncached(stage)
+    }
+
+    /// Whether the caller wants a stage without what earlier builds left.
+    pub(crate) fn is_uncached(&self, stage: StageId) -> bool {
+        let stage = self.plan.stage(stage);
+        let names = &self.request.uncached_stages;
+        self.request.cache == CacheUse::Ignore
+            || stage.name.as_ref().is_some_and(|name| names.contains(name))
+            || names.contains(&stage.number.to_string())
+    }
+
+    /// Tells of stages that only steps would read that are known already.
+    fn announce_unneeded(&self) {
+        for stage in self.plan.stages.iter().filter(|stage| !self.needs(stage.id)) {
+            for (at, step) in stage.steps.iter().enumerate() {
+                if step.definition().is_some() {
+                    let number = StepNumber { stage: stage.id.index(), step: at };
+                    self.announce_cached(step, number, None);
+                }
+            }
+        }
+    }
+
+    fn announce_cached(&self, step: &Step, number: StepNumber, layer: Option<&LayerRef>) {
+        self.inner.events.send(BuildEvent::StepStarted {
+            step: number,
+            title: step.title.clone(),
+            span: step.span,
+        });
+        self.cached.fetch_add(1, Ordering::Relaxed);
+        self.inner.events.send(BuildEvent::StepFinished {
+            step: number,
+            how: StepEnd::Cached,
+            layer_bytes: layer.map(|layer| layer.descriptor.size),
+            duration: std::time::Duration::ZERO,
+        });
     }
 
     fn fail(&self, error: BuildError) {
@@ -296,23 +370,42 @@ impl Session {
 
     async fn run_stage(self: &Arc<Self>, id: StageId) -> Result<StageResult, BuildError> {
         let stage = self.plan.stage(id);
-        let start = self.stage_start(stage).await?;
-        let mut files = StageFiles { layers: start.layers };
-        let inherited = files.layers.len();
-        let mut steps = Vec::with_capacity(stage.steps.len());
-        // An image whose steps are all cached is the image of the build that made them.
-        let mut made_at = None;
+        let hit = self.ahead.get().and_then(|ahead| ahead.hit(id));
+        let (start, mut known) = match hit {
+            Some(hit) => {
+                let own = stage.steps[..=hit.step].iter().filter(|s| s.definition().is_some());
+                let below = hit.found.outputs.len().saturating_sub(own.count());
+                let (below, own) = hit.found.outputs.split_at(below);
+                (self.known_start(stage, below, hit).await?, own.iter())
+            }
+            None => (self.stage_start(stage).await?, [].iter()),
+        };
+        let mut work = StageWork::new(start);
         for (number, step) in stage.steps.iter().enumerate() {
             if self.has_failed() {
                 return Err(BuildError::Cancelled);
             }
             let number = StepNumber { stage: id.index(), step: number };
-            let made = self.step(stage, step, number, &files).await?;
-            let layer = made.and_then(|(layer, at)| {
-                made_at = made_at.max(Some(at));
-                layer
-            });
-            steps.push(match &layer {
+            if step.definition().is_none() {
+                work.steps.push(StepLayer::Empty);
+                continue;
+            }
+            let (output, origin) = match known.next() {
+                Some(output) => {
+                    let origin = hit.and_then(|hit| hit.found.origin.clone());
+                    let layer = layer_of(output, origin.as_ref());
+                    self.announce_cached(step, number, layer.as_ref());
+                    if let Some(hit) = hit {
+                        self.note_known(number, &work, output, hit);
+                    }
+                    (output.clone(), origin)
+                }
+                None => self.step(stage, step, number, &work).await?,
+            };
+            let layer = layer_of(&output, origin.as_ref());
+            work.made_at = work.made_at.max(Some(output.created));
+            work.outputs.push(output);
+            work.steps.push(match &layer {
                 Some(layer) => StepLayer::Layer(layer.diff_id),
                 None => StepLayer::Empty,
             });
@@ -320,20 +413,57 @@ impl Session {
                 if self.is_wanted(id) && self.request.snapshots == Snapshots::PerStep {
                     self.push_ahead(&layer);
                 }
-                files.layers.push(layer);
+                work.files.layers.push(layer);
             }
         }
-        let created = self.created_of(made_at);
-        let base = start.config.as_ref();
-        let config = assemble_config(stage, base, &steps, created.as_deref());
-        Ok(StageResult {
-            files,
+        Ok(self.finish_stage(stage, work))
+    }
+
+    fn finish_stage(&self, stage: &Stage, work: StageWork) -> StageResult {
+        // An image whose steps are all cached is the image of the build that made them.
+        let created = self.created_of(work.made_at);
+        let base = work.base_config.as_ref();
+        let config = assemble_config(stage, base, &work.steps, created.as_deref());
+        StageResult {
+            files: work.files,
             config,
             created,
-            inherited,
-            base_is_docker: start.is_docker,
-            steps,
-            base_config: start.config,
+            inherited: work.inherited,
+            base_is_docker: work.base_is_docker,
+            steps: work.steps,
+            base_config: work.base_config,
+            outputs: work.outputs,
+        }
+    }
+
+    /// What a stage starts from, when the outputs of all stages below are known.
+    fn known_start<'a>(
+        self: &'a Arc<Self>,
+        stage: &'a Stage,
+        outputs: &'a [StepOutput],
+        hit: &'a Hit,
+    ) -> futures_util::future::BoxFuture<'a, Result<StageStart, BuildError>> {
+        Box::pin(async move {
+            let Base::Stage(parent) = &stage.base else { return self.stage_start(stage).await };
+            let parent = self.plan.stage(*parent);
+            let own = parent.steps.iter().filter(|step| step.definition().is_some()).count();
+            let (below, own) = outputs.split_at(outputs.len().saturating_sub(own));
+            let mut work = StageWork::new(self.known_start(parent, below, hit).await?);
+            let mut own = own.iter();
+            for step in &parent.steps {
+                let output = if step.definition().is_some() { own.next() } else { None };
+                let layer = output.and_then(|output| layer_of(output, hit.found.origin.as_ref()));
+                work.steps.push(match &layer {
+                    Some(layer) => StepLayer::Layer(layer.diff_id),
+                    None => StepLayer::Empty,
+                });
+                if let Some(output) = output {
+                    work.made_at = work.made_at.max(Some(output.created));
+                    work.outputs.push(output.clone());
+                }
+                work.files.layers.extend(layer);
+            }
+            Ok(self.finish_stage(parent, work).into_start())
         })
     }
 
@@ -358,15 +488,11 @@ impl Session {
         match &stage.base {
             Base::Scratch => {
                 title("scratch");
-                Ok(StageStart { layers: Vec::new(), config: None, is_docker: None })
+                Ok(StageStart::default())
             }
             Base::Stage(parent) => {
                 let parent = self.stage_needed(*parent).await?;
-                Ok(StageStart {
-                    layers: parent.files.layers.clone(),
-                    config: Some(parent.config.clone()),
-                    is_docker: parent.base_is_docker,
-                })
+                Ok(parent.as_start())
             }
             Base::Image(request) => {
                 title(&request.reference.to_string());
@@ -391,7 +517,7 @@ impl Session {
                         Ok(StageStart {
                             layers: layer.into_iter().collect(),
                             config: Some(config),
-                            is_docker: None,
+                            ..StageStart::default()
                         })
                     }
                     None => Err(BuildError::Request(format!("there is no context named {name}"))),
@@ -409,6 +535,7 @@ impl Session {
             layers: image.layers.clone(),
             config: Some(image.config.parsed().clone()),
             is_docker: Some(image.manifest.media_type().is_docker()),
+            outputs: Vec::new(),
         })
     }
 
@@ -417,9 +544,8 @@ impl Session {
         stage: &Stage,
         step: &Step,
         number: StepNumber,
-        files: &StageFiles,
-    ) -> Result<Option<(Option<LayerRef>, i64)>, BuildError> {
-        let Some(definition) = step.definition() else { return Ok(None) };
+        work: &StageWork,
+    ) -> Result<(StepOutput, Option<Reference>), BuildError> {
         let events = &self.inner.events;
         events.send(BuildEvent::StepStarted {
             step: number,
@@ -438,72 +564,61 @@ impl Session {
                 }
             }
         };
-        let (base, key_files) = (files.identity(), files);
-        let base = if needs_no_base(step) { None } else { base };
-        let quick = self.quick_inputs(step).await.map_err(placed)?;
-        let mut keys = vec![self.key(&definition, base.as_ref(), &quick)];
+        let keys = StepKeys::new(self, step, number, &work.files).await.map_err(placed)?;
+        let may_hit = self.uses_cache(stage.id) && self.caches_kind(step);
+        let look = |key: &Digest| {
+            let earlier = || may_hit.then(|| self.shelf.lookup(key, &self.source)).flatten();
+            self.made_here(key).or_else(earlier)
+        };
+        let mut asked = vec![keys.quick];
         // Stages that begin alike (one per platform) wait here for the first of them.
-        let turn = self.turn(&keys[0]);
+        let turn = self.turn(&keys.quick);
         let _turn = turn.lock().await;
-        let mut found = self.made_here(&keys[0]).or_else(|| self.lookup_if_wanted(&keys[0]));
-        if found.is_none() {
+        let mut found = look(&keys.quick);
+        let mut exact_parts = Vec::new();
+        if found.is_none()
             // Reading what is taken of a stage may find that it is what it was.
-            if let Some(exact) = self.exact_inputs(step, &quick).await.map_err(placed)? {
-                let key = self.key(&definition, base.as_ref(), &exact);
-                found = self.lookup_if_wanted(&key);
-                keys.push(key);
-            }
+            && let Some((exact, parts)) =
+                self.exact_inputs(step, &keys.inputs).await.map_err(placed)?
+        {
+            let key = content_key(self.form, &keys.definition, keys.base.as_ref(), &exact);
+            found = look(&key);
+            exact_parts = parts;
+            asked.push(key);
         }
-        let (made, how) = match found {
-            Some(made) => (made, StepEnd::Cached),
+        let about = Arc::new(self.about(stage, step, number, &keys, exact_parts));
+        self.explain(stage, number, &about, found.as_ref(), work);
+        let (output, origin, how) = match found.and_then(own_output) {
+            Some((output, origin)) => (output, origin, StepEnd::Cached),
             None => {
-                let layer = self.execute(stage, step, number, key_files).await.map_err(placed)?;
+                let layer = self.execute(stage, step, number, &work.files).await.map_err(placed)?;
                 let layer = layer.map(|layer| (layer.descriptor, layer.diff_id));
                 let created = jiff::Timestamp::now().as_second();
-                let origin = None;
-                (Found { step: CachedStep { layer, created }, origin }, StepEnd::Executed)
+                (StepOutput { created, layer }, None, StepEnd::Executed)
             }
         };
-        for key in &keys {
-            if how == StepEnd::Executed || made.origin.is_none() {
-                self.cache.record(key, &made.step);
-            }
-            let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
-            records.insert(*key, made.step.clone());
-            drop(records);
-            let mut known = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-            known.insert(*key, made.clone());
+        if self.caches_kind(step) {
+            self.note_made(number, work, &output, origin.as_ref(), &asked, about);
         }
+        let made = Found { outputs: vec![output.clone()], origin, from: "this build".to_owned() };
+        {
+            let mut known = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+            for key in &asked {
+                known.insert(*key, made.clone());
+            }
+        }
+        let origin = made.origin;
         match how {
             StepEnd::Cached => self.cached.fetch_add(1, Ordering::Relaxed),
             StepEnd::Executed => self.executed.fetch_add(1, Ordering::Relaxed),
         };
-        let created = made.step.created;
-        let layer = made.step.layer.map(|(descriptor, diff_id)| LayerRef {
-            descriptor,
-            diff_id,
-            origin: made.origin,
-        });
         events.send(BuildEvent::StepFinished {
             step: number,
             how,
-            layer_bytes: layer.as_ref().map(|layer| layer.descriptor.size),
+            layer_bytes: output.layer.as_ref().map(|(descriptor, _)| descriptor.size),
             duration: start.elapsed(),
         });
-        Ok(Some((layer, created)))
-    }
-
-    /// The key of a step over its inputs and the form of its layer.
-    fn key(
-        &self,
-        definition: &dockerfile::Definition,
-        base: Option<&Digest>,
-        inputs: &[Digest],
-    ) -> Digest {
-        let key = StepKey::of(definition, base, inputs);
-        let mut framed = Framed::new("step");
-        framed.field(key.digest().raw()).field(format!("{:?}", self.form).as_bytes());
-        framed.finish()
+        Ok((output, origin))
     }
 
     /// What only one step with this key may do at a time.
@@ -518,23 +633,116 @@ impl Session {
         made.get(key).cloned()
     }
 
-    fn lookup_if_wanted(&self, key: &Digest) -> Option<Found> {
-        (self.request.cache == CacheUse::Use).then(|| self.lookup(key)).flatten()
+    /// What the keys of a step are made of.
+    fn about(
+        &self,
+        stage: &Stage,
+        step: &Step,
+        number: StepNumber,
+        keys: &StepKeys,
+        exact_parts: Vec<KeyPart>,
+    ) -> About {
+        let mut parts = definition_parts(self.form, &keys.definition);
+        if let Some(base) = &keys.base {
+            parts.push(KeyPart::new("base", base));
+        }
+        parts.extend(self.input_parts(step, number, &keys.inputs));
+        parts.extend(exact_parts);
+        let stage = stage.name.clone().unwrap_or_else(|| stage.number.to_string());
+        About { stage, title: plain_title(&step.title), parts }
     }
 
-    fn lookup(&self, key: &Digest) -> Option<Found> {
-        if let Some(step) = self.cache.lookup(key) {
-            if let Some((descriptor, _)) = &step.layer
-                && !matches!(self.source.lease().add(&descriptor.digest), Ok(true))
-            {
-                return None;
-            }
-            return Some(Found { step, origin: None });
+    fn explain(
+        &self,
+        stage: &Stage,
+        number: StepNumber,
+        about: &About,
+        found: Option<&Found>,
+        work: &StageWork,
+    ) {
+        if !self.request.explain_cache {
+            return;
         }
-        let cache = self.request.registry_cache.as_ref()?;
-        let now = jiff::Timestamp::now().as_second();
-        let step = self.remote.lookup(key, cache.ttl, now)?.clone();
-        Some(Found { step, origin: Some(cache.repository.clone()) })
+        let decision = match found {
+            Some(found) => CacheDecision::Hit { from: found.from.clone(), by: KeyKind::Content },
+            None if !self.uses_cache(stage.id) => CacheDecision::Miss {
+                nearest: None,
+                differences: vec!["the cache of this stage is not in use".to_owned()],
+            },
+            None => {
+                let parent = stage.steps[..number.step]
+                    .iter()
+                    .rfind(|step| step.definition().is_some())
+                    .map_or_else(
+                        || format!("the base {}", base_name(&stage.base)),
+                        |step| format!("parent step {:?}", plain_title(&step.title)),
+                    );
+                let parent = match work.outputs.is_empty() && number.step == 0 {
+                    true => format!("the base {}", base_name(&stage.base)),
+                    false => parent,
+                };
+                crate::cache::explain::miss(about, &parent, self.known_abouts())
+            }
+        };
+        self.inner.events.send(BuildEvent::Cache { step: number, decision });
+    }
+
+    /// What earlier builds noted of their keys; read once.
+    fn known_abouts(&self) -> &[(i64, Arc<About>)] {
+        self.abouts.get_or_init(|| self.shelf.abouts())
+    }
+
+    /// Notes what a step made or was found to have made.
+    fn note_made(
+        &self,
+        number: StepNumber,
+        work: &StageWork,
+        output: &StepOutput,
+        origin: Option<&Reference>,
+        keys: &[Digest],
+        about: Arc<About>,
+    ) {
+        let used = self.clock;
+        let mut records = Records::default();
+        for key in keys {
+            let step = CachedStep {
+                outputs: vec![output.clone()],
+                used,
+                about: Some(Arc::clone(&about)),
+                content: None,
+            };
+            records.steps.insert(*key, step);
+        }
+        if let Some(chain) = self.ahead.get().and_then(|ahead| ahead.chain(number)) {
+            let outputs = work.outputs.iter().chain([output]).cloned().collect();
+            let content = keys.first().copied();
+            records.steps.insert(chain, CachedStep { outputs, used, about: None, content });
+        }
+        if origin.is_none() {
+            // First what keeps the layer, then what points to it.
+            let (chains, contents): (Vec<_>, Vec<_>) =
+                records.steps.iter().partition(|(_, step)| step.about.is_none());
+            for (key, step) in contents.into_iter().chain(chains) {
+                self.shelf.local.record(key, step);
+            }
+        }
+        self.exports.note(number.stage, records, origin);
+    }
+
+    /// Notes a step that was known with everything below it.
+    fn note_known(&self, number: StepNumber, work: &StageWork, output: &StepOutput, hit: &Hit) {
+        let Some(chain) = self.ahead.get().and_then(|ahead| ahead.chain(number)) else { return };
+        self.shelf.local.touch_chain(&chain);
+        let outputs = work.outputs.iter().chain([output]).cloned().collect();
+        let step = CachedStep { outputs, used: self.clock, about: None, content: None };
+        let mut records = Records::default();
+        records.steps.insert(chain, step);
+        self.exports.note(number.stage, records, hit.found.origin.as_ref());
+        if self.request.explain_cache {
+            let from = hit.found.from.clone();
+            let decision = CacheDecision::Hit { from, by: KeyKind::Chain };
+            self.inner.events.send(BuildEvent::Cache { step: number, decision });
+        }
     }
 
     /// Sends a layer of the target to where the image will go, while the build goes on.
@@ -554,56 +762,123 @@ impl Session {
             });
         }
     }
-
-    async fn export_cache(&self) {
-        let Some(cache) = &self.request.registry_cache else { return };
-        if cache.write == CacheWrite::ReadOnly {
-            return;
-        }
-        if let Err(error) = self.try_export(cache).await {
-            let text = format!("cannot write the cache {}: {error}", cache.repository);
-            self.inner.events.send(BuildEvent::Warning(text));
-        }
-    }
-
-    async fn try_export(
-        &self,
-        cache: &RegistryCache,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        use oci_model::{Descriptor, ImageManifest, MediaType, RawManifest, Tag};
-        let now = jiff::Timestamp::now().as_second();
-        // Somebody else may have written meanwhile.
-        let mut records = read_remote(&self.inner, cache).await;
-        let new = self.records.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        records.merge(&new, cache.ttl, now);
-        let config = records.write()?;
-        self.inner.store.put(&config)?;
-        let manifest = RawManifest::from_image(ImageManifest {
-            schema_version: 2,
-            media_type: Some(MediaType::OCI_MANIFEST),
-            artifact_type: None,
-            config: Descriptor::of(MediaType::new(crate::cache::CACHE_CONFIG), &config),
-            layers: records.layers(),
-            subject: None,
-            annotations: BTreeMap::new(),
-        });
-        let reference = cache.repository.with_tag(Tag::new(CACHE_TAG)?);
-        self.inner.registry.push(&reference, &manifest, &self.inner.store, Vec::new()).await?;
-        Ok(())
-    }
 }
 
+/// What a stage starts from.
+#[derive(Default)]
 struct StageStart {
     layers: Vec<LayerRef>,
     config: Option<ImageConfig>,
     is_docker: Option<bool>,
+    /// Outputs of the stages below.
+    outputs: Vec<StepOutput>,
 }
 
-#[derive(Clone)]
-struct Found {
-    step: CachedStep,
-    /// Where the layer is to be fetched from.
-    origin: Option<oci_model::Reference>,
+impl StageResult {
+    fn as_start(&self) -> StageStart {
+        StageStart {
+            layers: self.files.layers.clone(),
+            config: Some(self.config.clone()),
+            is_docker: self.base_is_docker,
+            outputs: self.outputs.clone(),
+        }
+    }
+
+    fn into_start(self) -> StageStart {
+        StageStart {
+            layers: self.files.layers,
+            config: Some(self.config),
+            is_docker: self.base_is_docker,
+            outputs: self.outputs,
+        }
+    }
+}
+
+/// A stage in the making.
+struct StageWork {
+    files: StageFiles,
+    inherited: usize,
+    base_config: Option<ImageConfig>,
+    base_is_docker: Option<bool>,
+    /// What every step that changes files made, from the image at the bottom on.
+    outputs: Vec<StepOutput>,
+    steps: Vec<StepLayer>,
+    made_at: Option<i64>,
+}
+
+impl StageWork {
+    fn new(start: StageStart) -> Self {
+        Self {
+            inherited: start.layers.len(),
+            files: StageFiles { layers: start.layers },
+            base_config: start.config,
+            base_is_docker: start.is_docker,
+            outputs: start.outputs,
+            steps: Vec::new(),
+            made_at: None,
+        }
+    }
+}
+
+/// The keys of a step whose turn has come.
+struct StepKeys {
+    definition: dockerfile::Definition,
+    /// Identity of the files below, if the result depends on them.
+    base: Option<Digest>,
+    inputs: Vec<Digest>,
+    quick: Digest,
+}
+
+impl StepKeys {
+    async fn new(
+        session: &Arc<Session>,
+        step: &Step,
+        number: StepNumber,
+        files: &StageFiles,
+    ) -> Result<Self, StepOrBuild> {
+        let definition = step.definition().unwrap_or(dockerfile::Definition { parts: Vec::new() });
+        let base = if needs_no_base(step) { None } else { files.identity() };
+        let inputs = session.quick_inputs(step, number).await?;
+        let quick = content_key(session.form, &definition, base.as_ref(), &inputs);
+        Ok(Self { definition, base, inputs, quick })
+    }
+}
+
+/// The platforms that are wanted, each once.
+pub(crate) fn platforms(plan: &Plan) -> Vec<Platform> {
+    let mut platforms = Vec::new();
+    for target in plan.targets() {
+        if !platforms.contains(&target.platform) {
+            platforms.push(target.platform);
+        }
+    }
+    platforms
+}
+
+fn layer_of(output: &StepOutput, origin: Option<&Reference>) -> Option<LayerRef> {
+    let (descriptor, diff_id) = output.layer.clone()?;
+    Some(LayerRef { descriptor, diff_id, origin: origin.cloned() })
+}
+
+fn own_output(found: Found) -> Option<(StepOutput, Option<Reference>)> {
+    Some((found.outputs.into_iter().next_back()?, found.origin))
+}
+
+/// The title of a step without its place: `RUN make` of `[build 2/5] RUN make`.
+fn plain_title(title: &str) -> String {
+    match title.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
+        Some((_, plain)) => plain.to_owned(),
+        None => title.to_owned(),
+    }
+}
+
+fn base_name(base: &Base) -> String {
+    match base {
+        Base::Scratch => "scratch".to_owned(),
+        Base::Image(request) => request.reference.to_string(),
+        Base::NamedContext { name, .. } => name.clone(),
+        Base::Stage(_) => "stage".to_owned(),
+    }
 }
 
 /// A failure of a step, or one that has nothing to do with it.
@@ -642,20 +917,6 @@ fn needs_no_base(step: &Step) -> bool {
     transfer.link == Linking::Independent
         && !by_name
         && !transfer.files.iter().any(|file| matches!(file, FileSource::Git(_)))
-}
-
-async fn read_remote(inner: &Inner, cache: &RegistryCache) -> RemoteRecords {
-    let read = || async {
-        let tag = oci_model::Tag::new(CACHE_TAG).ok()?;
-        let reference = cache.repository.with_tag(tag);
-        let manifest = inner.registry.manifest(&reference).await.ok()?;
-        let oci_model::Manifest::Image(image) = manifest.parsed() else { return None };
-        let none = Progress::none();
-        inner.registry.fetch_blob(&reference, &image.config, &inner.store, &none).await.ok()?;
-        let bytes = inner.store.read(&image.config.digest, CACHE_CONFIG_BYTES_MAX).ok()?;
-        Some(RemoteRecords::parse(&bytes))
-    };
-    read().await.unwrap_or_default()
 }
 
 /// Name of a way to run commands.

@@ -4,15 +4,17 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use dockerfile::{FileSource, IgnoreFile, Selection, Source, Step, TransferAction};
+use dockerfile::{Base, FileSource, IgnoreFile, Input, Selection, Source, Step, TransferAction};
 use oci_model::Digest;
 use tokio::sync::OnceCell;
 
 use crate::archive::Spool;
 use crate::builder::{ContextDirectory, NamedContext};
+use crate::cache::record::KeyPart;
 use crate::content_digest::{Framed, local_content, selection};
 use crate::context_source::below_context;
 use crate::error::StepError;
+use crate::event::StepNumber;
 use crate::fetch::{self, FetchedFile, UrlAnswer, UrlMemory};
 use crate::git::{self, GitCredentials, GitReference, GitTimes, Resolved};
 use crate::layer_source::{LayerRef, blocking};
@@ -38,7 +40,19 @@ pub(crate) struct Sources {
     urls: Mutex<HashMap<String, Cell<FetchedFile>>>,
     commits: Mutex<HashMap<String, Cell<Resolved>>>,
     repositories: Mutex<HashMap<String, Cell<Checkout>>>,
+    /// What steps read of contexts, by step and place among the step's inputs.
+    selections: Mutex<HashMap<(StepNumber, usize), Cell<Arc<SelectionDigest>>>>,
 }
+
+/// What was selected of a tree.
+struct SelectionDigest {
+    digest: Digest,
+    /// Its files, for explanations; none if there are too many.
+    files: Vec<KeyPart>,
+}
+
+/// Files of one selection that are kept apart for explanations.
+const FILE_PARTS_MAX: usize = 500;
 
 type TreeCell = Cell<Arc<dyn Files>>;
 type Cell<T> = Arc<OnceCell<T>>;
@@ -182,31 +196,45 @@ impl Session {
     pub(crate) async fn quick_inputs(
         self: &Arc<Self>,
         step: &Step,
+        number: StepNumber,
     ) -> Result<Vec<Digest>, StepOrBuild> {
         let mut digests = Vec::new();
-        for input in step.inputs() {
-            digests.push(match self.input_layers(input.source).await? {
-                Some(files) => {
-                    let mut framed = Framed::new("layers");
-                    let identity = files.identity();
-                    framed.field(identity.as_ref().map_or(&[][..], |identity| identity.raw()));
-                    framed.finish()
-                }
-                None => self.selection_digest(input.source, &input.selection).await?,
-            });
+        for (at, input) in step.inputs().into_iter().enumerate() {
+            digests.push(self.outside_digest(&input, number, at).await?);
         }
         digests.extend(self.remote_digests(step).await?);
         Ok(digests)
     }
 
+    /// Digest of one thing that a step reads.
+    pub(crate) async fn outside_digest(
+        self: &Arc<Self>,
+        input: &Input<'_>,
+        number: StepNumber,
+        at: usize,
+    ) -> Result<Digest, StepOrBuild> {
+        match self.input_layers(input.source).await? {
+            Some(files) => Ok(layers_digest(&files)),
+            None => {
+                let cell = cell(&self.sources.selections, (number, at));
+                let digest = || async {
+                    let made = self.selection_digest(input.source, &input.selection).await?;
+                    Ok::<_, StepOrBuild>(Arc::new(made))
+                };
+                Ok(cell.get_or_try_init(digest).await?.digest)
+            }
+        }
+    }
+
     /// The same with stages and images by what is read of them; `None` where that makes no
-    /// difference.
+    /// difference. The other half are the files that were read.
     pub(crate) async fn exact_inputs(
         self: &Arc<Self>,
         step: &Step,
         quick: &[Digest],
-    ) -> Result<Option<Vec<Digest>>, StepOrBuild> {
+    ) -> Result<Option<(Vec<Digest>, Vec<KeyPart>)>, StepOrBuild> {
         let mut digests = quick.to_vec();
+        let mut parts = Vec::new();
         let mut differs = false;
         for (digest, input) in digests.iter_mut().zip(step.inputs()) {
             // Reading a whole tree to find that it is equal costs more than a command that has
@@ -216,11 +244,45 @@ impl Session {
                 Selection::Path(path) => path != "/",
             };
             if self.input_layers(input.source).await?.is_some() && is_part {
-                *digest = self.selection_digest(input.source, &input.selection).await?;
+                let made = self.selection_digest(input.source, &input.selection).await?;
+                *digest = made.digest;
+                parts.extend(made.files);
                 differs = true;
             }
         }
-        Ok(differs.then_some(digests))
+        Ok(differs.then_some((digests, parts)))
+    }
+
+    /// What a step reads, for explanations: files of contexts one by one, all else as a whole.
+    pub(crate) fn input_parts(
+        &self,
+        step: &Step,
+        number: StepNumber,
+        quick: &[Digest],
+    ) -> Vec<KeyPart> {
+        let mut parts = Vec::new();
+        let inputs = step.inputs();
+        for (at, digest) in quick.iter().enumerate() {
+            let Some(input) = inputs.get(at) else {
+                parts.push(KeyPart::new("remote source", digest));
+                continue;
+            };
+            let name = match input.source {
+                Source::Context => "context".to_owned(),
+                Source::NamedContext(name) => format!("context {name}"),
+                Source::Stage(id) => {
+                    let stage = self.plan.stage(*id);
+                    format!("stage {}", stage.name.clone().unwrap_or(stage.number.to_string()))
+                }
+                Source::Image(request) => format!("image {}", request.reference),
+            };
+            parts.push(KeyPart::new(format!("files of {name}"), digest));
+            let cell = cell(&self.sources.selections, (number, at));
+            if let Some(made) = cell.get() {
+                parts.extend(made.files.iter().cloned());
+            }
+        }
+        parts
     }
 
     /// The layers of a stage or image.
@@ -228,21 +290,56 @@ impl Session {
         self: &Arc<Self>,
         source: &Source,
     ) -> Result<Option<StageFiles>, StepOrBuild> {
-        Ok(match source {
-            Source::Context | Source::NamedContext(_) => None,
-            Source::Stage(id) => Some(self.stage_needed(*id).await?.files.clone()),
-            Source::Image(request) => {
+        let image = match source {
+            Source::Context => return Ok(None),
+            Source::Stage(id) => return Ok(Some(self.stage_needed(*id).await?.files.clone())),
+            Source::Image(request) => request.clone(),
+            Source::NamedContext(name) => match self.named_image(name) {
+                None => return Ok(None),
+                Some(reference) => dockerfile::ImageRequest {
+                    reference: reference.clone(),
+                    platform: self.plan.platform.clone(),
+                },
+            },
+        };
+        let image = self.inner.images.get(&image).await?;
+        Ok(Some(StageFiles { layers: image.layers.clone() }))
+    }
+
+    /// Identity of the files that a stage starts from, if that is not another stage.
+    pub(crate) async fn base_identity(
+        self: &Arc<Self>,
+        base: &Base,
+    ) -> Result<Option<Digest>, StepOrBuild> {
+        let (name, platform) = match base {
+            Base::Scratch | Base::Stage(_) => return Ok(None),
+            Base::Image(request) => {
                 let image = self.inner.images.get(request).await?;
-                Some(StageFiles { layers: image.layers.clone() })
+                return Ok(StageFiles { layers: image.layers.clone() }.identity());
             }
-        })
+            Base::NamedContext { name, platform } => (name, platform),
+        };
+        match self.named_image(name) {
+            Some(reference) => {
+                let request = dockerfile::ImageRequest {
+                    reference: reference.clone(),
+                    platform: platform.clone(),
+                };
+                let image = self.inner.images.get(&request).await?;
+                Ok(StageFiles { layers: image.layers.clone() }.identity())
+            }
+            None => {
+                let source = Source::NamedContext(name.clone());
+                Ok(Some(self.selection_digest(&source, &Selection::Path("/")).await?.digest))
+            }
+        }
     }
 
     async fn selection_digest(
         self: &Arc<Self>,
         source: &Source,
         what: &Selection<'_>,
-    ) -> Result<Digest, StepOrBuild> {
+    ) -> Result<SelectionDigest, StepOrBuild> {
         let tree = self.source_tree(source).await?;
         let (selected, ignore) = match what {
             Selection::Transfer(transfer) => {
@@ -259,7 +356,7 @@ impl Session {
         let nodes = collect(&*tree.files, &selected)?;
         let nodes = self.source.fetch_contents(nodes, &tree.layers, Arc::clone(&spool)).await?;
         let files = Arc::clone(&tree.files);
-        let digest = blocking(move || {
+        let made = blocking(move || {
             // Keeps the spooled contents while they are read.
             let _spool = spool;
             let contents: HashMap<PathBuf, Content> =
@@ -273,10 +370,22 @@ impl Session {
                     None => local_content(node),
                 }
             };
-            Ok(selection(&*files, &selected, &excluded, &content)?)
+            let seen = std::cell::RefCell::new(Vec::new());
+            let note = |path: &std::path::Path, digest: &Digest| {
+                let mut seen = seen.borrow_mut();
+                if seen.len() <= FILE_PARTS_MAX {
+                    seen.push(KeyPart::new(format!("file {}", path.display()), digest));
+                }
+            };
+            let digest = selection(&*files, &selected, &excluded, &content, &note)?;
+            let mut files = seen.into_inner();
+            if FILE_PARTS_MAX < files.len() {
+                files.clear();
+            }
+            Ok(SelectionDigest { digest, files })
         })
         .await?;
-        Ok(digest)
+        Ok(made)
     }
 
     /// A directory for contents on their way.
@@ -285,7 +394,7 @@ impl Session {
         Spool::new(path).map(Arc::new).map_err(|error| StepError::io(path, error))
     }
 
-    async fn remote_digests(&self, step: &Step) -> Result<Vec<Digest>, StepError> {
+    pub(crate) async fn remote_digests(&self, step: &Step) -> Result<Vec<Digest>, StepError> {
         let dockerfile::Action::Transfer(transfer) = &step.action else { return Ok(Vec::new()) };
         let mut digests = Vec::new();
         for file in &transfer.files {
@@ -430,6 +539,14 @@ fn git_reference(reference: &str, checksum: Option<&str>) -> Result<GitReference
         }
     }
     Ok(wanted)
+}
+
+/// Digest of the files of a stage or image as an input.
+fn layers_digest(files: &StageFiles) -> Digest {
+    let mut framed = Framed::new("layers");
+    let identity = files.identity();
+    framed.field(identity.as_ref().map_or(&[][..], |identity| identity.raw()));
+    framed.finish()
 }
 
 /// The selected nodes with everything below them.

@@ -13,9 +13,12 @@ use layers::{Entry, EntryKind, Timestamp};
 use oci_model::Platform;
 
 use crate::archive;
-use crate::builder::CacheUse;
+use crate::cache::export::UsedMount;
+use crate::cache::layout;
+use crate::cache::mounts::{MountRecord, unpack};
+use crate::cache::shelf::MountHome;
 use crate::error::{BuildError, StepError};
-use crate::event::StepNumber;
+use crate::event::{BuildEvent, StepNumber};
 use crate::fetch;
 use crate::isolation::Engine;
 use crate::layer_source::{LayerRef, blocking};
@@ -201,7 +204,7 @@ impl Session {
     ) -> Result<Option<LayerRef>, StepOrBuild> {
         self.refuse_foreign()?;
         let engine = self.engine().await?;
-        let ready = self.mounts(action, &engine).await?;
+        let ready = self.mounts(action, number, &engine).await?;
         let (action, session, layers) = (action.clone(), Arc::clone(self), files.layers.clone());
         match &*engine {
             Engine::Sandbox { kind, .. } => {
@@ -265,6 +268,7 @@ impl Session {
     async fn mounts(
         self: &Arc<Self>,
         action: &RunAction,
+        number: StepNumber,
         engine: &Engine,
     ) -> Result<Ready, StepOrBuild> {
         let mut ready = Ready::default();
@@ -285,15 +289,7 @@ impl Session {
                         Sharing::Shared if engine.is_single_root() => Sharing::Locked,
                         sharing => *sharing,
                     };
-                    let (home, id) = (self.inner.directory.join("cache-mounts"), id.clone());
-                    let cache = blocking(move || {
-                        caches::open(&home, &id, sharing, look)
-                            .map_err(|error| StepError::io(&home, error))
-                    })
-                    .await?;
-                    if self.request.cache == CacheUse::Ignore {
-                        caches::clear(&cache).map_err(|error| StepError::io(&cache.path, error))?;
-                    }
+                    let cache = self.cache_mount(id, sharing, look, number).await?;
                     let below = resolve(
                         &LayerStack::new(vec![cache.path.clone()]),
                         &tree_path(source_path),
@@ -363,6 +359,92 @@ impl Session {
             }
         }
         Ok(ready)
+    }
+
+    /// The directory of a cache mount: what earlier builds left, or what an exported cache holds.
+    async fn cache_mount(
+        self: &Arc<Self>,
+        id: &str,
+        sharing: Sharing,
+        look: CacheLook,
+        number: StepNumber,
+    ) -> Result<caches::CacheDirectory, StepOrBuild> {
+        let home = self.inner.directory.join("cache-mounts");
+        let exported = self.shelf.mount(&caches::identity(id));
+        let known = exported.as_ref().map(|(record, _)| record.clone());
+        let is_first = self.exports.note_mount(UsedMount { id: id.to_owned(), known });
+        let stage = self.plan.stages.get(number.stage).map(|stage| stage.id);
+        let starts_empty = is_first && stage.is_some_and(|stage| self.is_uncached(stage));
+        if let (Some((record, place)), false) = (exported, starts_empty)
+            && !caches::usual_directory(&home, id).exists()
+        {
+            self.restore_mount(&home, record, place).await?;
+        }
+        let id = id.to_owned();
+        let cache = blocking(move || {
+            let cache = caches::open(&home, &id, sharing, look)
+                .map_err(|error| StepError::io(&home, error))?;
+            if starts_empty {
+                caches::clear(&cache).map_err(|error| StepError::io(&cache.path, error))?;
+            }
+            Ok(cache)
+        });
+        Ok(cache.await?)
+    }
+
+    /// Unpacks an exported cache mount. One that cannot be had only costs time.
+    async fn restore_mount(
+        self: &Arc<Self>,
+        home: &Path,
+        record: MountRecord,
+        place: MountHome,
+    ) -> Result<(), StepOrBuild> {
+        let id = record.id.clone();
+        if let Err(error) = self.try_restore(home, record, place).await {
+            let text = format!("cache mount {id} is not restored: {error}");
+            self.inner.events.send(BuildEvent::Warning(text));
+        }
+        Ok(())
+    }
+
+    async fn try_restore(
+        self: &Arc<Self>,
+        home: &Path,
+        record: MountRecord,
+        place: MountHome,
+    ) -> Result<(), StepError> {
+        match place {
+            MountHome::Registry(origin) => {
+                let layer = LayerRef {
+                    descriptor: record.layer.clone(),
+                    diff_id: oci_model::DiffId(record.layer.digest),
+                    origin: Some(origin),
+                };
+                self.source.ensure_blob(&layer).await?;
+            }
+            MountHome::Layout(directory) => {
+                let (source, layer) = (Arc::clone(&self.source), record.layer.clone());
+                blocking(move || {
+                    layout::take(&directory, &layer, &source.store, source.lease())
+                        .map_err(|error| StepError::layer("cannot read the cache", error))
+                })
+                .await?;
+            }
+        }
+        let (home, store) = (home.to_owned(), self.source.store.clone());
+        blocking(move || {
+            let _lock = caches::lock_to_make(&home, &record.id)
+                .map_err(|error| StepError::io(&home, error))?;
+            let to = caches::usual_directory(&home, &record.id);
+            if to.exists() {
+                return Ok(());
+            }
+            let blob = store
+                .open_blob(&record.layer.digest)
+                .map_err(|error| StepError::layer("cannot open the layer", error))?;
+            unpack(&record, blob.into_file(), &to)
+        })
+        .await
     }
 
     /// What a bind mount shows; `own` asks for a copy that may be written and moved.

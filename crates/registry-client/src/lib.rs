@@ -35,6 +35,7 @@ pub use copy::CopyOptions;
 pub use credentials::RegistryAuth;
 pub use docker_archive::{read_docker_archive, write_docker_archive};
 pub use error::{RegistryError, RegistryErrorKind};
+pub use manifests::Expected;
 pub use oci_layout::{ImageFileError, read_oci_layout, write_oci_layout};
 pub use options::{
     ClientCertificate, ClientOptions, ClientOptionsError, Fallback, HostTls, Mirror, Proxy,

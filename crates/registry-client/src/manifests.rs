@@ -16,6 +16,15 @@ use crate::transport::{About, BodyError, body_up_to, tell_warnings};
 const SMALL_BLOB_BYTES_MAX: usize = 8 * 1024 * 1024;
 const CONTENT_DIGEST: &str = "docker-content-digest";
 
+/// What a tag has to name for it to be moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    /// It must not exist.
+    Nothing,
+    /// It must name this manifest.
+    Manifest(Digest),
+}
+
 impl Client {
     /// What a reference names at present, without fetching it: one HEAD.
     ///
@@ -95,6 +104,27 @@ impl Client {
         let put = |auth: Option<RegistryAuth>| async move {
             let remote = self.remote(reference, auth.as_ref());
             remote.put_manifest(&reference.manifest_key(), manifest, &Progress::none()).await
+        };
+        self.with_credentials(auths, put).await.map(|_| ())
+    }
+
+    /// The same, only if the tag names what is expected (`If-Match` and `If-None-Match` of RFC
+    /// 9110). The distribution-spec knows no conditions: our registry honours them, others may
+    /// ignore them.
+    ///
+    /// # Errors
+    /// See [`RegistryErrorKind`]; [`RegistryErrorKind::Status`] 412 if it names something else.
+    pub async fn put_manifest_if(
+        &self,
+        reference: &Reference,
+        manifest: &RawManifest,
+        expected: Expected,
+        auths: &[RegistryAuth],
+    ) -> Result<(), RegistryError> {
+        let put = |auth: Option<RegistryAuth>| async move {
+            let remote = self.remote(reference, auth.as_ref());
+            let key = reference.manifest_key();
+            remote.put_manifest_with(&key, manifest, Some(expected), &Progress::none()).await
         };
         self.with_credentials(auths, put).await.map(|_| ())
     }
@@ -249,6 +279,16 @@ impl Remote {
         manifest: &RawManifest,
         progress: &Progress,
     ) -> Result<(), RegistryError> {
+        self.put_manifest_with(key, manifest, None, progress).await
+    }
+
+    async fn put_manifest_with(
+        &self,
+        key: &str,
+        manifest: &RawManifest,
+        expected: Option<Expected>,
+        progress: &Progress,
+    ) -> Result<(), RegistryError> {
         let target = format!("{}/manifests/{key}", self.repository_path());
         let about = About {
             method: "PUT",
@@ -260,6 +300,13 @@ impl Remote {
         let body = bytes::Bytes::copy_from_slice(manifest.bytes());
         let response = self
             .send(&about, |request| {
+                let request = match expected {
+                    None => request,
+                    Some(Expected::Nothing) => request.header(header::IF_NONE_MATCH, "*"),
+                    Some(Expected::Manifest(digest)) => {
+                        request.header(header::IF_MATCH, format!("\"{digest}\""))
+                    }
+                };
                 request
                     .header(header::CONTENT_TYPE, manifest.media_type().as_str())
                     .body(body.clone())

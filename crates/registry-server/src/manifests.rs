@@ -9,7 +9,7 @@ use oci_model::{
 };
 
 use crate::body::{Body, read_whole};
-use crate::metadata::{Change, ChangeError, Child, NewManifest};
+use crate::metadata::{Change, ChangeError, Child, Expected, NewManifest};
 use crate::refusal::Refusal;
 use crate::route::{self, ManifestReference};
 use crate::service::{Answer, Call, empty, header_value};
@@ -82,6 +82,7 @@ pub(crate) async fn put(
         digest,
         media_type: media_type.clone(),
         tags,
+        expected: expected(call)?,
         children: children(manifest.parsed()),
         subject: match subject {
             Some(subject) => Some((subject, referrer(&manifest, digest)?)),
@@ -109,6 +110,25 @@ pub(crate) async fn put(
         headers.append(HeaderName::from_static("oci-tag"), header_value(tag.as_str()));
     }
     Ok(response)
+}
+
+/// The condition of a PUT. The distribution-spec has none; clients that write one document
+/// together, such as a build cache, need it so that nobody's part is lost.
+fn expected(call: &Call<'_>) -> Result<Option<Expected>, Refusal> {
+    let bad = |text: &str| {
+        Refusal::new(ErrorCode::Unsupported, text).with_status(StatusCode::BAD_REQUEST)
+    };
+    match (call.header(header::IF_MATCH), call.header(header::IF_NONE_MATCH)) {
+        (None, None) => Ok(None),
+        (None, Some("*")) => Ok(Some(Expected::Nothing)),
+        (Some("*"), None) => Ok(Some(Expected::Anything)),
+        (Some(tag), None) => {
+            let digest = tag.trim_matches('"').parse();
+            let digest = digest.map_err(|_| bad("If-Match takes one entity tag, a digest"))?;
+            Ok(Some(Expected::Manifest(digest)))
+        }
+        _ => Err(bad("a PUT takes If-Match, or If-None-Match: *")),
+    }
 }
 
 /// Removes a tag, or a manifest with all its tags.

@@ -268,6 +268,8 @@ impl From<ChangeError> for Refusal {
             )
             .with_detail(serde_json::json!({ "digest": digest })),
             ChangeError::Unknown => Self::new(ErrorCode::ManifestUnknown, "manifest unknown"),
+            ChangeError::NotAsExpected(_) => Self::new(ErrorCode::Denied, error.to_string())
+                .with_status(StatusCode::PRECONDITION_FAILED),
             ChangeError::InUse(manifest) => {
                 Self::new(ErrorCode::Denied, format!("manifest {manifest} needs this blob"))
                     .with_status(StatusCode::CONFLICT)

@@ -363,6 +363,12 @@ pub(crate) fn failure(error: BuildError, dockerfile: &str) -> Failure {
                 Err(source) => BuildError::Push { reference, source },
             }
         }
+        BuildError::Cache { place, source } => {
+            match source.downcast::<registry_client::RegistryError>() {
+                Ok(error) => return crate::registries::failure(*error),
+                Err(source) => BuildError::Cache { place, source },
+            }
+        }
         BuildError::Image { reference, source } => {
             match source.downcast::<registry_client::RegistryError>() {
                 Ok(error) => return crate::registries::failure(*error),

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use image_builder::{BuildEvent, Events, OutputStream, StepEnd, StepNumber};
+use image_builder::{
+    BuildEvent, CacheDecision, Events, KeyKind, OutputStream, StepEnd, StepNumber,
+};
 
 use crate::output;
 
@@ -119,6 +121,10 @@ impl State {
                 };
                 output::error_line(&format!("#{number} {text}"));
             }
+            BuildEvent::Cache { step, decision } => {
+                let number = self.step(step);
+                output::error_line(&format!("#{number} {decision}"));
+            }
             BuildEvent::StepFailed { step } => {
                 let number = self.step(step);
                 self.flush(step, &format!("#{number} "));
@@ -188,6 +194,7 @@ impl State {
             BuildEvent::StepFinished { duration, .. } => {
                 format!("Took {:.1}s", duration.as_secs_f64())
             }
+            BuildEvent::Cache { decision, .. } => decision.to_string(),
             BuildEvent::StepFailed { .. } => return,
             BuildEvent::Fetching { what, .. } => format!("Retrieving {what}"),
             BuildEvent::ImageReady { digest } => format!("Built image {digest}"),
@@ -267,6 +274,16 @@ fn json(event: &BuildEvent) {
             "event": "step-finished", "id": step(number), "cached": *how == StepEnd::Cached,
             "layerBytes": layer_bytes, "milliseconds": duration.as_millis(),
         }),
+        BuildEvent::Cache { step: number, decision } => match decision {
+            CacheDecision::Hit { from, by } => json!({
+                "event": "cache", "id": step(number), "hit": true, "from": from,
+                "key": match by { KeyKind::Chain => "chain", KeyKind::Content => "content" },
+            }),
+            CacheDecision::Miss { nearest, differences } => json!({
+                "event": "cache", "id": step(number), "hit": false, "nearest": nearest,
+                "differences": differences,
+            }),
+        },
         BuildEvent::StepFailed { step: number } => {
             json!({"event": "step-failed", "id": step(number)})
         }

@@ -1,5 +1,6 @@
 //! `shipway build`: an image from a Dockerfile, without Docker.
 
+pub(crate) mod cache_flags;
 mod output_flags;
 mod report;
 
@@ -9,8 +10,8 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use image_builder::{
-    BasePolicy, BuildRequest, CacheUse, ContextDirectory, FamilyChoice, IsolationChoice,
-    NamedContext, Snapshots,
+    BasePolicy, BuildRequest, ContextDirectory, FamilyChoice, IsolationChoice, NamedContext,
+    Snapshots,
 };
 use oci_model::Reference;
 
@@ -49,9 +50,6 @@ pub(crate) struct BuildArgs {
     /// Label of the image
     #[arg(long = "label", value_name = "KEY=VALUE")]
     labels: Vec<String>,
-    /// Execute every step anew
-    #[arg(long)]
-    no_cache: bool,
     /// Ask the registry for bases even if they are here
     #[arg(long)]
     pull: bool,
@@ -75,6 +73,8 @@ pub(crate) struct BuildArgs {
     insecure_registries: Vec<String>,
     #[command(flatten)]
     outputs: output_flags::OutputFlags,
+    #[command(flatten)]
+    cache: cache_flags::CacheFlags,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -184,9 +184,8 @@ pub(crate) async fn run(args: BuildArgs, globals: &Globals) -> Result<ExitCode, 
     if outputs.squash {
         request.snapshots = Snapshots::Single;
     }
-    if args.no_cache {
-        request.cache = CacheUse::Ignore;
-    }
+    let inline = subject.build_args.get("BUILDKIT_INLINE_CACHE").map(String::as_str);
+    args.cache.apply(&mut request, inline)?;
     if outputs.push {
         request.push_to.clone_from(&outputs.names);
     }

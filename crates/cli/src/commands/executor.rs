@@ -1,6 +1,7 @@
 //! `shipway executor`, also as `/kaniko/executor`: kaniko's flags, environment, files and exit
 //! codes on our builder.
 
+mod cache_flags;
 mod flags;
 mod inputs;
 mod outputs;
@@ -9,9 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use image_builder::{
-    BasePolicy, BuildRequest, CacheWrite, Family, FamilyChoice, RegistryCache, Snapshots,
-};
+use image_builder::{BasePolicy, BuildRequest, Family, FamilyChoice, Snapshots};
 use oci_model::Reference;
 
 pub(crate) use self::flags::ExecutorArgs;
@@ -190,24 +189,7 @@ fn request(
         request.snapshots = Snapshots::Single;
     }
     request.epoch = if args.reproducible { Some(0) } else { epoch };
-    if args.cache {
-        let repository = match (&args.cache_repo, destinations.first()) {
-            (Some(repository), _) => crate::commands::build::reference(repository)?,
-            (None, Some(first)) => {
-                crate::commands::build::reference(&format!("{}/cache", first.name()))?
-            }
-            (None, None) => {
-                return Err(Failure::usage(
-                    "if using cache with --no-push, specify cache repo with --cache-repo",
-                ));
-            }
-        };
-        request.registry_cache = Some(RegistryCache {
-            repository,
-            ttl: args.cache_ttl()?,
-            write: if args.no_push_cache { CacheWrite::ReadOnly } else { CacheWrite::Export },
-        });
-    }
+    args.cache.apply(&mut request, destinations)?;
     if !args.no_push() {
         request.push_to = destinations.to_vec();
     }

@@ -1,6 +1,7 @@
 //! One file per verb, each with its flags (`Args`) and `run`.
 
 pub(crate) mod build;
+mod cache;
 mod completions;
 mod context;
 mod copy;
@@ -56,6 +57,8 @@ enum Verb {
     Executor(Box<executor::ExecutorArgs>),
     /// Push a build context to a registry, for builds without a volume
     Context(context::ContextArgs),
+    /// List and prune what builds keep: steps and cache mounts
+    Cache(cache::CacheArgs),
     /// Check a credential against a registry and keep it in docker's config.json
     Login(login::LoginArgs),
     /// Forget the credential of a registry
@@ -95,6 +98,7 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Build(args) => build::run(*args, globals).await,
         Verb::Executor(args) => executor::run(*args, globals).await,
         Verb::Context(args) => context::run(args, globals).await,
+        Verb::Cache(args) => cache::run(args, globals).await,
         Verb::Login(args) => login::login(args).await,
         Verb::Logout(args) => login::logout(&args),
         Verb::Pull(args) => pull::run(args, globals).await,

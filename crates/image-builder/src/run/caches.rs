@@ -2,13 +2,16 @@
 //!
 //! Layout: `<caches>/<sha256 of namespace and id>/<n>/` holds the files, `<n>.lock` beside it is
 //! locked exclusively by a user that shares with nobody. Number 0 is the one everybody means;
-//! further ones exist for `sharing=private`.
+//! further ones exist for `sharing=private`. `id` beside them holds the id for people, and its
+//! modification time is that of the last use.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use dockerfile::Sharing;
+use oci_model::Digest;
 use rustix::fs::{FlockOperation, Gid, Mode, Uid};
 
 use crate::content_digest::Framed;
@@ -17,6 +20,9 @@ use crate::workspace::{make_private, remove_tree};
 /// Most copies of one cache that `sharing=private` makes.
 const COPIES_MAX: u32 = 64;
 
+/// Name of the file that holds the id.
+const ID_FILE: &str = "id";
+
 /// A cache in use.
 #[derive(Debug)]
 pub(crate) struct CacheDirectory {
@@ -24,6 +30,107 @@ pub(crate) struct CacheDirectory {
     /// Whether nobody had used it before.
     pub(crate) is_new: bool,
     _lock: File,
+}
+
+/// Identity of a cache: what its directory is called.
+pub(crate) fn identity(id: &str) -> Digest {
+    let mut name = Framed::new("cache-mount");
+    name.field(id.as_bytes());
+    name.finish()
+}
+
+/// The directory that everybody means by a cache. It need not exist.
+pub(crate) fn usual_directory(caches: &Path, id: &str) -> PathBuf {
+    caches.join(identity(id).encoded()).join("0")
+}
+
+/// Whoever holds it may make the usual directory of a cache; others who would wait.
+pub(crate) fn lock_to_make(caches: &Path, id: &str) -> io::Result<File> {
+    let home = caches.join(identity(id).encoded());
+    make_private(&home)?;
+    let lock =
+        File::options().create(true).truncate(false).write(true).open(home.join("restore.lock"))?;
+    rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
+    Ok(lock)
+}
+
+/// Locks the usual directory of a cache; `None` if somebody uses it.
+pub(crate) fn lock_usual(caches: &Path, id: &str) -> io::Result<Option<File>> {
+    let path = caches.join(identity(id).encoded()).join("0.lock");
+    let lock = File::options().create(true).truncate(false).write(true).open(path)?;
+    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(lock)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A cache that exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct KnownCache {
+    /// Its directory with all copies.
+    pub(crate) home: PathBuf,
+    pub(crate) id: String,
+    /// When it was last used.
+    pub(crate) used: SystemTime,
+}
+
+/// All caches.
+pub(crate) fn list(caches: &Path) -> io::Result<Vec<KnownCache>> {
+    let items = match fs::read_dir(caches) {
+        Ok(items) => items,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut found = Vec::new();
+    for item in items {
+        let home = item?.path();
+        let file = home.join(ID_FILE);
+        let id = fs::read_to_string(&file).unwrap_or_else(|_| "?".to_owned());
+        let metadata = fs::metadata(&file).or_else(|_| fs::metadata(&home))?;
+        found.push(KnownCache { home, id, used: metadata.modified()? });
+    }
+    found.sort_by(|a, b| a.id.cmp(&b.id));
+    Ok(found)
+}
+
+/// Locks all copies of a cache, or none if a build uses one of them.
+pub(crate) fn lock_all(cache: &KnownCache) -> io::Result<Option<Vec<File>>> {
+    let mut locks = Vec::new();
+    for item in fs::read_dir(&cache.home)? {
+        let path = item?.path();
+        if path.extension().is_none_or(|extension| extension != "lock") {
+            continue;
+        }
+        let lock = File::options().write(true).open(&path)?;
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => locks.push(lock),
+            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(Some(locks))
+}
+
+/// Removes the files of a cache that [`lock_all`] locked. Its locks stay: somebody may have one
+/// of them open already.
+pub(crate) fn remove_files(cache: &KnownCache) -> io::Result<()> {
+    for item in fs::read_dir(&cache.home)? {
+        let path = item?.path();
+        if path.is_dir() {
+            remove_tree(&path)?;
+        }
+    }
+    match fs::remove_file(cache.home.join(ID_FILE)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a cache has files of anybody.
+pub(crate) fn has_files(cache: &KnownCache) -> bool {
+    fs::read_dir(&cache.home)
+        .is_ok_and(|items| items.filter_map(Result::ok).any(|item| item.path().is_dir()))
 }
 
 /// Looks of a cache that does not exist yet.
@@ -41,10 +148,9 @@ pub(crate) fn open(
     sharing: Sharing,
     look: CacheLook,
 ) -> io::Result<CacheDirectory> {
-    let mut name = Framed::new("cache-mount");
-    name.field(id.as_bytes());
-    let home = caches.join(name.finish().encoded());
+    let home = caches.join(identity(id).encoded());
     make_private(&home)?;
+    fs::write(home.join(ID_FILE), id)?;
     let lock_of = |number: u32| {
         let path = home.join(format!("{number}.lock"));
         File::options().create(true).truncate(false).write(true).open(path)

@@ -42,9 +42,22 @@ pub(crate) struct NewManifest {
     pub(crate) media_type: MediaType,
     pub(crate) bytes: Bytes,
     pub(crate) tags: Vec<Tag>,
+    /// What every tag has to name for them to be moved.
+    pub(crate) expected: Option<Expected>,
     pub(crate) children: Vec<Child>,
     /// The subject, and the descriptor (JSON) by which this manifest is listed at it.
     pub(crate) subject: Option<(Digest, Vec<u8>)>,
+}
+
+/// What a tag has to name before it is moved (RFC 9110, conditional requests).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Expected {
+    /// Nothing: it must not exist (`If-None-Match: *`).
+    Nothing,
+    /// Something, whatever (`If-Match: *`).
+    Anything,
+    /// This manifest (`If-Match: "<digest>"`).
+    Manifest(Digest),
 }
 
 /// Something that a manifest points to and that the repository must hold.
@@ -65,6 +78,9 @@ pub(crate) enum ChangeError {
     /// There is no such manifest, tag or blob.
     #[error("no such object in the repository")]
     Unknown,
+    /// A tag names something else than the request expects.
+    #[error("tag {0} names something else")]
+    NotAsExpected(String),
     /// A manifest of the repository needs the blob.
     #[error("manifest {0} needs it")]
     InUse(String),
@@ -300,6 +316,19 @@ impl Work<'_> {
         let name = manifest.repository.as_str();
         let digest = manifest.digest.to_string();
         let key = (name, digest.as_str());
+        if let Some(expected) = manifest.expected {
+            for tag in &manifest.tags {
+                let named = tables.tags.get((name, tag.as_str()))?;
+                let holds = match (expected, named.as_ref().map(|digest| digest.value())) {
+                    (Expected::Nothing, named) => named.is_none(),
+                    (Expected::Anything, named) => named.is_some(),
+                    (Expected::Manifest(wanted), named) => named == Some(&wanted.to_string()[..]),
+                };
+                if !holds {
+                    return Err(ChangeError::NotAsExpected(tag.to_string()));
+                }
+            }
+        }
         if tables.manifests.get(key)?.is_none() {
             self.insert_manifest(tables, manifest, &digest)?;
         }

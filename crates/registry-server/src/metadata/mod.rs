@@ -29,7 +29,7 @@ use redb::ReadableDatabase as _;
 
 use self::cache::ManifestCache;
 use self::commit::Request;
-pub(crate) use self::commit::{Change, ChangeError, Child, NewManifest};
+pub(crate) use self::commit::{Change, ChangeError, Child, Expected, NewManifest};
 use self::journal::Journal;
 pub(crate) use self::tables::StoredLink;
 use self::tables::{

@@ -28,6 +28,7 @@ fn manifest(tag: &str, bytes: &str, children: Vec<Child>) -> Change {
         media_type: MediaType::OCI_MANIFEST,
         bytes: bytes.to_owned().into(),
         tags: vec![Tag::new(tag).expect("a tag")],
+        expected: None,
         children,
         subject: None,
     }))

@@ -1,17 +1,14 @@
 //! kaniko's flags: those that do something here, and those that need not.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{ArgAction, Args};
 use oci_model::Reference;
 
+use super::cache_flags::CacheFlags;
 use crate::build::progress::{KanikoLog, LogFormat};
 use crate::commands::build::IsolationArg;
 use crate::exit::Failure;
-
-/// Default age at which cached steps stop counting (kaniko: two weeks).
-const CACHE_TTL: &str = "336h";
 
 /// Flags of kaniko's executor.
 #[derive(Args, Debug)]
@@ -37,10 +34,6 @@ pub(crate) struct ExecutorArgs {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
         default_value = "false", action = ArgAction::Set, env = "KANIKO_NO_PUSH")]
     no_push: bool,
-    /// Do not write the layer cache
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
-        default_value = "false", action = ArgAction::Set)]
-    pub(super) no_push_cache: bool,
     /// Write an archive for docker load
     #[arg(long, alias = "tarPath", value_name = "FILE")]
     pub(super) tar_path: Option<PathBuf>,
@@ -90,16 +83,6 @@ pub(crate) struct ExecutorArgs {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
         default_value = "false", action = ArgAction::Set)]
     pub(super) reproducible: bool,
-    /// Use a layer cache in a registry
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
-        default_value = "false", action = ArgAction::Set)]
-    pub(super) cache: bool,
-    /// Repository of the cache [default: DESTINATION/cache]
-    #[arg(long, value_name = "REPOSITORY")]
-    pub(super) cache_repo: Option<String>,
-    /// Age at which cached steps stop counting
-    #[arg(long, default_value = CACHE_TTL, value_name = "DURATION")]
-    cache_ttl: String,
     /// gzip or zstd
     #[arg(long, default_value = "gzip", value_name = "NAME")]
     compression: String,
@@ -191,6 +174,8 @@ pub(crate) struct ExecutorArgs {
     #[arg(long, default_value = "auto", value_name = "MODE")]
     isolation: IsolationArg,
     #[command(flatten)]
+    pub(super) cache: CacheFlags,
+    #[command(flatten)]
     idle: IdleArgs,
 }
 
@@ -208,10 +193,6 @@ struct IdleArgs {
     skip_unused_stages: Option<bool>,
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     force_build_metadata: Option<bool>,
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    cache_copy_layers: Option<bool>,
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    cache_run_layers: Option<bool>,
     #[arg(long)]
     cache_dir: Option<PathBuf>,
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -285,9 +266,7 @@ impl ExecutorArgs {
         if self.destinations.is_empty() && self.image_name_tag_with_digest_file.is_some() {
             return refuse("you must provide --destination if setting ImageNameTagDigestFile");
         }
-        if self.cache && self.no_push && self.cache_repo.is_none() {
-            return refuse("if using cache with --no-push, specify cache repo with --cache-repo");
-        }
+        self.cache.check(self.destinations.is_empty() || self.no_push)?;
         if !matches!(self.snapshot_mode.as_str(), "full" | "redo" | "time") {
             let text = format!("{} is not a valid snapshot mode", self.snapshot_mode);
             return Err(Failure::usage(text).hint("full, redo or time"));
@@ -326,8 +305,6 @@ impl ExecutorArgs {
         );
         note(idle.skip_unused_stages == Some(false), "skip-unused-stages", "always on");
         note(idle.force_build_metadata.is_some(), "force-build-metadata", "always on");
-        note(idle.cache_copy_layers == Some(false), "cache-copy-layers", "COPY is always cached");
-        note(idle.cache_run_layers == Some(false), "cache-run-layers", "RUN is always cached");
         note(
             idle.cache_dir.is_some(),
             "cache-dir",
@@ -413,11 +390,5 @@ impl ExecutorArgs {
                 Err(Failure::usage(format!("unknown compression {other:?}")).hint("gzip or zstd"))
             }
         }
-    }
-
-    pub(super) fn cache_ttl(&self) -> Result<Duration, Failure> {
-        let bad = || Failure::usage(format!("--cache-ttl {:?}: want 336h or 90m", self.cache_ttl));
-        let span: jiff::SignedDuration = self.cache_ttl.parse().map_err(|_| bad())?;
-        Duration::try_from(span).map_err(|_| bad())
     }
 }
