@@ -8,6 +8,7 @@
 mod add;
 mod args;
 mod bases;
+mod caches;
 mod config;
 mod contexts;
 mod copy;
@@ -36,6 +37,7 @@ pub(crate) const GROUPS: &[(&str, &[Test])] = &[
     ("kaniko::add", add::TESTS),
     ("kaniko::args", args::TESTS),
     ("kaniko::bases", bases::TESTS),
+    ("kaniko::caches", caches::TESTS),
     ("kaniko::config", config::TESTS),
     ("kaniko::contexts", contexts::TESTS),
     ("kaniko::copy", copy::TESTS),
