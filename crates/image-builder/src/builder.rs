@@ -13,6 +13,7 @@ use oci_model::{Digest, ImageConfig, Platform, RawManifest, Reference};
 use registry_client::Client;
 
 use crate::annotations::Annotations;
+use crate::attest::{Attestations, Invocation, Statements};
 use crate::cache::place::{CacheSink, CacheSource, CachedKinds};
 use crate::commit::Family;
 use crate::error::BuildError;
@@ -158,6 +159,10 @@ pub struct BuildRequest {
     pub epoch: Option<i64>,
     /// Annotations of manifests and index.
     pub annotations: Annotations,
+    /// Statements about the image.
+    pub attest: Attestations,
+    /// What those say about the call.
+    pub invocation: Invocation,
     /// Where layers are sent to as soon as they exist; the image follows with [`Builder::push`].
     pub push_to: Vec<Reference>,
 }
@@ -183,6 +188,8 @@ impl BuildRequest {
             snapshots: Snapshots::PerStep,
             epoch: None,
             annotations: Annotations::default(),
+            attest: Attestations::default(),
+            invocation: Invocation::default(),
             push_to: Vec::new(),
         }
     }
@@ -207,6 +214,12 @@ pub struct BuildOutcome {
     pub steps_executed: usize,
     /// How long it took.
     pub duration: Duration,
+    /// Statements about each image, in the order of `images`.
+    pub statements: Vec<Statements>,
+    /// Manifests that refer to the images.
+    pub(crate) referrers: Vec<RawManifest>,
+    /// Manifests besides the images that the index names.
+    pub(crate) attached: Vec<RawManifest>,
     /// Annotations of the entry in an OCI layout.
     pub(crate) layout_annotations: BTreeMap<String, String>,
     pub(crate) source: Arc<crate::layer_source::LayerSource>,

@@ -3,12 +3,13 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use blob_store::BlobStore;
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use layers::{ApplyOptions, OnForbidden, Ownership, RootEntry, Whiteouts, apply};
-use oci_model::Reference;
+use oci_model::{Digest, Hasher, Reference};
 use registry_client::Client;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
@@ -81,7 +82,10 @@ pub struct FetchedContext {
     pub root: PathBuf,
     /// The commit, if the context came from git.
     pub commit: Option<String>,
-    /// Unix seconds of the commit, or of `Last-Modified`.
+    /// Digest of what was fetched, if it came from a URL.
+    pub digest: Option<Digest>,
+    /// Unix seconds of the commit, of the newest file of an archive from a URL, or of
+    /// `Last-Modified`.
     pub time: Option<i64>,
     /// Whether what was given was no archive but a Dockerfile; it is `Dockerfile` in `root`.
     pub dockerfile_only: bool,
@@ -104,6 +108,7 @@ pub async fn fetch_context(
         return Ok(FetchedContext {
             root: root.clone(),
             commit: None,
+            digest: None,
             time: None,
             dockerfile_only: false,
             _scratch: None,
@@ -116,10 +121,12 @@ pub async fn fetch_context(
     let mut context = FetchedContext {
         root: root.clone(),
         commit: None,
+        digest: None,
         time: None,
         dockerfile_only: false,
         _scratch: None,
     };
+    let mut hashed = None;
     let source = match location {
         ContextLocation::Directory(_) => return Err(StepError::Panicked),
         ContextLocation::Git(reference) => {
@@ -145,7 +152,9 @@ pub async fn fetch_context(
         ContextLocation::Url(url) => {
             let (source, time) = url_source(url, &access.client).await?;
             context.time = time;
-            source
+            let (bytes, watched) = Hashed::new(source.bytes);
+            hashed = Some(watched);
+            Source { bytes: Box::new(bytes), ..source }
         }
         ContextLocation::Object(object) => {
             let opened = object.open(&access.client.http_client()).await?;
@@ -167,7 +176,16 @@ pub async fn fetch_context(
         }
     };
     let limits = access.limits;
-    context.dockerfile_only = blocking(move || unpack(source, &root, limits)).await?;
+    let unpacked = blocking(move || {
+        let dockerfile_only = unpack(source, &root, limits)?;
+        let Some(hashed) = hashed else { return Ok((dockerfile_only, None, None)) };
+        let digest = hashed.finish().map_err(|error| StepError::io(&root, error))?;
+        let newest = if dockerfile_only { None } else { crate::epoch::newest_file(&root) };
+        Ok((dockerfile_only, Some(digest), newest))
+    });
+    let newest;
+    (context.dockerfile_only, context.digest, newest) = unpacked.await?;
+    context.time = newest.or(context.time);
     context._scratch = Some(workspace);
     Ok(context)
 }
@@ -204,6 +222,32 @@ fn remove_git_directory(root: &Path) -> Result<(), StepError> {
 struct Source {
     name: String,
     bytes: Box<dyn Read + Send>,
+}
+
+/// Bytes that are hashed on their way; what is left unread at the end counts, too.
+struct Hashed(Arc<Mutex<(Box<dyn Read + Send>, Hasher)>>);
+
+impl Hashed {
+    fn new(bytes: Box<dyn Read + Send>) -> (Self, Self) {
+        let shared = Arc::new(Mutex::new((bytes, Hasher::sha256())));
+        (Self(Arc::clone(&shared)), Self(shared))
+    }
+
+    fn finish(mut self) -> io::Result<Digest> {
+        io::copy(&mut self, &mut io::sink())?;
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let hasher = std::mem::replace(&mut inner.1, Hasher::sha256());
+        Ok(hasher.finish())
+    }
+}
+
+impl Read for Hashed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = inner.0.read(buffer)?;
+        inner.1.update(buffer.get(..count).unwrap_or_default());
+        Ok(count)
+    }
 }
 
 async fn url_source(url: &str, client: &Client) -> Result<(Source, Option<i64>), StepError> {

@@ -8,6 +8,7 @@ use oci_model::{
 };
 
 use crate::annotations::Level;
+use crate::attest::AttestationForm;
 use crate::builder::{BuildOutcome, FamilyChoice, Snapshots};
 use crate::commit::Family;
 use crate::error::BuildError;
@@ -42,7 +43,21 @@ pub(crate) async fn assemble(
     session: &Arc<Session>,
     wanted: &[(Target, Arc<StageResult>)],
 ) -> Result<Vec<BuiltImage>, BuildError> {
-    let family = family(session.request.family, wanted.iter().map(|(_, result)| &**result));
+    let attest = &session.request.attest;
+    let in_index =
+        attest.form == AttestationForm::Index && (attest.sbom || attest.provenance.is_some());
+    let family = match session.request.family {
+        // The manifests of attestations are OCI's, and an index has one family.
+        FamilyChoice::OfBase if in_index => Family::Oci,
+        FamilyChoice::Exactly(Family::Docker) if in_index => {
+            return Err(BuildError::Request(
+                "attestations cannot be in an index of Docker media types: ask for OCI media \
+                 types, or attach them as referrers"
+                    .to_owned(),
+            ));
+        }
+        choice => family(choice, wanted.iter().map(|(_, result)| &**result)),
+    };
     let mut images = Vec::with_capacity(wanted.len());
     for (target, result) in wanted {
         images.push(assemble_one(session, target, result, family).await?);

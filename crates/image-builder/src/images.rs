@@ -21,6 +21,8 @@ const CONFIG_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// An image by its documents; its layers need not be here.
 #[derive(Debug)]
 pub(crate) struct KnownImage {
+    /// What the reference names: the manifest, or an index with it.
+    pub(crate) root: Digest,
     pub(crate) manifest: RawManifest,
     pub(crate) config: RawConfig,
     pub(crate) layers: Vec<LayerRef>,
@@ -97,7 +99,7 @@ impl Images {
         let layers = image.layers.clone();
         let complete = layers.iter().all(|layer| self.store.contains(&layer.digest));
         let fits = platform.rank(&config.parsed().platform()).is_some();
-        (complete && fits).then_some(ResolvedImage { manifest, config, layers, _lease: None })
+        (complete && fits).then_some(ResolvedImage { root, manifest, config, layers, _lease: None })
     }
 
     /// What an image of this machine is for.
@@ -142,5 +144,12 @@ fn known(image: ResolvedImage, reference: &Reference) -> Result<KnownImage, Buil
         origin: Some(reference.clone()),
     });
     let layers = layers.collect();
-    Ok(KnownImage { manifest: image.manifest, config: image.config, layers, _lease: image._lease })
+    let root = image.root;
+    Ok(KnownImage {
+        root,
+        manifest: image.manifest,
+        config: image.config,
+        layers,
+        _lease: image._lease,
+    })
 }

@@ -22,6 +22,7 @@
 
 mod annotations;
 mod archive;
+mod attest;
 mod builder;
 mod cache;
 mod commit;
@@ -30,6 +31,7 @@ mod context;
 mod context_artifact;
 mod context_source;
 mod emulation;
+mod epoch;
 mod error;
 mod event;
 mod fetch;
@@ -58,6 +60,7 @@ mod workspace;
 
 pub use annotations::{Annotations, Level};
 pub use archive::ExtractError;
+pub use attest::{AttestationForm, Attestations, Invocation, Material, ProvenanceMode, Statements};
 pub use builder::{
     BasePolicy, BuildOutcome, BuildRequest, Builder, BuilderOptions, CacheUse, ContextDirectory,
     FamilyChoice, IsolationChoice, NamedContext, Snapshots,

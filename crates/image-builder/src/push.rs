@@ -147,6 +147,10 @@ async fn push(
         .push(reference, &outcome.root, &inner.store, mount_from)
         .await
         .map_err(|error| failed(error.into()))?;
+    for referrer in &outcome.referrers {
+        let pushed = inner.registry.push_referrer(reference, referrer, &inner.store).await;
+        pushed.map_err(|error| failed(error.into()))?;
+    }
     tell(inner, outcome, reference);
     Ok(())
 }
@@ -181,6 +185,10 @@ impl BuildOutcome {
             digests.extend([*image.manifest.digest(), image.config]);
         }
         digests.extend(self.layers().map(|layer| layer.descriptor.digest));
+        for manifest in self.attached.iter().chain(&self.referrers) {
+            digests.push(*manifest.digest());
+            digests.extend(manifest.parsed().references().map(|descriptor| descriptor.digest));
+        }
         let mut seen = std::collections::BTreeSet::new();
         digests.retain(|digest| seen.insert(*digest));
         digests

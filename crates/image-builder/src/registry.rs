@@ -54,6 +54,8 @@ pub(crate) struct Registry {
 /// An image that was looked up, its layers not fetched.
 #[derive(Debug)]
 pub(crate) struct ResolvedImage {
+    /// What the reference names: the manifest, or an index with it.
+    pub(crate) root: Digest,
     pub(crate) manifest: RawManifest,
     pub(crate) config: RawConfig,
     pub(crate) layers: Vec<Descriptor>,
@@ -87,7 +89,8 @@ impl Registry {
         let layers = image.layers().to_vec();
         let PulledImage { manifest, config } = image;
         let Some(config) = config else { return Ok(None) };
-        Ok(Some(ResolvedImage { manifest, config, layers, _lease: Some(pulled.lease) }))
+        let root = *pulled.root.digest();
+        Ok(Some(ResolvedImage { root, manifest, config, layers, _lease: Some(pulled.lease) }))
     }
 
     pub(crate) async fn fetch_blob(
@@ -189,6 +192,17 @@ impl Registry {
     ) -> Result<(), RegistryError> {
         let auths = (self.credentials.0)(reference.clone()).await;
         self.push.put_manifest(reference, manifest, &auths).await
+    }
+
+    /// Pushes a manifest that refers to an image of the repository.
+    pub(crate) async fn push_referrer(
+        &self,
+        reference: &Reference,
+        manifest: &RawManifest,
+        store: &BlobStore,
+    ) -> Result<(), RegistryError> {
+        let auths = (self.credentials.0)(reference.clone()).await;
+        self.push.push_referrer(reference, manifest, &auths, store, &Progress::none()).await
     }
 
     /// Whether the repository can get the blob without its bytes.

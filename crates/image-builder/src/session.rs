@@ -17,6 +17,7 @@ use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 
 use crate::annotations::Level;
+use crate::attest::Times;
 use crate::builder::{BuildOutcome, BuildRequest, CacheUse, Inner, Snapshots, empty_config};
 use crate::cache::document::Records;
 use crate::cache::explain::{CacheDecision, KeyKind};
@@ -135,7 +136,11 @@ pub(crate) async fn build(
         return Err(error);
     }
     let images = crate::image::assemble(&session, &wanted).await?;
-    let root = crate::index::root(&images, &[], &session.request.annotations)?;
+    let targets: Vec<Target> = wanted.iter().map(|(target, _)| target.clone()).collect();
+    let times = session.times();
+    let attested = crate::attest::attest(&session, &targets, &images, times).await?;
+    let annotations = &session.request.annotations;
+    let root = crate::index::root(&images, &attested.in_index, annotations)?;
     crate::image::put(&session, root.bytes())?;
     let ahead = std::mem::take(&mut *session.pushes.lock().unwrap_or_else(PoisonError::into_inner));
     ahead.join_all().await;
@@ -149,6 +154,9 @@ pub(crate) async fn build(
         layout_annotations: session.request.annotations.at(Level::IndexDescriptor, None),
         root,
         images,
+        statements: attested.statements,
+        referrers: attested.referrers,
+        attached: attested.in_index.into_iter().map(|(_, manifest)| manifest).collect(),
         steps_cached: session.cached.load(Ordering::Relaxed),
         steps_executed: session.executed.load(Ordering::Relaxed),
         duration: start.elapsed(),
@@ -228,6 +236,12 @@ impl Session {
     fn created_of(&self, made_at: Option<i64>) -> Option<String> {
         let second = self.request.epoch.or(made_at).unwrap_or(self.now);
         jiff::Timestamp::from_second(second).ok().map(|created| created.to_string())
+    }
+
+    /// When the build began and ended, as far as documents tell.
+    fn times(&self) -> Times {
+        let clock = || jiff::Timestamp::now().as_second();
+        Times { begin: self.now, end: self.request.epoch.unwrap_or_else(clock) }
     }
 
     /// A file or directory of this build's scratch space that does not exist yet.

@@ -448,6 +448,30 @@ impl Session {
         cell.get_or_try_init(ask).await.cloned()
     }
 
+    /// Digest of what a URL held for this build.
+    pub(crate) async fn url_digest(
+        &self,
+        url: &str,
+        checksum: Option<&str>,
+    ) -> Result<Digest, StepError> {
+        match checksum {
+            Some(checksum) => fetch::digest_of(url, checksum),
+            None => Ok(self.url_answer(url).await?.facts().digest),
+        }
+    }
+
+    /// The commit that a git reference stood for in this build.
+    pub(crate) async fn commit_of(
+        &self,
+        reference: &str,
+        checksum: Option<&str>,
+    ) -> Result<String, StepError> {
+        match self.git_commit(reference, checksum).await?.1.commit {
+            Some(commit) => Ok(commit),
+            None => Ok(self.checkout(reference, checksum).await?.commit),
+        }
+    }
+
     /// A file of the network, fetched once per build.
     pub(crate) async fn fetched(
         &self,

@@ -22,6 +22,7 @@ mod options;
 mod progress;
 mod pull;
 mod push;
+mod referrers;
 mod retry;
 mod tags;
 mod tls;

@@ -15,6 +15,7 @@ use crate::transport::{About, BodyError, body_up_to, tell_warnings};
 /// Largest blob that is read into memory, in bytes (8 MiB).
 const SMALL_BLOB_BYTES_MAX: usize = 8 * 1024 * 1024;
 const CONTENT_DIGEST: &str = "docker-content-digest";
+const OCI_SUBJECT: &str = "oci-subject";
 
 /// What a tag has to name for it to be moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -269,7 +270,8 @@ impl Remote {
         Ok(bytes)
     }
 
-    /// Stores a manifest under a tag or, by its digest, without one.
+    /// Stores a manifest under a tag or, by its digest, without one. A registry that keeps
+    /// referrers answers with the subject of the manifest.
     ///
     /// # Errors
     /// See [`RegistryErrorKind`].
@@ -278,7 +280,7 @@ impl Remote {
         key: &str,
         manifest: &RawManifest,
         progress: &Progress,
-    ) -> Result<(), RegistryError> {
+    ) -> Result<Option<Digest>, RegistryError> {
         self.put_manifest_with(key, manifest, None, progress).await
     }
 
@@ -288,7 +290,7 @@ impl Remote {
         manifest: &RawManifest,
         expected: Option<Expected>,
         progress: &Progress,
-    ) -> Result<(), RegistryError> {
+    ) -> Result<Option<Digest>, RegistryError> {
         let target = format!("{}/manifests/{key}", self.repository_path());
         let about = About {
             method: "PUT",
@@ -313,7 +315,8 @@ impl Remote {
             })
             .await?;
         tell_warnings(&response, progress);
-        Ok(())
+        let subject = response.headers().get(OCI_SUBJECT).and_then(|value| value.to_str().ok());
+        Ok(subject.and_then(|text| text.parse().ok()))
     }
 
     /// Whether the registry has the manifest with this digest.

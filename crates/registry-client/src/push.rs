@@ -85,7 +85,7 @@ impl Remote {
         Ok(root.descriptor())
     }
 
-    async fn push_from_store(
+    pub(crate) async fn push_from_store(
         &self,
         digest: Digest,
         store: &BlobStore,

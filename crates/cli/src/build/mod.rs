@@ -12,11 +12,11 @@ use blob_store::BlobStore;
 use dockerfile::{Dockerfile, Draft, IgnoreFile, Plan, PlanOptions, ignore_file_names};
 use image_builder::{
     BasePolicy, BuildError, BuildOutcome, BuildRequest, Builder, BuilderOptions, ContextAccess,
-    ContextDirectory, ContextLocation, Events, FetchedContext, IsolationChoice, NamedContext,
-    StepError, below_context, fetch_context,
+    ContextDirectory, ContextLocation, Events, FetchedContext, GitCredentials, Invocation,
+    IsolationChoice, Material, NamedContext, StepError, below_context, fetch_context,
 };
 use layers::UnpackedLayers;
-use oci_model::Platform;
+use oci_model::{Platform, Reference};
 use registry_client::{Client, ClientOptions};
 
 use crate::build::credentials::CredentialFile;
@@ -49,6 +49,10 @@ pub(crate) struct Subject {
     pub(crate) platforms: Vec<Platform>,
     pub(crate) labels: Vec<(String, String)>,
     pub(crate) named_contexts: BTreeMap<String, NamedContext>,
+    /// Named contexts that are to be fetched yet ([`fetch_named`]).
+    pub(crate) remote_contexts: BTreeMap<String, ContextLocation>,
+    /// When fetched named contexts changed last, in unix seconds.
+    pub(crate) context_times: BTreeMap<String, i64>,
 }
 
 /// Directories and clients of a build.
@@ -67,7 +71,7 @@ pub(crate) struct Machinery {
 pub(crate) struct Prepared {
     pub(crate) file: Dockerfile,
     /// A fetched context is removed when this is dropped.
-    _context: FetchedContext,
+    pub(crate) context: FetchedContext,
     pub(crate) directory: ContextDirectory,
     pub(crate) name: String,
 }
@@ -95,7 +99,35 @@ pub(crate) async fn prepare(
     let file = Dockerfile::parse(&name, &bytes).map_err(dockerfile_failure)?;
     let ignore = read_ignore_file(&context.root, &name)?;
     let directory = ContextDirectory { root: context.root.clone(), ignore };
-    Ok(Prepared { file, _context: context, directory, name })
+    Ok(Prepared { file, context, directory, name })
+}
+
+/// Fetches named contexts from elsewhere; they are removed when the result is dropped.
+pub(crate) async fn fetch_named(
+    subject: &mut Subject,
+    access: &ContextAccess,
+) -> Result<Vec<FetchedContext>, Failure> {
+    let mut kept = Vec::new();
+    for (name, location) in std::mem::take(&mut subject.remote_contexts) {
+        let fetched = fetch_context(&location, access).await.map_err(|error| {
+            Failure::new(Kind::Usage, error).hint(format!("check --build-context {name}"))
+        })?;
+        if let Some(time) = fetched.time {
+            subject.context_times.insert(name.clone(), time);
+        }
+        subject.named_contexts.insert(name, named_directory(fetched.root.clone())?);
+        kept.push(fetched);
+    }
+    Ok(kept)
+}
+
+/// A directory as a named context, with its own ignore file.
+pub(crate) fn named_directory(root: PathBuf) -> Result<NamedContext, Failure> {
+    let ignore = std::fs::read_to_string(root.join(".dockerignore"))
+        .map(|text| IgnoreFile::parse(&text))
+        .unwrap_or_else(|_| Ok(IgnoreFile::default()))
+        .map_err(dockerfile_failure)?;
+    Ok(NamedContext::Directory(ContextDirectory { root, ignore }))
 }
 
 /// A mistake in the Dockerfile, with its line.
@@ -250,10 +282,44 @@ pub(crate) async fn plans(
     for target in targets {
         for platform in &subject.platforms {
             let options = options_for(subject, prepared, target, platform);
-            plans.push(plan(builder, subject, prepared, options).await?);
+            let made = plan(builder, subject, prepared, options.clone()).await?;
+            plans.push(match dated(builder, subject, prepared, options, &made).await? {
+                Some(options) => plan(builder, subject, prepared, options).await?,
+                None => made,
+            });
         }
     }
     Ok(plans)
+}
+
+/// The options with SOURCE_DATE_EPOCH in seconds, if the plan names a source instead: commands
+/// see the same value as the image. A source without a time means none.
+async fn dated(
+    builder: &Builder,
+    subject: &Subject,
+    prepared: &Prepared,
+    mut options: PlanOptions,
+    made: &Plan,
+) -> Result<Option<PlanOptions>, Failure> {
+    let Some(text) = made.source_date_epoch.as_deref() else { return Ok(None) };
+    if text.parse::<i64>().is_ok() {
+        return Ok(None);
+    }
+    let seconds = if text == "context" {
+        prepared.context.time
+    } else if subject.named_contexts.contains_key(text) {
+        subject.context_times.get(text).copied()
+    } else {
+        let target = Some(text.to_owned());
+        let git: GitCredentials = contexts::git_credentials();
+        let of_stage = PlanOptions { target, ..options.clone() };
+        let plan = Box::pin(plan(builder, subject, prepared, of_stage)).await?;
+        let found = builder.epoch_of_stage(plan.stage(plan.target), &git).await;
+        found.map_err(|error| failure(error, &prepared.name))?
+    };
+    let value = seconds.map(|seconds| seconds.to_string()).unwrap_or_default();
+    options.build_args.insert("SOURCE_DATE_EPOCH".to_owned(), value);
+    Ok(Some(options))
 }
 
 /// Resolves bases until the plan is complete.
@@ -296,6 +362,33 @@ pub(crate) fn warnings(plans: &[Plan]) -> Vec<String> {
     let mut seen = BTreeSet::new();
     texts.retain(|text| seen.insert(text.clone()));
     texts
+}
+
+/// What statements about the image say of the call.
+pub(crate) fn invocation(
+    subject: &Subject,
+    prepared: &Prepared,
+    names: &[Reference],
+) -> Invocation {
+    let context = match (&subject.context, &prepared.context) {
+        (ContextLocation::Git(reference), FetchedContext { commit: Some(commit), .. }) => {
+            let name = reference.reference.as_deref().map(|name| format!("#{name}"));
+            let url = format!("{}{}", reference.repository, name.unwrap_or_default());
+            Some(Material::git(&url, commit))
+        }
+        (ContextLocation::Url(url), FetchedContext { digest: Some(digest), .. }) => {
+            Some(Material::bytes(url, digest))
+        }
+        _ => None,
+    };
+    Invocation {
+        dockerfile: prepared.name.clone(),
+        context,
+        build_args: subject.build_args.clone(),
+        labels: subject.labels.clone(),
+        target: subject.targets.first().cloned(),
+        names: names.to_vec(),
+    }
 }
 
 /// SOURCE_DATE_EPOCH in unix seconds.

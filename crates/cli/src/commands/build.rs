@@ -1,5 +1,6 @@
 //! `shipway build`: an image from a Dockerfile, without Docker.
 
+mod attest_flags;
 pub(crate) mod cache_flags;
 mod output_flags;
 mod report;
@@ -10,8 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use image_builder::{
-    BasePolicy, BuildRequest, ContextDirectory, FamilyChoice, IsolationChoice, NamedContext,
-    Snapshots,
+    BasePolicy, BuildRequest, FamilyChoice, IsolationChoice, NamedContext, Snapshots,
 };
 use oci_model::Reference;
 
@@ -75,6 +75,8 @@ pub(crate) struct BuildArgs {
     outputs: output_flags::OutputFlags,
     #[command(flatten)]
     cache: cache_flags::CacheFlags,
+    #[command(flatten)]
+    attest: attest_flags::AttestFlags,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -135,7 +137,7 @@ pub(crate) async fn run(args: BuildArgs, globals: &Globals) -> Result<ExitCode, 
         )
         .hint("it exists for `shipway executor` in its own image"));
     }
-    let subject = subject(&args, &outputs)?;
+    let mut subject = subject(&args, &outputs)?;
     let style = match args.progress {
         _ if args.quiet => Style::Quiet,
         ProgressArg::Auto | ProgressArg::Plain => Style::Plain,
@@ -147,6 +149,7 @@ pub(crate) async fn run(args: BuildArgs, globals: &Globals) -> Result<ExitCode, 
     let git = contexts::git_credentials();
     let access = contexts::access(&state_dir, options.clone(), &credentials, git.clone())?;
     let prepared = build::prepare(&subject, &access).await?;
+    let _named = build::fetch_named(&mut subject, &access).await?;
     if args.check {
         return check(&subject, &prepared);
     }
@@ -173,6 +176,8 @@ pub(crate) async fn run(args: BuildArgs, globals: &Globals) -> Result<ExitCode, 
     request.secrets = build::secrets(&args.secrets)?;
     request.agents = agents(&args.agents)?;
     request.git = git;
+    request.attest = args.attest.read()?;
+    request.invocation = build::invocation(&subject, &prepared, &outputs.names);
     request.annotations = outputs.annotations.clone();
     request.epoch = build::epoch(&plans)?;
     if let Some(family) = outputs.form.family {
@@ -223,21 +228,20 @@ fn subject(args: &BuildArgs, outputs: &Outputs) -> Result<Subject, Failure> {
         }
         Some(path) => DockerfileLocation::Path(path.into()),
     };
-    let mut named_contexts = BTreeMap::new();
+    let (mut named_contexts, mut remote_contexts) = (BTreeMap::new(), BTreeMap::new());
     for argument in &args.build_contexts {
         let (name, value) = argument.split_once('=').ok_or_else(|| {
             Failure::usage(format!("--build-context {argument:?}: want NAME=VALUE"))
         })?;
         let context = match value.strip_prefix("docker-image://") {
             Some(name) => NamedContext::Image(reference(name)?),
-            None => {
-                let root = PathBuf::from(value);
-                let ignore = std::fs::read_to_string(root.join(".dockerignore"))
-                    .map(|text| dockerfile::IgnoreFile::parse(&text))
-                    .unwrap_or_else(|_| Ok(dockerfile::IgnoreFile::default()))
-                    .map_err(build::dockerfile_failure)?;
-                NamedContext::Directory(ContextDirectory { root, ignore })
-            }
+            None => match contexts::location(value, false)? {
+                image_builder::ContextLocation::Directory(root) => build::named_directory(root)?,
+                elsewhere => {
+                    remote_contexts.insert(name.to_lowercase(), elsewhere);
+                    continue;
+                }
+            },
         };
         named_contexts.insert(name.to_lowercase(), context);
     }
@@ -251,6 +255,8 @@ fn subject(args: &BuildArgs, outputs: &Outputs) -> Result<Subject, Failure> {
         platforms: outputs.platforms.clone(),
         labels: build::pairs("--label", &args.labels)?,
         named_contexts,
+        remote_contexts,
+        context_times: BTreeMap::new(),
     })
 }
 

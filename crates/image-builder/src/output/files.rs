@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use layers::{ApplyOptions, Entry, LayerWriter, Timestamps, Whiteouts};
 
-use super::destination::Destination;
+use super::destination::{Destination, whole};
 use super::{OutputTarget, Written, platform_directory};
 use crate::archive::Spool;
 use crate::builder::BuildOutcome;
@@ -18,10 +18,13 @@ use crate::tree::Node;
 
 /// Unpacks every image; of several, each into a directory of its platform.
 pub(super) fn directory(written: &Written, root: &Path) -> Result<(), StepError> {
-    for image in &written.images {
+    for (image, statements) in written.images.iter().zip(&written.statements) {
         let below = platform_directory(&written.images, image);
         let root = below.map_or_else(|| root.to_owned(), |below| root.join(below));
         unpack(written, image, &root)?;
+        for (name, bytes) in statements.files() {
+            whole(&root.join(name), bytes)?;
+        }
     }
     Ok(())
 }
@@ -47,7 +50,7 @@ pub(super) async fn archive(outcome: &BuildOutcome, target: OutputTarget) -> Res
     let spool = Spool::new(work).map_err(|error| StepError::io(work, error))?;
     let spool = Arc::new(spool);
     let mut all = Vec::new();
-    for image in &outcome.images {
+    for (image, statements) in outcome.images.iter().zip(&outcome.statements) {
         let tree = outcome.source.indexed(&image.layers).await?;
         let root = Selected { from: PathBuf::new(), written: PathBuf::new(), pivot: 0 };
         let nodes = crate::sources::collect(&tree, &[root])?;
@@ -56,6 +59,12 @@ pub(super) async fn archive(outcome: &BuildOutcome, target: OutputTarget) -> Res
         if let Some(below) = &below {
             let entry = Entry::directory(below.as_str(), 0o755);
             all.push(Node { entry, content: crate::tree::Content::Empty, link: None });
+        }
+        for (name, bytes) in statements.files() {
+            let path = below.as_ref().map_or_else(|| name.into(), |b| Path::new(b).join(name));
+            let entry = Entry::file(path, 0o644, bytes.len() as u64);
+            let content = crate::tree::Content::Bytes(bytes.into());
+            all.push(Node { entry, content, link: None });
         }
         // Names of one file in two images are two files.
         let image_bits = (all.len() as u64) << 32;

@@ -38,6 +38,14 @@ pub(super) fn index(written: &Written) -> Vec<u8> {
     if manifests.is_empty() {
         manifests.push(descriptor());
     }
+    // What refers to the images stands beside them, as in a registry.
+    for referrer in &written.referrers {
+        manifests.push(Descriptor {
+            artifact_type: referrer.parsed().artifact_type().map(str::to_owned),
+            annotations: referrer.parsed().annotations().clone(),
+            ..referrer.descriptor()
+        });
+    }
     let index = ImageIndex {
         schema_version: 2,
         media_type: Some(MediaType::OCI_INDEX),

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use blob_store::BlobStore;
 use oci_model::{Digest, RawManifest, Reference};
 
+use crate::attest::Statements;
 use crate::builder::{BuildOutcome, Builder};
 use crate::error::{BuildError, StepError};
 use crate::image::BuiltImage;
@@ -104,6 +105,8 @@ impl Builder {
             root: outcome.root.clone(),
             images: outcome.images.clone(),
             blobs: outcome.blobs(),
+            statements: outcome.statements.clone(),
+            referrers: outcome.referrers.clone(),
             layout_annotations: outcome.layout_annotations.clone(),
             names: names.to_vec(),
         };
@@ -128,6 +131,9 @@ struct Written {
     images: Vec<BuiltImage>,
     /// Manifests, configs and layers, each once.
     blobs: Vec<Digest>,
+    /// One per image.
+    statements: Vec<Statements>,
+    referrers: Vec<RawManifest>,
     layout_annotations: std::collections::BTreeMap<String, String>,
     names: Vec<Reference>,
 }

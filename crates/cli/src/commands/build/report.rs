@@ -65,6 +65,13 @@ fn metadata(outcome: &BuildOutcome, names: &[String]) -> Value {
     let descriptor = outcome.root.descriptor();
     document.insert("containerimage.descriptor".into(), json!(descriptor));
     document.insert("containerimage.digest".into(), json!(descriptor.digest.to_string()));
+    for (image, statements) in outcome.images.iter().zip(&outcome.statements) {
+        let key = match outcome.images.len() {
+            1 => "buildx.build.provenance".to_owned(),
+            _ => format!("buildx.build.provenance/{}", image.platform),
+        };
+        document.insert(key, statements.provenance.clone());
+    }
     if !names.is_empty() {
         document.insert("image.name".into(), json!(names.join(",")));
     }

@@ -36,6 +36,8 @@ pub(super) fn subject(args: &ExecutorArgs) -> Result<Subject, Failure> {
         platforms: build::platforms("--custom-platform", &args.custom_platforms)?,
         labels: build::pairs("--label", &args.labels)?,
         named_contexts: BTreeMap::new(),
+        remote_contexts: BTreeMap::new(),
+        context_times: BTreeMap::new(),
     })
 }
 
