@@ -3,8 +3,10 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use oci_model::{Manifest, RawManifest};
-use registry_client::{Layers, Platforms, Progress, PullOptions, PulledImage};
+use oci_model::{Descriptor, Digest, Manifest, RawManifest, Reference};
+use registry_client::{
+    Client, Layers, Platforms, Progress, PullOptions, Pulled, PulledImage, RegistryAuth,
+};
 use serde_json::{Value, json};
 
 use crate::commands::pull::PlatformArgs;
@@ -26,6 +28,9 @@ pub(crate) struct InspectArgs {
     /// Print the image config, byte for byte
     #[arg(long)]
     config: bool,
+    /// List what refers to the image: provenance, bills of materials, signatures
+    #[arg(long, conflicts_with_all = ["raw", "config"])]
+    attestations: bool,
     #[command(flatten)]
     platform: PlatformArgs,
     #[command(flatten)]
@@ -58,6 +63,10 @@ pub(crate) async fn run(args: InspectArgs, globals: &Globals) -> Result<ExitCode
         output::raw(config.bytes());
         return Ok(ExitCode::SUCCESS);
     }
+    if args.attestations {
+        let found = attestations(&client, &name, &auths, &pulled).await?;
+        return show_attestations(&found, args.output.output);
+    }
     match args.output.output {
         OutputFormat::Json => {
             let images: Vec<Value> = pulled.images.iter().map(describe).collect();
@@ -80,6 +89,91 @@ pub(crate) async fn run(args: InspectArgs, globals: &Globals) -> Result<ExitCode
             }
             for image in &pulled.images {
                 text(image);
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A statement about one of the images.
+struct Attestation {
+    about: Digest,
+    digest: Digest,
+    kind: String,
+    /// The in-toto statement; other artifacts are only named.
+    statement: Option<Value>,
+}
+
+/// Media type of in-toto statements.
+const IN_TOTO: &str = "application/vnd.in-toto+json";
+/// Annotation that tells their kind.
+const PREDICATE_TYPE: &str = "in-toto.io/predicate-type";
+
+/// What refers to the images, and what stands in their index as BuildKit puts it there.
+async fn attestations(
+    client: &Client,
+    name: &Reference,
+    auths: &[RegistryAuth],
+    pulled: &Pulled,
+) -> Result<Vec<Attestation>, Failure> {
+    let mut carriers: Vec<(Digest, Digest)> = Vec::new();
+    for image in &pulled.images {
+        let about = *image.manifest.digest();
+        let found = client.referrers(name, &about, None, auths).await.map_err(failure)?;
+        carriers.extend(found.iter().map(|descriptor| (about, descriptor.digest)));
+        if let Manifest::Index(index) = pulled.root.parsed() {
+            let about_text = about.to_string();
+            let is_about = |entry: &&Descriptor| {
+                entry.annotations.get("vnd.docker.reference.digest") == Some(&about_text)
+            };
+            carriers.extend(index.manifests.iter().filter(is_about).map(|e| (about, e.digest)));
+        }
+    }
+    let mut attestations = Vec::new();
+    for (about, digest) in carriers {
+        let carrier = name.with_digest(digest);
+        let manifest = client.fetch_manifest(&carrier, auths).await.map_err(failure)?;
+        let Manifest::Image(image) = manifest.parsed() else { continue };
+        for layer in &image.layers {
+            let kind = layer.annotations.get(PREDICATE_TYPE).cloned();
+            let kind = kind.or_else(|| manifest.parsed().artifact_type().map(str::to_owned));
+            let statement = if layer.media_type.as_str() == IN_TOTO {
+                let bytes =
+                    client.fetch_small_blob(&carrier, auths, layer).await.map_err(failure)?;
+                Some(serde_json::from_slice(&bytes)?)
+            } else {
+                None
+            };
+            attestations.push(Attestation {
+                about,
+                digest,
+                kind: kind.unwrap_or_default(),
+                statement,
+            });
+        }
+    }
+    Ok(attestations)
+}
+
+fn show_attestations(found: &[Attestation], format: OutputFormat) -> Result<ExitCode, Failure> {
+    match format {
+        OutputFormat::Json => {
+            let list: Vec<Value> = found
+                .iter()
+                .map(|one| {
+                    json!({
+                        "about": one.about,
+                        "digest": one.digest,
+                        "kind": one.kind,
+                        "statement": one.statement,
+                    })
+                })
+                .collect();
+            output::json(&json!(list))?;
+        }
+        OutputFormat::Text => {
+            for one in found {
+                output::line(&format!("{} {} {}", one.about, one.digest, one.kind));
             }
         }
     }

@@ -138,10 +138,8 @@ pub(crate) async fn attest(
         let materials = materials::of(session, target).await?;
         let mode = request.provenance.unwrap_or(ProvenanceMode::Min);
         let provenance = provenance::predicate(session, target, materials, mode, times);
-        let provenance_statement = match request.provenance {
-            Some(_) => Some(statement(session, image, PROVENANCE, &provenance)),
-            None => None,
-        };
+        let provenance_statement =
+            request.provenance.map(|_| statement(session, image, PROVENANCE, &provenance));
         let sbom_statement = if request.sbom {
             let bill = collect::packages(session, image)
                 .await

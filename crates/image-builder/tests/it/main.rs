@@ -6,6 +6,7 @@
 
 #![expect(clippy::print_stderr, reason = "a test harness prints")]
 
+mod attestations;
 mod buildkit;
 mod contexts;
 mod fixture;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
     let all = [
         ("contexts", contexts::TESTS),
         ("modes", modes::TESTS),
+        ("attestations", attestations::TESTS),
         ("outputs", outputs::TESTS),
         ("overlap", overlap::TESTS),
         ("peer", peer::TESTS),
