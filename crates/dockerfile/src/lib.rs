@@ -44,9 +44,10 @@ pub use mount::{Access, Mount, MountKind, MountTemplate, Sharing};
 pub use path_pattern::{DoubleStar, PathPattern};
 pub use plan::{
     Action, Base, Definition, DefinitionPart, Draft, FileSource, ImageRequest, Input, LayerEffect,
-    Owner, Plan, PlanOptions, Principal, RunAction, STEP_KEY_VERSION, Script, Selection, Source,
-    Stage, StageId, Step, StepKey, StepLayer, StepOrigin, Target, TransferAction, TransferVerb,
-    WorkdirAction, assemble_config,
+    Outline, OutlineArg, OutlineCache, OutlineMount, Owner, Plan, PlanOptions, Principal,
+    RunAction, STEP_KEY_VERSION, Script, Selection, Source, Stage, StageId, Step, StepKey,
+    StepLayer, StepOrigin, Target, TargetSummary, TransferAction, TransferVerb, WorkdirAction,
+    assemble_config,
 };
 pub use position::Span;
 pub use source_pattern::SourcePattern;

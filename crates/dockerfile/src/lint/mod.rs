@@ -30,16 +30,22 @@ impl fmt::Display for Warning {
 }
 
 macro_rules! rules {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
+    ($(#[doc = $doc:literal] $name:ident,)*) => {
         /// The checks by the names BuildKit gave them.
         #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
         pub enum Rule {
-            $($(#[$doc])* $name,)*
+            $(#[doc = $doc] $name,)*
         }
 
         impl Rule {
             /// Every check.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// What the check is about, in one sentence.
+            #[must_use]
+            pub fn description(self) -> &'static str {
+                match self { $(Self::$name => $doc.trim_ascii(),)* }
+            }
 
             /// The name used in `# check=skip=…`.
             #[must_use]

@@ -21,11 +21,11 @@ use crate::lint::{CheckDirective, Findings, Rule, check_text};
 /// A build whose base images are not all known yet.
 #[derive(Clone, Debug)]
 pub struct Draft {
-    file: Dockerfile,
-    options: PlanOptions,
-    globals: GlobalScope,
-    stages: Vec<DraftStage>,
-    target: usize,
+    pub(super) file: Dockerfile,
+    pub(super) options: PlanOptions,
+    pub(super) globals: GlobalScope,
+    pub(super) stages: Vec<DraftStage>,
+    pub(super) target: usize,
     bases: HashMap<Base, ImageConfig>,
     names: StageNames,
     /// Stages each stage needs; kept up to date with the triggers.
@@ -165,8 +165,16 @@ impl Draft {
         self.bases.get(base)
     }
 
+    pub(super) fn take_findings(&mut self) -> Findings {
+        std::mem::take(&mut self.findings)
+    }
+
+    pub(super) fn into_findings(mut self) -> Vec<crate::lint::Warning> {
+        self.take_findings().into_list()
+    }
+
     /// Stages the target needs, ascending; dependencies always have smaller numbers.
-    fn needed(&self) -> Vec<usize> {
+    pub(super) fn needed(&self) -> Vec<usize> {
         reach::reachable(self.target, &self.edges)
     }
 
@@ -204,11 +212,26 @@ impl Draft {
     }
 
     fn finish_unplaced(mut self) -> Result<Plan, DockerfileError> {
+        let mut findings = std::mem::take(&mut self.findings);
+        let Folded { ids, stages, states } = self.fold(&mut findings)?;
+        Ok(Plan {
+            target: ids[&self.target],
+            stages,
+            platform: self.options.target_platform.clone(),
+            more_targets: Vec::new(),
+            warnings: findings.finish()?,
+            unused_build_args: self.unused_build_args(&states),
+            source_date_epoch: self.source_date_epoch()?,
+            epoch_source: self.epoch_source()?,
+        })
+    }
+
+    /// Applies every instruction of every needed stage.
+    pub(super) fn fold(&self, findings: &mut Findings) -> Result<Folded, DockerfileError> {
         let needed = self.needed();
         let ids: BTreeMap<usize, StageId> =
             needed.iter().enumerate().map(|(index, number)| (*number, StageId(index))).collect();
         let several = self.stages.len() > 1;
-        let mut findings = std::mem::take(&mut self.findings);
         let mut states: BTreeMap<usize, StageState> = BTreeMap::new();
         let mut plan_stages = Vec::with_capacity(needed.len());
         let mut bytes = 0_usize;
@@ -225,7 +248,7 @@ impl Draft {
             };
             let mut steps = Vec::with_capacity(stage.statements.len());
             for (statement, origin) in &stage.statements {
-                let applied = state.apply(statement, &context, &mut findings);
+                let applied = state.apply(statement, &context, findings);
                 let Some(outcome) = applied.map_err(|error| error.at(statement.span))? else {
                     continue;
                 };
@@ -240,15 +263,7 @@ impl Draft {
             plan_stages.push(self.finished_stage(stage, steps, &state, &ids)?);
             states.insert(number, state);
         }
-        Ok(Plan {
-            target: ids[&self.target],
-            stages: plan_stages,
-            platform: self.options.target_platform.clone(),
-            more_targets: Vec::new(),
-            warnings: findings.finish()?,
-            unused_build_args: self.unused_build_args(&states),
-            source_date_epoch: self.source_date_epoch()?,
-        })
+        Ok(Folded { ids, stages: plan_stages, states })
     }
 
     fn initial_state(
@@ -352,6 +367,64 @@ impl Draft {
         );
         Err(DockerfileError::new(ErrorKind::Request, message))
     }
+
+    /// What the stage that SOURCE_DATE_EPOCH names fetches: it must do nothing else.
+    fn epoch_source(&self) -> Result<Option<FileSource>, DockerfileError> {
+        let Some(name) = self.source_date_epoch()? else { return Ok(None) };
+        if name.parse::<i64>().is_ok() || self.options.named_contexts.contains(&name) {
+            return Ok(None);
+        }
+        let Ok(Some(number)) = self.names.find(&name, self.stages.len()) else { return Ok(None) };
+        let stage = &self.stages[number];
+        let refuse = || {
+            let message = format!(
+                "invalid SOURCE_DATE_EPOCH: stage {name:?} must be FROM scratch with one ADD of \
+                 one remote source and nothing else"
+            );
+            Err(DockerfileError::plan(message).at(stage.from.span))
+        };
+        let mut adds = Vec::new();
+        for (statement, _) in &stage.statements {
+            match &statement.instruction {
+                Instruction::Add(_) => adds.push(statement),
+                Instruction::Arg(_) => {}
+                _ => return refuse(),
+            }
+        }
+        let (DraftBase::Scratch, [_]) = (&stage.base, adds.as_slice()) else { return refuse() };
+        let source = |_: &str| Ok(Source::Context);
+        let context = StageContext {
+            options: &self.options,
+            globals: &self.globals,
+            expander: Expander::new(self.file.directives.escape),
+            platform: &stage.platform,
+            source: &source,
+        };
+        let mut state = StageState::from_scratch()?;
+        let mut findings = Findings::new(CheckDirective::default());
+        for (statement, _) in &stage.statements {
+            let applied = state.apply(statement, &context, &mut findings);
+            let outcome = applied.map_err(|error| error.at(statement.span))?;
+            if let Some(Outcome { action: Action::Transfer(add), .. }) = outcome {
+                return match add.files.as_slice() {
+                    [source @ (FileSource::Url(_) | FileSource::Git(_))] => {
+                        Ok(Some(source.clone()))
+                    }
+                    _ => refuse(),
+                };
+            }
+        }
+        refuse()
+    }
+}
+
+/// The needed stages with every instruction applied.
+pub(super) struct Folded {
+    ids: BTreeMap<usize, StageId>,
+    /// In the order of their numbers.
+    pub(super) stages: Vec<Stage>,
+    /// States at the end of the stages, by number in the file.
+    pub(super) states: BTreeMap<usize, StageState>,
 }
 
 /// An image by the name written in the file.

@@ -22,6 +22,7 @@ mod history;
 mod key;
 mod merge;
 mod options;
+mod outline;
 mod ports;
 mod reach;
 mod run;
@@ -37,6 +38,7 @@ pub use draft::Draft;
 pub use key::{Definition, DefinitionPart, STEP_KEY_VERSION, StepKey};
 pub use merge::Target;
 pub use options::PlanOptions;
+pub use outline::{Outline, OutlineArg, OutlineCache, OutlineMount, TargetSummary};
 
 /// Everything needed to build one target for one platform, or several after [`Plan::merge`].
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -56,6 +58,8 @@ pub struct Plan {
     /// SOURCE_DATE_EPOCH as given by the file or the caller: unix seconds, `context`, a named
     /// context or a stage name; `None` when unset or reset to empty.
     pub source_date_epoch: Option<String>,
+    /// If that names a stage: the one remote source of the stage, whose time it is.
+    pub epoch_source: Option<FileSource>,
 }
 
 impl Plan {

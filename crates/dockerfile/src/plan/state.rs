@@ -433,6 +433,12 @@ impl StageState {
         self.env.bytes() + pairs * PAIR_BYTES
     }
 
+    /// The value of a declared argument at the end of the stage; `None` if it has none.
+    pub(super) fn argument(&self, name: &str) -> Option<&str> {
+        let at = self.args_index.get(name)?;
+        self.args[*at].default.as_deref()
+    }
+
     /// Whether ARG declared `name`, with or without a value.
     pub(super) fn declares(&self, name: &str) -> bool {
         self.args_index.contains_key(name)

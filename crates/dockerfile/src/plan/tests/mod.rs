@@ -11,6 +11,7 @@ mod config;
 mod history;
 mod keys;
 mod merge;
+mod outline;
 mod stages;
 mod steps;
 
