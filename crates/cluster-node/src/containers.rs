@@ -150,6 +150,7 @@ pub(crate) async fn create(
         cpu_quota_micros: limits.cpu_quota_us,
         memory_bytes_max: limits.memory_bytes,
         pids_max: None,
+        named: false,
     };
     let limited = cgroup.cpu_quota_micros.is_some()
         || cgroup.memory_bytes_max.is_some()

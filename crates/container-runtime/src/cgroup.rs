@@ -75,7 +75,9 @@ fn wanted(limits: &CgroupLimits) -> Vec<Wanted> {
         pids.v1.push(("pids.max", count.to_string()));
         pids.v2.push(("pids.max", count.to_string()));
     }
-    [cpu, memory, pids].into_iter().filter(|wanted| !wanted.v1.is_empty()).collect()
+    let is_wanted =
+        |wanted: &Wanted| !wanted.v1.is_empty() || (limits.named && wanted.controller == "pids");
+    [cpu, memory, pids].into_iter().filter(is_wanted).collect()
 }
 
 /// Shares of version 1 as a weight of version 2, so that 1024 shares are the default weight of
@@ -226,6 +228,11 @@ impl Cgroup {
         })
     }
 
+    /// The innermost directories alone: parents may be somebody else's.
+    pub(crate) fn innermost_dirs(&self) -> Vec<PathBuf> {
+        self.hierarchies.iter().map(|hierarchy| hierarchy.dir.clone()).collect()
+    }
+
     /// Every directory to be removed with the container, innermost first.
     pub(crate) fn dirs(&self) -> Vec<PathBuf> {
         let of = |hierarchy: &Hierarchy| {
@@ -334,6 +341,8 @@ mod tests {
         let names: Vec<_> = wanted(&limits).iter().map(|wanted| wanted.controller).collect();
         assert_eq!(names, ["pids"]);
         assert!(wanted(&CgroupLimits::default()).is_empty());
+        let named = CgroupLimits { named: true, ..CgroupLimits::default() };
+        assert_eq!(wanted(&named).len(), 1);
     }
 
     #[test]

@@ -46,7 +46,9 @@ pub use reexec::reexec;
 pub use runtime::{CreateError, OpenError, Runtime};
 pub use session::{AttachOptions, Attachment, ExecSession, ExecSpec, ExecStdin};
 pub use signal::{Signal, UnknownSignal};
-pub use step::{Cancel, StepError, StepOutcome, Stream, remove_stubs, run_in_place, run_step};
+pub use step::{
+    Cancel, StepError, StepOutcome, Stream, remove_stubs, run_in_place, run_step, run_step_limited,
+};
 pub use wire::{
     Capabilities, CgroupLimits, ContainerSpec, Device, Exit, Failure, ImageGroups, InPlaceSpec,
     Mount, MountSource, Namespace, Namespaces, Network, Process, Propagation, ResolvedUser,

@@ -14,10 +14,11 @@ use thiserror::Error;
 
 pub(crate) use helper::main;
 
+use crate::cgroup::{self, Cgroup};
 use crate::channel::{Channel, Received};
 use crate::reexec::{self, Entry};
 use crate::wire::message::{StepLaunch, StepReply};
-use crate::wire::{Exit, Failure, InPlaceSpec, StepSpec};
+use crate::wire::{CgroupLimits, Exit, Failure, InPlaceSpec, StepSpec};
 
 /// Largest piece of output handed over at once, in bytes.
 const OUTPUT_BYTES_MAX: usize = 32 << 10;
@@ -52,6 +53,9 @@ pub enum StepError {
     /// The caller cancelled it.
     #[error("step was cancelled")]
     Cancelled,
+    /// A limit that was asked for cannot be enforced here.
+    #[error("{0}")]
+    Limits(String),
     /// The helper could not be started or was killed.
     #[error("step helper")]
     Helper(#[source] io::Error),
@@ -93,7 +97,21 @@ pub fn run_step(
     cancel: &Cancel,
     output: &mut dyn FnMut(Stream, &[u8]),
 ) -> Result<StepOutcome, StepError> {
-    run(&StepLaunch::Sandboxed(spec.clone()), cancel, output)
+    run(&StepLaunch::Sandboxed(spec.clone()), None, cancel, output)
+}
+
+/// The same as [`run_step`] in a control group of its own, which is gone afterwards. Missing
+/// parents of the group are made and stay.
+///
+/// # Errors
+/// [`StepError`]; [`StepError::Limits`] if the machine does not enforce a limit.
+pub fn run_step_limited(
+    spec: &StepSpec,
+    limits: &CgroupLimits,
+    cancel: &Cancel,
+    output: &mut dyn FnMut(Stream, &[u8]),
+) -> Result<StepOutcome, StepError> {
+    run(&StepLaunch::Sandboxed(spec.clone()), Some(limits), cancel, output)
 }
 
 /// Runs a step without namespaces, in the caller's own root or below a directory, and waits
@@ -109,7 +127,7 @@ pub fn run_in_place(
     cancel: &Cancel,
     output: &mut dyn FnMut(Stream, &[u8]),
 ) -> Result<StepOutcome, StepError> {
-    run(&StepLaunch::InPlace(spec.clone()), cancel, output)
+    run(&StepLaunch::InPlace(spec.clone()), None, cancel, output)
 }
 
 /// Removes the mount points that a step's set-up left in its upper directory, unless the step
@@ -134,13 +152,40 @@ pub fn remove_stubs(upper: &Path, stubs: &[PathBuf]) -> io::Result<()> {
     Ok(())
 }
 
+/// The control group of a step, removed when dropped.
+struct Group(Cgroup);
+
+impl Group {
+    fn create(limits: &CgroupLimits) -> Result<Option<Self>, StepError> {
+        let (group, degraded) = cgroup::create(limits);
+        let group = group.map(Self);
+        if degraded.is_empty() { Ok(group) } else { Err(StepError::Limits(degraded.join("; "))) }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // At worst an empty group stays.
+        let _ = cgroup::remove(&self.0.innermost_dirs());
+    }
+}
+
 fn run(
     launch: &StepLaunch,
+    limits: Option<&CgroupLimits>,
     cancel: &Cancel,
     output: &mut dyn FnMut(Stream, &[u8]),
 ) -> Result<StepOutcome, StepError> {
+    let group = limits.map(Group::create).transpose()?.flatten();
     let started = reexec::start(Entry::Step, "", Stdio::piped(), Stdio::piped());
     let (mut helper, channel) = started.map_err(StepError::Helper)?;
+    // The helper waits for its orders, so that everything it starts begins in the group.
+    let joined = group.as_ref().map_or(Ok(()), |group| group.0.attach(helper.id()));
+    if let Err(failure) = joined {
+        drop(channel);
+        helper.wait().map_err(StepError::Helper)?;
+        return Err(StepError::Limits(failure.to_string()));
+    }
     let mut watch = Watch {
         channel: Some(channel),
         stdout: helper.stdout.take(),

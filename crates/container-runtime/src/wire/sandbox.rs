@@ -312,6 +312,9 @@ pub struct CgroupLimits {
     pub memory_bytes_max: Option<u64>,
     /// Number of processes and threads.
     pub pids_max: Option<u64>,
+    /// Makes the group, in one hierarchy, even if nothing is limited.
+    #[serde(default)]
+    pub named: bool,
 }
 
 /// Where the first process of a container reads and writes.

@@ -197,6 +197,7 @@ fn hybrid_cgroups_limit_memory_and_processes() -> Outcome {
         cpu_quota_micros: Some(50_000),
         memory_bytes_max: Some(32 << 20),
         pids_max: Some(20),
+        ..CgroupLimits::default()
     };
     let script = "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25; \
         do sleep 5 & done; exit 0";
