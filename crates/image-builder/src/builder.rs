@@ -23,6 +23,7 @@ use crate::image::BuiltImage;
 use crate::images::Images;
 use crate::registry::{CredentialSource, Registry};
 use crate::run::mounts::Secrets;
+use crate::run::resources::RunResources;
 use crate::session;
 
 /// What a builder works with.
@@ -132,6 +133,8 @@ pub struct BuildRequest {
     pub secrets: Secrets,
     /// Agent sockets by id (`default` is the usual one).
     pub agents: BTreeMap<String, PathBuf>,
+    /// Limits and surroundings of commands.
+    pub resources: RunResources,
     /// Credentials for git repositories of ADD.
     pub git: GitCredentials,
     /// Whether earlier results count.
@@ -175,6 +178,7 @@ impl BuildRequest {
             named_contexts: BTreeMap::new(),
             secrets: Secrets::new(),
             agents: BTreeMap::new(),
+            resources: RunResources::default(),
             git: GitCredentials::default(),
             cache: CacheUse::Use,
             uncached_stages: BTreeSet::new(),

@@ -82,5 +82,6 @@ pub use output::{Output, OutputTarget};
 pub use owners::OwnerError;
 pub use registry::CredentialSource;
 pub use run::mounts::{SecretBytes, SecretSource, Secrets};
+pub use run::resources::RunResources;
 pub use transfer::TransferError;
 pub use tree::TreeError;

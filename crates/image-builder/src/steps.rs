@@ -261,6 +261,7 @@ impl Session {
             events: &self.inner.events,
             cancel: &self.cancel,
             scratch: self.workspace.path(),
+            resources: &self.request.resources,
         }
     }
 

@@ -8,6 +8,7 @@ pub(crate) mod caches;
 mod covers;
 pub(crate) mod mounts;
 mod relocate;
+pub(crate) mod resources;
 mod root_swap;
 pub(crate) mod root_tree;
 pub(crate) mod sandbox;
@@ -21,6 +22,7 @@ use container_runtime::{
 };
 use dockerfile::{RunAction, Security};
 
+use self::resources::RunResources;
 use crate::error::StepError;
 use crate::event::{BuildEvent, Events, OutputStream, StepNumber};
 
@@ -28,7 +30,8 @@ use crate::event::{BuildEvent, Events, OutputStream, StepNumber};
 const UMASK: u32 = 0o022;
 
 /// The process of a RUN.
-pub(crate) fn process(action: &RunAction, extra_env: &[(String, String)]) -> Process {
+pub(crate) fn process(command: &Command<'_>, extra_env: &[(String, String)]) -> Process {
+    let action = command.action;
     let mut process = Process::new(action.argv.iter().cloned());
     process.env = action.env.to_vec();
     for (name, value) in action.proxies.iter().chain(extra_env) {
@@ -41,6 +44,7 @@ pub(crate) fn process(action: &RunAction, extra_env: &[(String, String)]) -> Pro
         process.user.image_groups = ImageGroups::Ignore;
     }
     process.umask = UMASK;
+    process.limits.clone_from(&command.resources.limits);
     match action.security {
         Security::Sandbox => {}
         Security::Insecure => {
@@ -79,4 +83,5 @@ pub(crate) struct Command<'a> {
     pub(crate) cancel: &'a Cancel,
     /// Scratch space of the build.
     pub(crate) scratch: &'a Path,
+    pub(crate) resources: &'a RunResources,
 }

@@ -213,7 +213,7 @@ impl RootTree {
         command: &Command<'_>,
         ready: &Ready,
     ) -> Result<(StepOutcome, SwappedOut), StepError> {
-        let mut spec = InPlaceSpec { process: process(command.action, &ready.env), chroot: None };
+        let mut spec = InPlaceSpec { process: process(command, &ready.env), chroot: None };
         let mut output = forward(command.events, command.step);
         let swap = match way {
             Way::Chroot => {
@@ -318,6 +318,7 @@ fn apply(root: &Path, layer: &LayerRef, source: &LayerSource) -> Result<(), Step
 }
 
 fn refuse_what_needs_namespaces(command: &Command<'_>) -> Result<(), StepError> {
+    command.resources.refuse_without_namespaces()?;
     let reason = match (&command.action.network, &command.action.security) {
         (Network::None, _) => "--network=none needs a network namespace",
         (_, Security::Insecure) => "--security=insecure needs rights that this builder lacks",

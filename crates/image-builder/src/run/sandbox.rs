@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use container_runtime::{
     Failure, Mount, MountSource, Namespace, Network, Propagation, Root, Sandbox, SeccompProfile,
-    StepSpec, UserNamespace, run_step,
+    StepSpec, UserNamespace, run_step, run_step_limited,
 };
 use dockerfile::{Network as RunNetwork, Security};
 use layers::pack_upper;
@@ -115,6 +115,7 @@ fn run_in(
         write_script(&path, &script.content)?;
         mounts.push(Mount::bind(path, &script.path).read_only());
     }
+    mounts.extend(command.resources.shm());
     mounts.extend(ready.mounts.iter().map(|mount| Mount {
         target: Path::new("/").join(&mount.target),
         source: match &mount.from {
@@ -168,17 +169,22 @@ fn run_in(
         RunNetwork::Default | RunNetwork::Host => Network::Host,
         RunNetwork::None => Network::None,
     };
-    let mut process = process(command.action, &ready.env);
+    let mut process = process(command, &ready.env);
     if command.action.security == Security::Sandbox {
         // Without namespaces the filter is that of the pod; adding one needs CAP_SYS_ADMIN.
         process.seccomp = SeccompProfile::RuntimeDefault;
     }
     let mut spec = StepSpec { process, sandbox };
     let mut output = forward(command.events, command.step);
-    let outcome = match run_step(&spec, command.cancel, &mut output) {
+    let limits = command.resources.cgroup();
+    let mut run = |spec: &StepSpec| match &limits {
+        Some(limits) => run_step_limited(spec, limits, command.cancel, &mut output),
+        None => run_step(spec, command.cancel, &mut output),
+    };
+    let outcome = match run(&spec) {
         Err(container_runtime::StepError::Refused(Failure::FreshProcRefused { .. })) => {
             spec.sandbox.namespaces.pid = Namespace::Host;
-            run_step(&spec, command.cancel, &mut output)?
+            run(&spec)?
         }
         outcome => outcome?,
     };
@@ -202,6 +208,7 @@ fn network_mounts(command: &Command<'_>, rooms: &Rooms) -> Result<Vec<Mount>, St
                 bytes.push(b'\n');
             }
             bytes.extend(format!("127.0.0.1\tlocalhost {}\n", command.action.hostname).bytes());
+            bytes.extend(command.resources.host_lines().bytes());
         }
         let path = rooms.home.join(name.replace('/', "-"));
         fs::write(&path, bytes).map_err(|error| StepError::io(&path, error))?;
