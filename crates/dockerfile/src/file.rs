@@ -111,6 +111,12 @@ impl Dockerfile {
         &self.name
     }
 
+    /// Its text, bytes that are not UTF-8 replaced.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// The parser directives at its top.
     #[must_use]
     pub fn directives(&self) -> &Directives {

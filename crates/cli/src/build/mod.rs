@@ -347,10 +347,10 @@ async fn plan(
 }
 
 /// What the plans warn of, each once.
-pub(crate) fn warnings(plans: &[Plan]) -> Vec<String> {
+pub(crate) fn warnings(dockerfile: &str, plans: &[Plan]) -> Vec<String> {
     let mut texts = Vec::new();
     for warning in plans.iter().flat_map(|plan| &plan.warnings) {
-        texts.push(format!("warning: {warning}"));
+        texts.push(warning_line(dockerfile, warning));
     }
     let (first, rest) =
         plans.split_first().map_or((None, plans), |(first, rest)| (Some(first), rest));
@@ -389,6 +389,12 @@ pub(crate) fn invocation(
         target: subject.targets.first().cloned(),
         names: names.to_vec(),
     }
+}
+
+/// A finding with its place.
+pub(crate) fn warning_line(dockerfile: &str, warning: &dockerfile::Warning) -> String {
+    let (line, rule) = (warning.span.line, warning.rule.name());
+    format!("warning: {dockerfile}:{line}: {rule}: {}", warning.text)
 }
 
 /// SOURCE_DATE_EPOCH in unix seconds.

@@ -2,8 +2,10 @@
 
 mod attest_flags;
 pub(crate) mod cache_flags;
+mod call;
 mod output_flags;
 mod report;
+mod resource_flags;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -56,9 +58,8 @@ pub(crate) struct BuildArgs {
     /// Network of RUN steps that name none
     #[arg(long, default_value = "default", value_name = "MODE")]
     network: NetworkArg,
-    /// Only check the Dockerfile
-    #[arg(long)]
-    check: bool,
+    #[command(flatten)]
+    call: call::CallFlags,
     /// How progress is shown
     #[arg(long, default_value = "auto", value_name = "STYLE")]
     progress: ProgressArg,
@@ -71,6 +72,8 @@ pub(crate) struct BuildArgs {
     /// Registries (HOST[:PORT]) that may speak plain HTTP or have any certificate
     #[arg(long = "insecure-registry", value_name = "HOST")]
     insecure_registries: Vec<String>,
+    #[command(flatten)]
+    resources: resource_flags::ResourceFlags,
     #[command(flatten)]
     outputs: output_flags::OutputFlags,
     #[command(flatten)]
@@ -130,6 +133,8 @@ impl IsolationArg {
 /// Runs the verb.
 pub(crate) async fn run(args: BuildArgs, globals: &Globals) -> Result<ExitCode, Failure> {
     let state_dir = globals.state_dir();
+    let resources = args.resources.read()?;
+    let call = args.call.read(&args.outputs.outputs)?;
     let outputs = args.outputs.read()?;
     if args.isolation == IsolationArg::Inplace {
         return Err(Failure::usage(
@@ -150,8 +155,8 @@ pub(crate) async fn run(args: BuildArgs, globals: &Globals) -> Result<ExitCode, 
     let access = contexts::access(&state_dir, options.clone(), &credentials, git.clone())?;
     let prepared = build::prepare(&subject, &access).await?;
     let _named = build::fetch_named(&mut subject, &access).await?;
-    if args.check {
-        return check(&subject, &prepared);
+    if let Some(call) = call {
+        return call::run(call, &subject, &prepared);
     }
     let builder = build::builder(Machinery {
         state_dir,
@@ -166,15 +171,23 @@ pub(crate) async fn run(args: BuildArgs, globals: &Globals) -> Result<ExitCode, 
     for file in &outputs.files {
         file.check(outputs.platforms.len()).map_err(failed)?;
     }
-    let mut plans = build::plans(&builder, &subject, &prepared).await?;
+    let mut plans = build::plans(&builder, &subject, &prepared).await.inspect_err(|_| {
+        // What the text alone shows is worth saying even if there is no plan.
+        if !args.quiet {
+            call::text_warnings(&prepared).iter().for_each(|line| output::error_line(line));
+        }
+    })?;
     plans.iter_mut().for_each(|plan| set_network(plan, args.network));
     if !args.quiet {
-        build::warnings(&plans).iter().for_each(|warning| output::error_line(warning));
+        build::warnings(&prepared.name, &plans)
+            .iter()
+            .for_each(|warning| output::error_line(warning));
     }
     let mut request = BuildRequest::new(Some(prepared.directory.clone()));
     request.named_contexts.clone_from(&subject.named_contexts);
     request.secrets = build::secrets(&args.secrets)?;
     request.agents = agents(&args.agents)?;
+    request.resources = resources;
     request.git = git;
     request.attest = args.attest.read()?;
     request.invocation = build::invocation(&subject, &prepared, &outputs.names);
@@ -264,33 +277,6 @@ fn subject(args: &BuildArgs, outputs: &Outputs) -> Result<Subject, Failure> {
 fn keeps_git_directory(build_args: &BTreeMap<String, String>) -> bool {
     let value = build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR").map(String::as_str);
     matches!(value, Some("1" | "true"))
-}
-
-fn check(subject: &Subject, prepared: &build::Prepared) -> Result<ExitCode, Failure> {
-    let options = build::plan_options(subject, prepared);
-    let mut draft =
-        dockerfile::Draft::new(&prepared.file, options).map_err(build::dockerfile_failure)?;
-    // Bases are not looked up: what they would add to the checks is not worth a network.
-    loop {
-        let bases = draft.unresolved_bases();
-        if bases.is_empty() {
-            break;
-        }
-        let config = oci_model::ImageConfig::default();
-        for base in &bases {
-            draft.supply_base(base, &config).map_err(build::dockerfile_failure)?;
-        }
-    }
-    let plan = draft.finish().map_err(build::dockerfile_failure)?;
-    for warning in &plan.warnings {
-        output::line(&format!("{}: {warning}", prepared.name));
-    }
-    if plan.warnings.is_empty() {
-        output::line("Check complete, no warnings found.");
-        return Ok(ExitCode::SUCCESS);
-    }
-    output::line(&format!("Check complete, {} warning(s) found.", plan.warnings.len()));
-    Ok(ExitCode::FAILURE)
 }
 
 fn set_network(plan: &mut dockerfile::Plan, network: NetworkArg) {

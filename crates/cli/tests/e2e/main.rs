@@ -6,6 +6,7 @@
 #![expect(clippy::print_stderr, reason = "a failed test shows the end of the daemon's log")]
 
 mod bad_input;
+mod build_calls;
 mod crash;
 mod image_verbs;
 mod kube_rs;

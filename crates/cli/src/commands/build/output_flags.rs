@@ -33,7 +33,7 @@ pub(crate) struct OutputFlags {
     /// type=oci|docker|local|tar|registry,dest=PATH; may repeat. Times are never newer than
     /// SOURCE_DATE_EPOCH, with or without rewrite-timestamp
     #[arg(short, long = "output", value_name = "SPEC")]
-    outputs: Vec<String>,
+    pub(super) outputs: Vec<String>,
     /// One layer for everything the target does
     #[arg(long)]
     squash: bool,
