@@ -13,6 +13,8 @@ use crate::position::Span;
 use crate::words::cut_keyword;
 
 #[cfg(test)]
+mod shapes;
+#[cfg(test)]
 mod tests;
 
 /// A parsed Dockerfile.

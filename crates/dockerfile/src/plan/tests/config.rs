@@ -206,3 +206,34 @@ fn the_last_of_several_values_in_the_base_counts() {
     let build = build("FROM base\nENV R=$foo-$car-$bare-\nENV foo=new\n").base("base", base);
     assert_eq!(build.image_env(), ["foo=new", "car=bike", "bare=", "R=bar-bike--"]);
 }
+
+/// BuildKit CloneCopiesMutableImageConfig, CopyFromKeepsStageLabels.
+#[test]
+fn stages_of_one_parent_do_not_change_each_other() {
+    let file = "FROM scratch AS parent\nLABEL of=parent\nENV A=1\nFROM parent AS one\nENV A=2 B=2\n\
+                LABEL of=one one=yes\nEXPOSE 1\nVOLUME /one\nFROM parent AS two\nCOPY --from=one / /\nENV C=3\n";
+    let two = build(file).stage().config;
+    assert_eq!(
+        two.labels.into_iter().collect::<Vec<_>>(),
+        [("of".to_owned(), "parent".to_owned())]
+    );
+    assert!(two.exposed_ports.is_empty() && two.volumes.is_empty());
+    let env: Vec<&str> =
+        two.env.iter().map(String::as_str).filter(|e| !e.starts_with("PATH")).collect();
+    assert_eq!(env, ["A=1", "C=3"]);
+    let one = build(file).target("one").stage().config;
+    assert_eq!(one.labels["of"], "one");
+}
+
+/// BuildKit ImplicitTargetPlatform, ResolveBuildPlatform, ResolveTargetPlatform.
+#[test]
+fn platforms_that_are_not_written_follow_from_the_caller() {
+    let file = "FROM --platform=$BUILDPLATFORM busybox AS tools\nFROM tools AS below\nFROM busybox\nCOPY --from=below / /\n";
+    let mut given = build(file);
+    given.options.target_platform = "linux/arm64/v8".parse().expect("a platform");
+    let plan = given.plan();
+    let platforms: Vec<String> =
+        plan.stages.iter().map(|stage| stage.platform.to_string()).collect();
+    assert_eq!(platforms, ["linux/amd64", "linux/amd64", "linux/arm64"]);
+    assert_eq!(plan.platform.to_string(), "linux/arm64");
+}
