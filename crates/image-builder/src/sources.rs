@@ -41,7 +41,7 @@ pub(crate) struct Sources {
     commits: Mutex<HashMap<String, Cell<Resolved>>>,
     repositories: Mutex<HashMap<String, Cell<Checkout>>>,
     /// What steps read of contexts, by step and place among the step's inputs.
-    selections: Mutex<HashMap<(StepNumber, usize), Cell<Arc<SelectionDigest>>>>,
+    selections: Mutex<HashMap<(StepNumber, usize), SelectionCell>>,
 }
 
 /// What was selected of a tree.
@@ -55,6 +55,7 @@ struct SelectionDigest {
 const FILE_PARTS_MAX: usize = 500;
 
 type TreeCell = Cell<Arc<dyn Files>>;
+type SelectionCell = Cell<Arc<SelectionDigest>>;
 type Cell<T> = Arc<OnceCell<T>>;
 
 /// A git repository, cloned.

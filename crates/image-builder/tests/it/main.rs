@@ -8,6 +8,7 @@
 
 mod attestations;
 mod buildkit;
+mod cache;
 mod contexts;
 mod fixture;
 mod kaniko;
@@ -60,7 +61,9 @@ fn main() -> ExitCode {
         ("rules", rules::TESTS),
     ];
     let mut failed = 0;
-    for (module, tests) in all.iter().chain(buildkit::GROUPS).chain(kaniko::GROUPS) {
+    for (module, tests) in
+        all.iter().chain(buildkit::GROUPS).chain(kaniko::GROUPS).chain(cache::GROUPS)
+    {
         for (name, test) in *tests {
             let full = format!("{module}::{name}");
             if !filters.is_empty() && !filters.iter().any(|filter| full.contains(filter.as_str())) {
