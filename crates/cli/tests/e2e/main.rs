@@ -11,6 +11,7 @@ mod crash;
 mod image_verbs;
 mod kube_rs;
 mod machine;
+mod outputs;
 mod pod;
 mod registry_clients;
 mod sandboxes;
