@@ -222,7 +222,6 @@ impl Draft {
             warnings: findings.finish()?,
             unused_build_args: self.unused_build_args(&states),
             source_date_epoch: self.source_date_epoch()?,
-            epoch_source: self.epoch_source()?,
         })
     }
 
@@ -366,55 +365,6 @@ impl Draft {
             "invalid {NAME}: {text:?} is neither a number of seconds nor a context nor a stage"
         );
         Err(DockerfileError::new(ErrorKind::Request, message))
-    }
-
-    /// What the stage that SOURCE_DATE_EPOCH names fetches: it must do nothing else.
-    fn epoch_source(&self) -> Result<Option<FileSource>, DockerfileError> {
-        let Some(name) = self.source_date_epoch()? else { return Ok(None) };
-        if name.parse::<i64>().is_ok() || self.options.named_contexts.contains(&name) {
-            return Ok(None);
-        }
-        let Ok(Some(number)) = self.names.find(&name, self.stages.len()) else { return Ok(None) };
-        let stage = &self.stages[number];
-        let refuse = || {
-            let message = format!(
-                "invalid SOURCE_DATE_EPOCH: stage {name:?} must be FROM scratch with one ADD of \
-                 one remote source and nothing else"
-            );
-            Err(DockerfileError::plan(message).at(stage.from.span))
-        };
-        let mut adds = Vec::new();
-        for (statement, _) in &stage.statements {
-            match &statement.instruction {
-                Instruction::Add(_) => adds.push(statement),
-                Instruction::Arg(_) => {}
-                _ => return refuse(),
-            }
-        }
-        let (DraftBase::Scratch, [_]) = (&stage.base, adds.as_slice()) else { return refuse() };
-        let source = |_: &str| Ok(Source::Context);
-        let context = StageContext {
-            options: &self.options,
-            globals: &self.globals,
-            expander: Expander::new(self.file.directives.escape),
-            platform: &stage.platform,
-            source: &source,
-        };
-        let mut state = StageState::from_scratch()?;
-        let mut findings = Findings::new(CheckDirective::default());
-        for (statement, _) in &stage.statements {
-            let applied = state.apply(statement, &context, &mut findings);
-            let outcome = applied.map_err(|error| error.at(statement.span))?;
-            if let Some(Outcome { action: Action::Transfer(add), .. }) = outcome {
-                return match add.files.as_slice() {
-                    [source @ (FileSource::Url(_) | FileSource::Git(_))] => {
-                        Ok(Some(source.clone()))
-                    }
-                    _ => refuse(),
-                };
-            }
-        }
-        refuse()
     }
 }
 

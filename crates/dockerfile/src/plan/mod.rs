@@ -58,8 +58,6 @@ pub struct Plan {
     /// SOURCE_DATE_EPOCH as given by the file or the caller: unix seconds, `context`, a named
     /// context or a stage name; `None` when unset or reset to empty.
     pub source_date_epoch: Option<String>,
-    /// If that names a stage: the one remote source of the stage, whose time it is.
-    pub epoch_source: Option<FileSource>,
 }
 
 impl Plan {

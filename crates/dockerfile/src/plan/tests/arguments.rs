@@ -198,41 +198,6 @@ fn source_date_epoch_is_seconds_a_context_or_a_stage() {
     assert!(given("never").error().starts_with("invalid SOURCE_DATE_EPOCH: \"never\""));
 }
 
-/// BuildKit SourceDateEpochStageInvalid, SourceDateEpochStageHTTPArchive (what the plan says).
-#[test]
-fn a_stage_that_gives_the_epoch_fetches_one_thing_and_does_nothing_else() {
-    let source = |stage: &str| {
-        let file = format!("FROM scratch AS src\n{stage}\nFROM scratch\n");
-        build(&file).arg("SOURCE_DATE_EPOCH", "src").try_plan().map(|plan| plan.epoch_source)
-    };
-    for (stage, expected) in [
-        ("ADD https://example.com/x.tar /", FileSource::Url("https://example.com/x.tar".into())),
-        ("ARG V=1\nADD https://example.com/$V /", FileSource::Url("https://example.com/1".into())),
-        (
-            "ADD https://example.com/x.git#v1 /",
-            FileSource::Git("https://example.com/x.git#v1".into()),
-        ),
-    ] {
-        assert_eq!(source(stage).expect(stage), Some(expected), "{stage}");
-    }
-    for stage in [
-        "",
-        "ADD local /",
-        "COPY local /",
-        "ADD https://example.com/x /\nADD https://example.com/y /",
-        "ADD https://example.com/x https://example.com/y /d/",
-        "ADD https://example.com/x /\nRUN true",
-        "ADD https://example.com/x /\nLABEL a=b",
-    ] {
-        let error = source(stage).expect_err(stage).to_string();
-        let expected =
-            "Dockerfile:1:1: invalid SOURCE_DATE_EPOCH: stage \"src\" must be FROM scratch";
-        assert!(error.starts_with(expected), "{stage}: {error}");
-    }
-    let file = "FROM busybox AS src\nADD https://example.com/x /\nFROM scratch\n";
-    assert!(build(file).arg("SOURCE_DATE_EPOCH", "src").try_plan().is_err());
-}
-
 #[test]
 fn blank_bases_are_refused() {
     assert_eq!(
