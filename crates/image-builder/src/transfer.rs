@@ -198,15 +198,9 @@ impl<'a> Additions<'a> {
         let parent = resolve(self, &root.join(parent))?;
         let implied = Look { owner: look.owner, mode: None, now: look.now };
         self.ensure_directory(&parent, &implied)?;
-        let mut path = parent.join(relative.file_name().unwrap_or_default());
-        if node.entry.is_directory() {
-            // A directory onto a link to a directory fills what the link points to.
-            let behind = resolve(self, &path)?;
-            if behind != path && self.node(&behind)?.is_some_and(|n| n.entry.is_directory()) {
-                path = behind;
-            }
-        }
-        node.entry.path = path;
+        // What stands there is merged if both are directories and replaced if not; a link to a
+        // directory is no directory.
+        node.entry.path = parent.join(relative.file_name().unwrap_or_default());
         look.apply(&mut node);
         self.added.insert(node);
         Ok(())
