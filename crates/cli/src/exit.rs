@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
+use crate::build::progress::JsonEvent;
+
 /// What a failure means for the caller's script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -46,12 +48,52 @@ pub(crate) struct Failure {
     kind: Kind,
     error: anyhow::Error,
     hint: Option<String>,
+    /// Lines to show before the failure: an excerpt, the output of a command.
+    details: Option<String>,
+    place: Option<Place>,
+    /// Code of the command that failed, if one did.
+    command_exit_code: Option<i32>,
+    /// Whether the user was told already.
+    told: bool,
+}
+
+/// Lines of a file that a failure is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) file: String,
+    pub(crate) line: u32,
+    pub(crate) line_end: u32,
+}
+
+impl Place {
+    /// The lines of a span.
+    pub(crate) fn new(file: &str, span: dockerfile::Span) -> Self {
+        Self { file: file.to_owned(), line: span.line, line_end: span.line_end }
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.line == self.line_end {
+            write!(f, "{}:{}", self.file, self.line)
+        } else {
+            write!(f, "{}:{}-{}", self.file, self.line, self.line_end)
+        }
+    }
 }
 
 impl Failure {
     /// A failure of a certain kind.
     pub(crate) fn new(kind: Kind, error: impl Into<anyhow::Error>) -> Self {
-        Self { kind, error: error.into(), hint: None }
+        Self {
+            kind,
+            error: error.into(),
+            hint: None,
+            details: None,
+            place: None,
+            command_exit_code: None,
+            told: false,
+        }
     }
 
     /// A mistake in what the user typed.
@@ -68,6 +110,59 @@ impl Failure {
     pub(crate) fn hint(mut self, text: impl Into<String>) -> Self {
         self.hint = Some(text.into());
         self
+    }
+
+    /// The same failure with lines to show before it.
+    pub(crate) fn details(mut self, text: impl Into<String>) -> Self {
+        self.details = Some(text.into());
+        self
+    }
+
+    /// The same failure with the lines of a file that it is about.
+    pub(crate) fn at(mut self, place: Place) -> Self {
+        self.place = Some(place);
+        self
+    }
+
+    /// The same failure with the code of the command that failed.
+    pub(crate) fn command_exit_code(mut self, code: Option<i32>) -> Self {
+        self.command_exit_code = code;
+        self
+    }
+
+    /// The same failure, which the user has been told of.
+    pub(crate) fn told(mut self) -> Self {
+        self.told = true;
+        self
+    }
+
+    /// Whether a signal ended the work.
+    pub(crate) fn is_interruption(&self) -> bool {
+        self.kind == Kind::Interrupted
+    }
+
+    /// The failure as an event for programs.
+    pub(crate) fn with_event<T>(&self, use_it: impl FnOnce(&JsonEvent<'_>) -> T) -> T {
+        let place = self.place.as_ref();
+        use_it(&JsonEvent::Error {
+            text: &self.text(),
+            exit_code: self.kind.exit_code(),
+            file: place.map(|place| place.file.as_str()),
+            line: place.map(|place| place.line),
+            line_end: place.map(|place| place.line_end),
+            command_exit_code: self.command_exit_code,
+            hint: self.hint.as_deref(),
+        })
+    }
+
+    /// The lines to show before the failure.
+    pub(crate) fn lines_before(&self) -> Option<&str> {
+        self.details.as_deref()
+    }
+
+    /// The next thing to try.
+    pub(crate) fn next(&self) -> Option<&str> {
+        self.hint.as_deref()
     }
 
     /// The same failure for scripts that expect another code.
@@ -91,12 +186,21 @@ impl Failure {
 
     /// Writes the failure to standard error and says which code to exit with.
     pub(crate) fn report(&self) -> ExitCode {
-        let mut text = format!("error: {}", self.text());
+        let code = ExitCode::from(self.kind.exit_code());
+        if self.told {
+            return code;
+        }
+        let mut text = String::new();
+        if let Some(details) = &self.details {
+            text.push_str(details.trim_end());
+            text.push('\n');
+        }
+        let _ = write!(text, "error: {}", self.text());
         if let Some(hint) = &self.hint {
             let _ = write!(text, "\n  try: {hint}");
         }
         crate::output::error_line(&text);
-        ExitCode::from(self.kind.exit_code())
+        code
     }
 }
 

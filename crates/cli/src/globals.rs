@@ -61,7 +61,7 @@ pub(crate) fn start_logging(globals: &Globals) {
     });
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| crate::output::ErrorWriter)
         .with_ansi(crate::output::stderr_has_colour())
         .init();
 }

@@ -48,6 +48,13 @@ fn main() -> ExitCode {
     };
     match runtime.block_on(commands::run(cli)) {
         Ok(code) => code,
-        Err(failure) => failure.report(),
+        Err(failure) => {
+            let code = failure.report();
+            if failure.is_interruption() {
+                // Who pressed Ctrl-C does not wait for what is on its way.
+                runtime.shutdown_background();
+            }
+            code
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The only module that prints.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::sync::{PoisonError, RwLock};
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -45,16 +46,47 @@ pub(crate) fn json<T: Serialize>(document: &T) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Puts whole lines above a view that is drawn at the lower end of the terminal.
+pub(crate) type LiveView = Box<dyn Fn(&[u8]) + Send + Sync>;
+
+/// The view that standard error shows now, if it shows one.
+static LIVE: RwLock<Option<LiveView>> = RwLock::new(None);
+
+/// Says which view everything else on standard error has to make room for.
+pub(crate) fn set_live(view: Option<LiveView>) {
+    *LIVE.write().unwrap_or_else(PoisonError::into_inner) = view;
+}
+
 /// Writes one line to standard error.
 pub(crate) fn error_line(text: &str) {
-    // Nothing can be done about a closed standard error.
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    error_raw(format!("{text}\n").as_bytes());
 }
 
 /// Writes bytes to standard error as they are.
 pub(crate) fn error_raw(bytes: &[u8]) {
-    // Nothing can be done about a closed standard error.
-    let _ = std::io::stderr().lock().write_all(bytes);
+    let live = LIVE.read().unwrap_or_else(PoisonError::into_inner);
+    match &*live {
+        Some(view) => view(bytes),
+        // Nothing can be done about a closed standard error.
+        None => {
+            let _ = std::io::stderr().lock().write_all(bytes);
+        }
+    }
+}
+
+/// Standard error for whoever writes log lines: one write, one line.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ErrorWriter;
+
+impl std::io::Write for ErrorWriter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        error_raw(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Whether colour belongs on standard error: a terminal, and `NO_COLOR` is not set.

@@ -120,6 +120,16 @@ impl IgnoreFile {
         ignored
     }
 
+    /// The pattern that leaves `path` out, if it is ignored.
+    #[must_use]
+    pub fn ignoring_pattern(&self, path: &str) -> Option<&str> {
+        let mut found = None;
+        for rule in self.rules.iter().filter(|rule| rule.matches_or_parent(path)) {
+            found = (rule.effect == Effect::Ignore).then_some(rule.text.as_str());
+        }
+        found
+    }
+
     /// Whether a walk may skip everything below the ignored directory `directory`.
     ///
     /// `false` when a `!` pattern might bring something below it back.

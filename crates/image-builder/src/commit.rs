@@ -97,16 +97,23 @@ pub(crate) fn finish(writer: Writer) -> Result<Option<(LayerRef, LayerBlob)>, St
     Ok(Some((layer, blob)))
 }
 
+/// A layer with what is known about it when it was just written.
+pub(crate) struct MadeLayer {
+    pub(crate) layer: LayerRef,
+    pub(crate) blob: LayerBlob,
+    pub(crate) entries: Vec<layers::Entry>,
+}
+
 /// A layer of nodes whose contents are on this machine.
 pub(crate) fn nodes(
     store: &BlobStore,
     lease: &Lease,
     form: LayerForm,
     nodes: Vec<Node>,
-) -> Result<Option<(LayerRef, Vec<layers::Entry>)>, StepError> {
+) -> Result<Option<MadeLayer>, StepError> {
     let layer = crate::transfer::to_layer(nodes);
     let mut writer = writer(store, lease, form)?;
     layer.write(&mut writer).map_err(|error| StepError::layer("cannot write the layer", error))?;
     let entries = layer.entries().cloned().collect();
-    Ok(finish(writer)?.map(|(layer, _)| (layer, entries)))
+    Ok(finish(writer)?.map(|(layer, blob)| MadeLayer { layer, blob, entries }))
 }

@@ -11,7 +11,7 @@ use oci_model::{Descriptor, ImageManifest, Manifest, MediaType, RawManifest, Ref
 use registry_client::{Client, Progress};
 
 use crate::builder::ContextDirectory;
-use crate::commit::{self, LayerForm};
+use crate::commit::{self, LayerForm, MadeLayer};
 use crate::context;
 use crate::error::StepError;
 use crate::layer_source::blocking;
@@ -44,7 +44,7 @@ pub async fn pack_context(
         let nodes: Vec<Node> =
             tree.nodes().filter(|n| !n.entry.path.as_os_str().is_empty()).cloned().collect();
         let form = LayerForm { compression, timestamps: Timestamps::Keep };
-        let Some((layer, _)) = commit::nodes(&store, &lease, form, nodes)? else {
+        let Some(MadeLayer { layer, .. }) = commit::nodes(&store, &lease, form, nodes)? else {
             return Err(StepError::Source(format!(
                 "there is nothing in {} to push",
                 directory.root.display()

@@ -159,6 +159,22 @@ pub enum StepError {
     Panicked,
 }
 
+/// An error with its causes in one line.
+pub(crate) fn error_text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        // Libraries often repeat their cause in their own text.
+        if !text.ends_with(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}
+
 impl StepError {
     pub(crate) fn layer(
         what: impl Into<String>,

@@ -28,6 +28,11 @@ pub enum OutputStream {
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq)]
 pub enum BuildEvent {
+    /// What there is to do is known; sent once per platform.
+    Planned {
+        /// Stages that start from an image or a context, and steps that are cached or executed.
+        steps: usize,
+    },
     /// How RUN steps will run, and in one line why no better way.
     Isolation {
         /// Name of the mode.
@@ -41,6 +46,13 @@ pub enum BuildEvent {
         stage: usize,
         /// `[name 1/5] FROM base`.
         title: String,
+    },
+    /// The base of a stage is known; its layers are fetched when a step needs them.
+    StageReady {
+        /// Place of the stage in the plan.
+        stage: usize,
+        /// How long it took.
+        duration: Duration,
     },
     /// A step begins.
     StepStarted {
@@ -82,13 +94,73 @@ pub enum BuildEvent {
     StepFailed {
         /// Which.
         step: StepNumber,
+        /// Why, with its causes.
+        reason: String,
     },
-    /// An image or a layer is being fetched.
+    /// A step was ended before it was done: by the caller, or because another failed.
+    StepCancelled {
+        /// Which.
+        step: StepNumber,
+    },
+    /// A step's changes were read, compressed and stored.
+    LayerWritten {
+        /// Digest of the blob.
+        digest: String,
+        /// Bytes of the archive before compression.
+        tar_bytes: u64,
+        /// Bytes of the blob.
+        bytes: u64,
+        /// How long that took; part of the step's own time.
+        duration: Duration,
+    },
+    /// A registry is asked for an image.
+    Resolving {
+        /// The image.
+        reference: String,
+    },
+    /// The registry has answered; an error follows as the result of the build.
+    Resolved {
+        /// The image.
+        reference: String,
+        /// How long it took.
+        duration: Duration,
+    },
+    /// A layer is being fetched.
     Fetching {
-        /// What, as a reference or a digest.
+        /// Digest of the blob.
         what: String,
+        /// The image or cache it belongs to.
+        from: String,
         /// Bytes, if known.
         bytes: Option<u64>,
+    },
+    /// More of a layer has arrived; at most some of these per second.
+    FetchAdvanced {
+        /// Digest of the blob.
+        what: String,
+        /// Bytes so far.
+        bytes: u64,
+    },
+    /// A layer has arrived and was verified.
+    Fetched {
+        /// Digest of the blob.
+        what: String,
+        /// Its size in bytes.
+        bytes: u64,
+        /// How long it took.
+        duration: Duration,
+    },
+    /// A layer is being unpacked.
+    Unpacking {
+        /// Digest of the uncompressed archive.
+        what: String,
+    },
+    /// A layer was unpacked.
+    Unpacked {
+        /// Digest of the uncompressed archive.
+        what: String,
+        /// How long it took.
+        duration: Duration,
     },
     /// The image is complete in the store.
     ImageReady {
@@ -99,6 +171,33 @@ pub enum BuildEvent {
     Pushing {
         /// Where to.
         reference: String,
+    },
+    /// A blob is being sent.
+    PushingBlob {
+        /// Its digest.
+        what: String,
+        /// Where to.
+        to: String,
+        /// Its size in bytes.
+        bytes: u64,
+    },
+    /// More of a blob was sent; at most some of these per second.
+    PushAdvanced {
+        /// Its digest.
+        what: String,
+        /// Where to.
+        to: String,
+        /// Bytes so far.
+        bytes: u64,
+    },
+    /// The registry has a blob.
+    PushedBlob {
+        /// Its digest.
+        what: String,
+        /// Where to.
+        to: String,
+        /// Whether it had to be sent.
+        how: PushEnd,
     },
     /// A push is done.
     Pushed {
@@ -120,6 +219,15 @@ pub enum StepEnd {
     Executed,
 }
 
+/// How a blob came to a registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PushEnd {
+    /// It was sent.
+    Sent,
+    /// It was there, or in another repository of the same registry.
+    Existed,
+}
+
 /// Receives the events of a build; called from several threads.
 #[derive(Clone)]
 pub struct Events(Arc<dyn Fn(BuildEvent) + Send + Sync>);
@@ -135,7 +243,8 @@ impl Events {
         Self::new(|_| {})
     }
 
-    pub(crate) fn send(&self, event: BuildEvent) {
+    /// Passes an event on to the receiver.
+    pub fn send(&self, event: BuildEvent) {
         (self.0)(event);
     }
 }

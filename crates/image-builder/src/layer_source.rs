@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use blob_store::{BlobStore, Lease, Tail};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
-use layers::{Entry, UnpackedLayers};
+use layers::{Entry, LayerBlob, UnpackedLayers};
 use oci_model::{Descriptor, DiffId, Digest, Reference};
-use registry_client::{Progress, ProgressEvent};
 use tokio::sync::{OnceCell, watch};
 
 use crate::archive::Spool;
@@ -81,22 +81,26 @@ impl LayerSource {
                 let what = format!("layer {digest} is gone from the store");
                 return Err(StepError::layer(what, "it was made here and cannot be fetched"));
             };
+            let (what, bytes, start) = (digest.to_string(), layer.descriptor.size, Instant::now());
             self.events.send(BuildEvent::Fetching {
-                what: digest.to_string(),
-                bytes: Some(layer.descriptor.size),
+                what: what.clone(),
+                from: origin.to_string(),
+                bytes: Some(bytes),
             });
             let incoming = Arc::clone(&self.incoming);
-            let progress = Progress::new(move |event| {
-                if let ProgressEvent::Receiving { digest, tail } = event {
-                    incoming.send_modify(|tails| drop(tails.insert(digest, tail)));
-                }
-            });
+            let receiving = move |digest, tail| {
+                incoming.send_modify(|tails| drop(tails.insert(digest, tail)));
+            };
+            let progress = self.registry.fetch_progress(origin, receiving);
             let fetched =
                 self.registry.fetch_blob(origin, &layer.descriptor, &self.store, &progress).await;
             self.incoming.send_modify(|tails| drop(tails.remove(&digest)));
             fetched.map_err(|error| {
                 StepError::layer(format!("cannot fetch layer {digest} of {origin}"), error)
-            })
+            })?;
+            let duration = start.elapsed();
+            self.events.send(BuildEvent::Fetched { what, bytes, duration });
+            Ok(())
         };
         cell.get_or_try_init(fetch).await.copied()
     }
@@ -139,6 +143,16 @@ impl LayerSource {
     /// Sees to it that the blobs of all layers are in the store.
     pub(crate) async fn ensure_blobs(&self, layers: &[LayerRef]) -> Result<(), StepError> {
         all(layers.iter().map(|layer| self.ensure_blob(layer).boxed()).collect()).await.map(|_| ())
+    }
+
+    /// Says that a layer was made; `start` is when its archive was begun.
+    pub(crate) fn say_written(&self, blob: &LayerBlob, start: Instant) {
+        self.events.send(BuildEvent::LayerWritten {
+            digest: blob.digest.to_string(),
+            tar_bytes: blob.tar_bytes,
+            bytes: blob.blob_bytes,
+            duration: start.elapsed(),
+        });
     }
 
     /// Notes the headers of a layer that was just written.
@@ -191,8 +205,13 @@ impl LayerSource {
         if present {
             return Ok(());
         }
+        let events = self.events.clone();
         let unpack = move |bytes: Box<dyn Read + Send>| {
-            unpacked.ensure(&diff_id, || Ok(bytes)).map(drop).map_err(failed)
+            let (what, start) = (diff_id.to_string(), Instant::now());
+            events.send(BuildEvent::Unpacking { what: what.clone() });
+            unpacked.ensure(&diff_id, || Ok(bytes)).map_err(failed)?;
+            events.send(BuildEvent::Unpacked { what, duration: start.elapsed() });
+            Ok(())
         };
         self.on_bytes(layer, unpack).await
     }

@@ -74,7 +74,7 @@ pub use context_source::{
     ContextAccess, ContextLimits, ContextLocation, FetchedContext, below_context, fetch_context,
 };
 pub use error::{BuildError, StepError};
-pub use event::{BuildEvent, Events, OutputStream, StepEnd, StepNumber};
+pub use event::{BuildEvent, Events, OutputStream, PushEnd, StepEnd, StepNumber};
 pub use git::{GitCredentials, GitReference, GitTimes, Submodules};
 pub use image::BuiltImage;
 pub use object_storage::{Cloud, ObjectLocation};

@@ -1,16 +1,29 @@
 //! The registries of a build: one client, and credentials from whoever keeps them.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use blob_store::{BlobStore, Lease};
+use blob_store::{BlobStore, Lease, Tail};
 use futures_util::future::BoxFuture;
 use oci_model::{Descriptor, Digest, Platform, RawConfig, RawManifest, Reference, Repository};
 pub(crate) use registry_client::Expected;
 use registry_client::{
-    Client, Layers, Platforms, Progress, PullOptions, PulledImage, PushOptions, RegistryAuth,
-    RegistryError,
+    Client, Layers, Platforms, Progress, ProgressEvent, PullOptions, PulledImage, PushOptions,
+    RegistryAuth, RegistryError,
 };
+
+use crate::event::{BuildEvent, Events, PushEnd};
+
+/// Least time between two events about the bytes of one blob.
+const ADVANCED_EVERY: Duration = Duration::from_millis(100);
+
+#[derive(Clone, Copy, Debug)]
+enum Direction {
+    Fetch,
+    Push,
+}
 
 /// Answers which credentials to try for a reference, in order; may ask helper programs.
 #[derive(Clone)]
@@ -49,6 +62,7 @@ pub(crate) struct Registry {
     pull: Client,
     push: Client,
     credentials: CredentialSource,
+    events: Events,
 }
 
 /// An image that was looked up, its layers not fetched.
@@ -64,8 +78,81 @@ pub(crate) struct ResolvedImage {
 }
 
 impl Registry {
-    pub(crate) fn new(pull: Client, push: Client, credentials: CredentialSource) -> Self {
-        Self { pull, push, credentials }
+    pub(crate) fn new(
+        pull: Client,
+        push: Client,
+        credentials: CredentialSource,
+        events: Events,
+    ) -> Self {
+        Self { pull, push, credentials, events }
+    }
+
+    /// What a fetch says, as events of the build; `receiving` gets the bytes while they come in.
+    pub(crate) fn fetch_progress(
+        &self,
+        reference: &Reference,
+        receiving: impl Fn(Digest, Tail) + Send + Sync + 'static,
+    ) -> Progress {
+        self.progress(Direction::Fetch, reference, receiving)
+    }
+
+    /// What a push says, as events of the build.
+    fn push_progress(&self, reference: &Reference) -> Progress {
+        self.progress(Direction::Push, reference, |_, _| {})
+    }
+
+    fn progress(
+        &self,
+        direction: Direction,
+        reference: &Reference,
+        receiving: impl Fn(Digest, Tail) + Send + Sync + 'static,
+    ) -> Progress {
+        let (events, to) = (self.events.clone(), reference.to_string());
+        let said: Mutex<HashMap<Digest, Instant>> = Mutex::default();
+        Progress::new(move |event| {
+            let to = to.clone();
+            match (event, direction) {
+                (ProgressEvent::Started { digest, bytes }, Direction::Push) => {
+                    events.send(BuildEvent::PushingBlob { what: digest.to_string(), to, bytes });
+                }
+                (ProgressEvent::Advanced { digest, bytes }, _) => {
+                    let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+                    let last = said.entry(digest).or_insert_with(Instant::now);
+                    if last.elapsed() < ADVANCED_EVERY {
+                        return;
+                    }
+                    *last = Instant::now();
+                    let what = digest.to_string();
+                    events.send(match direction {
+                        Direction::Fetch => BuildEvent::FetchAdvanced { what, bytes },
+                        Direction::Push => BuildEvent::PushAdvanced { what, to, bytes },
+                    });
+                }
+                (ProgressEvent::Done { digest }, Direction::Push) => {
+                    let (what, how) = (digest.to_string(), PushEnd::Sent);
+                    events.send(BuildEvent::PushedBlob { what, to, how });
+                }
+                (ProgressEvent::Exists { digest }, Direction::Push) => {
+                    let (what, how) = (digest.to_string(), PushEnd::Existed);
+                    events.send(BuildEvent::PushedBlob { what, to, how });
+                }
+                (ProgressEvent::Retrying { reason, wait }, _) => {
+                    let seconds = wait.as_secs_f64();
+                    let text = format!("retrying in {seconds:.1} s: {reason}");
+                    events.send(BuildEvent::Warning(text));
+                }
+                (ProgressEvent::Receiving { digest, tail }, _) => receiving(digest, tail),
+                (ProgressEvent::Warning { text }, _) => events.send(BuildEvent::Warning(text)),
+                // Whoever asked for the blob says when its fetch begins and ends.
+                (
+                    ProgressEvent::Started { .. }
+                    | ProgressEvent::Done { .. }
+                    | ProgressEvent::Exists { .. },
+                    Direction::Fetch,
+                )
+                | (ProgressEvent::Resolved { .. }, _) => {}
+            }
+        })
     }
 
     /// The client for URLs: the same certificates and the same proxy.
@@ -83,8 +170,13 @@ impl Registry {
         let auths = (self.credentials.0)(reference.clone()).await;
         let options =
             PullOptions { platforms: Platforms::One(platform.clone()), layers: Layers::Leave };
+        let start = Instant::now();
+        self.events.send(BuildEvent::Resolving { reference: reference.to_string() });
         let none = Progress::none();
-        let mut pulled = self.pull.pull(reference, &auths, store, &options, &none).await?;
+        let pulled = self.pull.pull(reference, &auths, store, &options, &none).await;
+        let (reference, duration) = (reference.to_string(), start.elapsed());
+        self.events.send(BuildEvent::Resolved { reference, duration });
+        let mut pulled = pulled?;
         let Some(image) = pulled.images.pop() else { return Ok(None) };
         let layers = image.layers().to_vec();
         let PulledImage { manifest, config } = image;
@@ -180,8 +272,8 @@ impl Registry {
     ) -> Result<(), RegistryError> {
         let auths = (self.credentials.0)(reference.clone()).await;
         let options = PushOptions { mount_from };
-        let none = Progress::none();
-        self.push.push(reference, manifest, &auths, store, &options, &none).await.map(|_| ())
+        let progress = self.push_progress(reference);
+        self.push.push(reference, manifest, &auths, store, &options, &progress).await.map(|_| ())
     }
 
     /// Gives what the repository has one more name.
@@ -227,6 +319,7 @@ impl Registry {
     ) -> Result<(), RegistryError> {
         let auths = (self.credentials.0)(reference.clone()).await;
         let remote = self.push.remote(reference, auths.first());
-        remote.push_blob(digest, &store.path(digest), &[], &Progress::none()).await
+        let progress = self.push_progress(reference);
+        remote.push_blob(digest, &store.path(digest), &[], &progress).await
     }
 }

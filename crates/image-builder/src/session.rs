@@ -28,7 +28,7 @@ use crate::cache::lookahead::{Hit, Lookahead};
 use crate::cache::record::{About, CachedStep, KeyPart, StepOutput};
 use crate::cache::shelf::{Found, Shelf};
 use crate::commit::LayerForm;
-use crate::error::{BuildError, StepError};
+use crate::error::{BuildError, StepError, error_text};
 use crate::event::{BuildEvent, StepEnd, StepNumber};
 use crate::isolation::Engine;
 use crate::layer_source::{LayerRef, LayerSource};
@@ -109,6 +109,7 @@ pub(crate) async fn build(
     let session = Arc::new(Session::open(inner, plan, request).await?);
     let ahead = session.look_ahead().await;
     let _ = session.ahead.set(ahead);
+    session.inner.events.send(BuildEvent::Planned { steps: session.steps_to_show() });
     session.announce_unneeded();
     if session.runs_stages_in_parallel().await {
         let mut tasks = JoinSet::new();
@@ -382,6 +383,17 @@ impl Session {
         Arc::clone(self).stage(id).await.ok_or(BuildError::Cancelled)
     }
 
+    /// How many things are announced: bases that are images or contexts, steps with work.
+    fn steps_to_show(&self) -> usize {
+        let stages = self.plan.stages.iter();
+        let of = |stage: &Stage| {
+            let is_announced = self.needs(stage.id) && !matches!(stage.base, Base::Stage(_));
+            usize::from(is_announced)
+                + stage.steps.iter().filter(|step| step.definition().is_some()).count()
+        };
+        stages.map(of).sum()
+    }
+
     async fn run_stage(self: &Arc<Self>, id: StageId) -> Result<StageResult, BuildError> {
         let stage = self.plan.stage(id);
         let hit = self.ahead.get().and_then(|ahead| ahead.hit(id));
@@ -492,11 +504,20 @@ impl Session {
     }
 
     async fn stage_start(self: &Arc<Self>, stage: &Stage) -> Result<StageStart, BuildError> {
+        let begun = Instant::now();
+        let start = self.base_of(stage).await?;
+        if !matches!(stage.base, Base::Stage(_)) {
+            let (stage, duration) = (stage.id.index(), begun.elapsed());
+            self.inner.events.send(BuildEvent::StageReady { stage, duration });
+        }
+        Ok(start)
+    }
+
+    async fn base_of(self: &Arc<Self>, stage: &Stage) -> Result<StageStart, BuildError> {
         let title = |what: &str| {
-            let name = stage.name.clone().unwrap_or_else(|| format!("stage-{}", stage.number));
             self.inner.events.send(BuildEvent::StageStarted {
                 stage: stage.id.index(),
-                title: format!("[{name}] FROM {what}"),
+                title: format!("{} {what}", stage.title),
             });
         };
         match &stage.base {
@@ -560,6 +581,12 @@ impl Session {
         number: StepNumber,
         work: &StageWork,
     ) -> Result<(StepOutput, Option<Reference>), BuildError> {
+        // Waiting for another stage is no part of the step.
+        for input in step.inputs() {
+            if let dockerfile::Source::Stage(needed) = input.source {
+                self.stage_needed(*needed).await?;
+            }
+        }
         let events = &self.inner.events;
         events.send(BuildEvent::StepStarted {
             step: number,
@@ -568,9 +595,23 @@ impl Session {
         });
         let start = Instant::now();
         let placed = |error: StepOrBuild| match error {
-            StepOrBuild::Build(error) => error,
+            // A stage that this step needs has failed, and has said so itself.
+            StepOrBuild::Build(error @ BuildError::Cancelled) => {
+                events.send(BuildEvent::StepCancelled { step: number });
+                error
+            }
+            StepOrBuild::Build(error) => {
+                let reason = error_text(&error);
+                events.send(BuildEvent::StepFailed { step: number, reason });
+                error
+            }
+            StepOrBuild::Step(StepError::Start(container_runtime::StepError::Cancelled)) => {
+                events.send(BuildEvent::StepCancelled { step: number });
+                BuildError::Cancelled
+            }
             StepOrBuild::Step(source) => {
-                events.send(BuildEvent::StepFailed { step: number });
+                let reason = error_text(&source);
+                events.send(BuildEvent::StepFailed { step: number, reason });
                 BuildError::Step {
                     title: step.title.clone(),
                     span: step.span,

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use dockerfile::{Base, FileSource, IgnoreFile, Input, Selection, Source, Step, TransferAction};
 use oci_model::Digest;
@@ -183,10 +184,12 @@ impl Session {
             let tree = context::scan(&directory.root, &directory.ignore)?;
             let nodes: Vec<Node> =
                 tree.nodes().filter(|n| !n.entry.path.as_os_str().is_empty()).cloned().collect();
+            let start = Instant::now();
             let made = commit::nodes(&source.store, source.lease(), form, nodes)?;
-            Ok(made.map(|(layer, entries)| {
-                source.note_headers(layer.diff_id, entries);
-                layer
+            Ok(made.map(|made| {
+                source.say_written(&made.blob, start);
+                source.note_headers(made.layer.diff_id, made.entries);
+                made.layer
             }))
         })
         .await

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use blob_store::BlobStore;
 use dockerfile::{Stage, StepLayer, assemble_config};
@@ -57,10 +58,14 @@ pub(crate) async fn squash(
             entry.path = path;
             out.insert(entry, content);
         }
+        let start = Instant::now();
         let mut writer = commit::writer(&source.store, source.lease(), form)?;
         out.write(&mut writer)
             .map_err(|error| StepError::layer("cannot write the layer", error))?;
-        Ok(commit::finish(writer)?.map(|(layer, _)| layer))
+        Ok(commit::finish(writer)?.map(|(layer, blob)| {
+            source.say_written(&blob, start);
+            layer
+        }))
     })
     .await
 }

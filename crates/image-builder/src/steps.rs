@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use container_runtime::UserNamespace;
 use dockerfile::{
@@ -86,10 +87,12 @@ impl Session {
     async fn commit(&self, nodes: Vec<Node>) -> Result<Option<LayerRef>, StepError> {
         let (source, form) = (Arc::clone(&self.source), self.form);
         blocking(move || {
+            let start = Instant::now();
             let made = commit::nodes(&source.store, source.lease(), form, nodes)?;
-            Ok(made.map(|(layer, entries)| {
-                source.note_headers(layer.diff_id, entries);
-                layer
+            Ok(made.map(|made| {
+                source.say_written(&made.blob, start);
+                source.note_headers(made.layer.diff_id, made.entries);
+                made.layer
             }))
         })
         .await

@@ -1,7 +1,9 @@
 //! What `build` and `executor` share: from flags that became values to an image and its outputs.
 
+mod advice;
 pub(crate) mod contexts;
 pub(crate) mod credentials;
+mod excerpt;
 pub(crate) mod progress;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +22,8 @@ use oci_model::{Platform, Reference};
 use registry_client::{Client, ClientOptions};
 
 use crate::build::credentials::CredentialFile;
-use crate::exit::{Failure, Kind};
+use crate::build::progress::Tail;
+use crate::exit::{Failure, Kind, Place};
 
 /// Where the Dockerfile is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,7 +99,8 @@ pub(crate) async fn prepare(
             .map_err(|error| Failure::new(Kind::Usage, error).hint("check --context-sub-path"))?;
     }
     let (name, bytes) = read_dockerfile(subject, &context, access).await?;
-    let file = Dockerfile::parse(&name, &bytes).map_err(dockerfile_failure)?;
+    let file = Dockerfile::parse(&name, &bytes)
+        .map_err(|error| mistake(error, &String::from_utf8_lossy(&bytes)))?;
     let ignore = read_ignore_file(&context.root, &name)?;
     let directory = ContextDirectory { root: context.root.clone(), ignore };
     Ok(Prepared { file, context, directory, name })
@@ -130,7 +134,7 @@ pub(crate) fn named_directory(root: PathBuf) -> Result<NamedContext, Failure> {
     Ok(NamedContext::Directory(ContextDirectory { root, ignore }))
 }
 
-/// A mistake in the Dockerfile, with its line.
+/// A mistake in a file of patterns, with its line.
 pub(crate) fn dockerfile_failure(error: dockerfile::DockerfileError) -> Failure {
     let line = error.line_text().map(str::to_owned);
     let mut text = error.to_string();
@@ -138,6 +142,15 @@ pub(crate) fn dockerfile_failure(error: dockerfile::DockerfileError) -> Failure 
         text.push_str(&format!("\n  | {line}"));
     }
     Failure::usage(text)
+}
+
+/// A mistake in the Dockerfile, with the lines around it.
+pub(crate) fn mistake(error: dockerfile::DockerfileError, text: &str) -> Failure {
+    let Some(span) = error.span() else { return Failure::usage(error) };
+    let name = if error.file().is_empty() { "Dockerfile" } else { error.file() };
+    let place = Place::new(name, span);
+    let details = excerpt::excerpt(name, text, span);
+    Failure::usage(error).details(details).at(place)
 }
 
 async fn read_dockerfile(
@@ -315,7 +328,7 @@ async fn dated(
         let of_stage = PlanOptions { target, ..options.clone() };
         let plan = Box::pin(plan(builder, subject, prepared, of_stage)).await?;
         let found = builder.epoch_of_stage(plan.stage(plan.target), &git).await;
-        found.map_err(|error| failure(error, &prepared.name))?
+        found.map_err(|error| failure(error, prepared, None))?
     };
     let value = seconds.map(|seconds| seconds.to_string()).unwrap_or_default();
     options.build_args.insert("SOURCE_DATE_EPOCH".to_owned(), value);
@@ -330,18 +343,19 @@ async fn plan(
     options: PlanOptions,
 ) -> Result<Plan, Failure> {
     let platform = options.target_platform.clone();
-    let mut draft = Draft::new(&prepared.file, options).map_err(dockerfile_failure)?;
+    let wrong = |error| mistake(error, prepared.file.text());
+    let mut draft = Draft::new(&prepared.file, options).map_err(wrong)?;
     loop {
         let bases = draft.unresolved_bases();
         if bases.is_empty() {
-            return draft.finish().map_err(dockerfile_failure);
+            return draft.finish().map_err(wrong);
         }
         let lookups =
             bases.iter().map(|base| builder.base_config(base, &subject.named_contexts, &platform));
         let configs = futures_util::future::join_all(lookups).await;
         for (base, config) in bases.iter().zip(configs) {
-            let config = config.map_err(|error| failure(error, &prepared.name))?;
-            draft.supply_base(base, &config).map_err(dockerfile_failure)?;
+            let config = config.map_err(|error| failure(error, prepared, None))?;
+            draft.supply_base(base, &config).map_err(wrong)?;
         }
     }
 }
@@ -356,7 +370,7 @@ pub(crate) fn warnings(dockerfile: &str, plans: &[Plan]) -> Vec<String> {
         plans.split_first().map_or((None, plans), |(first, rest)| (Some(first), rest));
     for name in first.iter().flat_map(|plan| &plan.unused_build_args) {
         if rest.iter().all(|plan| plan.unused_build_args.contains(name)) {
-            texts.push(format!("warning: build argument {name} was not consumed"));
+            texts.push(format!("build argument {name} was not consumed"));
         }
     }
     let mut seen = BTreeSet::new();
@@ -394,7 +408,7 @@ pub(crate) fn invocation(
 /// A finding with its place.
 pub(crate) fn warning_line(dockerfile: &str, warning: &dockerfile::Warning) -> String {
     let (line, rule) = (warning.span.line, warning.rule.name());
-    format!("warning: {dockerfile}:{line}: {rule}: {}", warning.text)
+    format!("{dockerfile}:{line}: {rule}: {}", warning.text)
 }
 
 /// SOURCE_DATE_EPOCH in unix seconds.
@@ -437,8 +451,26 @@ pub(crate) async fn run(
         result = &mut build => return result,
         () = asked_to_stop() => builder.cancel(),
     }
-    // Steps end at once; what is fetched or pushed meanwhile is given up.
-    tokio::time::timeout(CANCEL_WAIT, build).await.unwrap_or(Err(BuildError::Cancelled))
+    // Steps end at once; what is fetched or pushed meanwhile is given up, and who asks twice does
+    // not want to wait.
+    tokio::select! {
+        result = tokio::time::timeout(CANCEL_WAIT, build) => match result {
+            // What fails while it is cancelled fails because of that.
+            Ok(Err(_)) | Err(_) => Err(BuildError::Cancelled),
+            Ok(Ok(outcome)) => Ok(outcome),
+        },
+        () = asked_to_stop() => Err(BuildError::Cancelled),
+    }
+}
+
+/// Does work that a signal ends at once.
+pub(crate) async fn until_stopped<T>(
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    tokio::select! {
+        result = work => result,
+        () = asked_to_stop() => Err(Failure::new(Kind::Interrupted, BuildError::Cancelled)),
+    }
 }
 
 /// Ends when this process gets SIGINT or SIGTERM.
@@ -453,56 +485,95 @@ async fn asked_to_stop() {
     }
 }
 
-/// A failed build as text, exit code and hint.
-pub(crate) fn failure(error: BuildError, dockerfile: &str) -> Failure {
-    let error = match error {
-        BuildError::Push { reference, source } => {
-            match source.downcast::<registry_client::RegistryError>() {
-                Ok(error) => return crate::registries::failure(*error),
-                Err(source) => BuildError::Push { reference, source },
-            }
+/// A failed build as text, exit code and hint; `tail` is what a failed step printed last.
+pub(crate) fn failure(error: BuildError, prepared: &Prepared, tail: Option<&Tail>) -> Failure {
+    let (name, text) = (&prepared.name, prepared.file.text());
+    let from = |reference: &str, failure: Failure| match excerpt::from_line(text, reference) {
+        Some(span) => {
+            failure.details(excerpt::excerpt(name, text, span)).at(Place::new(name, span))
         }
-        BuildError::Cache { place, source } => {
-            match source.downcast::<registry_client::RegistryError>() {
-                Ok(error) => return crate::registries::failure(*error),
-                Err(source) => BuildError::Cache { place, source },
-            }
+        None => failure,
+    };
+    match error {
+        BuildError::Step { title, span, source } => {
+            step_failure(&title, span, *source, prepared, tail)
         }
         BuildError::Image { reference, source } => {
-            match source.downcast::<registry_client::RegistryError>() {
-                Ok(error) => return crate::registries::failure(*error),
-                Err(source) => BuildError::Image { reference, source },
-            }
+            let failed = BuildError::Image { reference: reference.clone(), source };
+            from(&reference, failure_without_place(failed))
         }
-        other => other,
-    };
-    let hint = match &error {
-        BuildError::Step { source, .. } => source.hint().map(str::to_owned),
-        _ => None,
-    };
-    let kind = match &error {
-        BuildError::Step { source, .. } => match **source {
-            StepError::NoIsolation { .. } | StepError::Foreign { .. } => Kind::Environment,
-            _ => Kind::Failed,
-        },
-        BuildError::Request(_) => Kind::Usage,
-        BuildError::State { .. } => Kind::Environment,
-        _ => Kind::Failed,
+        BuildError::Platform { reference, platform, offered } => {
+            let name = reference.clone();
+            let failed = BuildError::Platform { reference, platform, offered };
+            from(&name, failure_without_place(failed))
+        }
+        error => failure_without_place(error),
+    }
+}
+
+/// A failure that has nothing to do with a Dockerfile, as text and exit code.
+pub(crate) fn failure_without_place(error: BuildError) -> Failure {
+    let of_registry = |source: Box<dyn std::error::Error + Send + Sync>| {
+        source.downcast::<registry_client::RegistryError>()
     };
     let error = match error {
-        BuildError::Step { title, span, source } => {
-            let lines = if span.line == span.line_end {
-                span.line.to_string()
-            } else {
-                format!("{}-{}", span.line, span.line_end)
-            };
-            anyhow::Error::from(*source).context(format!("{dockerfile}:{lines}: {title}"))
-        }
-        other => other.into(),
+        BuildError::Push { reference, source } => match of_registry(source) {
+            Ok(error) => return crate::registries::failure(*error),
+            Err(source) => BuildError::Push { reference, source },
+        },
+        BuildError::Cache { place, source } => match of_registry(source) {
+            Ok(error) => return crate::registries::failure(*error),
+            Err(source) => BuildError::Cache { place, source },
+        },
+        BuildError::Image { reference, source } => match of_registry(source) {
+            Ok(error) => return crate::registries::failure(*error),
+            Err(source) => BuildError::Image { reference, source },
+        },
+        other => other,
     };
-    let failure = Failure::new(kind, error);
-    match hint {
-        Some(hint) => failure.hint(hint),
+    let kind = match &error {
+        BuildError::Request(_) => Kind::Usage,
+        BuildError::State { .. } => Kind::Environment,
+        BuildError::Cancelled => Kind::Interrupted,
+        _ => Kind::Failed,
+    };
+    Failure::new(kind, error)
+}
+
+fn step_failure(
+    title: &str,
+    span: dockerfile::Span,
+    source: StepError,
+    prepared: &Prepared,
+    tail: Option<&Tail>,
+) -> Failure {
+    let kind = match source {
+        StepError::NoIsolation { .. } | StepError::Foreign { .. } => Kind::Environment,
+        _ => Kind::Failed,
+    };
+    let tail = tail.filter(|tail| !tail.lines.is_empty());
+    let lines: Vec<&str> =
+        tail.iter().flat_map(|tail| &tail.lines).map(|(_, line)| line.as_str()).collect();
+    let advice = advice::advice(&source, &lines);
+    let mut details = String::new();
+    if let Some(tail) = tail {
+        details.push_str(&format!("------\n > {}:\n", tail.title));
+        for (at, line) in &tail.lines {
+            details.push_str(&format!("{at:.3} {line}\n"));
+        }
+        details.push_str("------\n");
+    }
+    details.push_str(&excerpt::excerpt(&prepared.name, prepared.file.text(), span));
+    let place = Place::new(&prepared.name, span);
+    let code = match &source {
+        StepError::Exit { code, .. } => Some(*code),
+        _ => None,
+    };
+    let error = anyhow::Error::from(source).context(format!("{place}: {title}"));
+    let mut failure = Failure::new(kind, error).details(details).at(place);
+    failure = failure.command_exit_code(code);
+    match advice {
+        Some(advice) => failure.hint(advice),
         None => failure,
     }
 }

@@ -4,6 +4,7 @@ mod attest_flags;
 pub(crate) mod cache_flags;
 mod call;
 mod output_flags;
+mod progress_flags;
 mod report;
 mod resource_flags;
 
@@ -18,12 +19,12 @@ use image_builder::{
 use oci_model::Reference;
 
 use self::output_flags::Outputs;
+use self::progress_flags::ProgressArgs;
 use crate::build::credentials::{CredentialFile, client_options};
-use crate::build::progress::{self, Style};
+use crate::build::progress::{End, Progress};
 use crate::build::{self, DockerfileLocation, Machinery, Subject, contexts};
 use crate::exit::Failure;
 use crate::globals::Globals;
-use crate::output;
 
 /// Flags of `shipway build`; docker's where docker has them.
 #[derive(Args, Debug)]
@@ -60,9 +61,8 @@ pub(crate) struct BuildArgs {
     network: NetworkArg,
     #[command(flatten)]
     call: call::CallFlags,
-    /// How progress is shown
-    #[arg(long, default_value = "auto", value_name = "STYLE")]
-    progress: ProgressArg,
+    #[command(flatten)]
+    progress: ProgressArgs,
     /// Print only the image ID
     #[arg(short, long)]
     quiet: bool,
@@ -80,13 +80,6 @@ pub(crate) struct BuildArgs {
     cache: cache_flags::CacheFlags,
     #[command(flatten)]
     attest: attest_flags::AttestFlags,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum ProgressArg {
-    Auto,
-    Plain,
-    Json,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -132,6 +125,22 @@ impl IsolationArg {
 
 /// Runs the verb.
 pub(crate) async fn run(args: BuildArgs, globals: &Globals) -> Result<ExitCode, Failure> {
+    let progress = Progress::start(args.progress.style(args.quiet));
+    let result = run_shown(&args, globals, &progress).await;
+    let end = match &result {
+        Ok(_) => End::Finished,
+        Err(failure) if failure.is_interruption() => End::Cancelled,
+        Err(_) => End::Failed,
+    };
+    progress.finish(end);
+    result.map_err(|failure| progress.report(failure))
+}
+
+async fn run_shown(
+    args: &BuildArgs,
+    globals: &Globals,
+    progress: &Progress,
+) -> Result<ExitCode, Failure> {
     let state_dir = globals.state_dir();
     let resources = args.resources.read()?;
     let call = args.call.read(&args.outputs.outputs)?;
@@ -142,20 +151,17 @@ pub(crate) async fn run(args: BuildArgs, globals: &Globals) -> Result<ExitCode, 
         )
         .hint("it exists for `shipway executor` in its own image"));
     }
-    let mut subject = subject(&args, &outputs)?;
-    let style = match args.progress {
-        _ if args.quiet => Style::Quiet,
-        ProgressArg::Auto | ProgressArg::Plain => Style::Plain,
-        ProgressArg::Json => Style::Json,
-    };
+    let mut subject = subject(args, &outputs)?;
     let mut options = client_options();
     options.insecure_registries.clone_from(&args.insecure_registries);
     let credentials = CredentialFile::read(crate::globals::docker_config_dir().as_deref())?;
     let git = contexts::git_credentials();
     let access = contexts::access(&state_dir, options.clone(), &credentials, git.clone())?;
-    let prepared = build::prepare(&subject, &access).await?;
-    let _named = build::fetch_named(&mut subject, &access).await?;
+    let prepared = build::until_stopped(build::prepare(&subject, &access)).await?;
+    let named = build::fetch_named(&mut subject, &access);
+    let _named = build::until_stopped(named).await?;
     if let Some(call) = call {
+        progress.finish(End::Finished);
         return call::run(call, &subject, &prepared);
     }
     let builder = build::builder(Machinery {
@@ -165,23 +171,20 @@ pub(crate) async fn run(args: BuildArgs, globals: &Globals) -> Result<ExitCode, 
         credentials,
         bases: if args.pull { BasePolicy::Registry } else { BasePolicy::LocalFirst },
         isolation: args.isolation.choice(None),
-        events: progress::events(style),
+        events: progress.events(),
     })?;
-    let failed = |error| build::failure(error, &prepared.name);
+    let failed = |error| build::failure(error, &prepared, progress.tail().as_ref());
     for file in &outputs.files {
         file.check(outputs.platforms.len()).map_err(failed)?;
     }
-    let mut plans = build::plans(&builder, &subject, &prepared).await.inspect_err(|_| {
+    let plans = build::until_stopped(build::plans(&builder, &subject, &prepared)).await;
+    let mut plans = plans.inspect_err(|_| {
         // What the text alone shows is worth saying even if there is no plan.
-        if !args.quiet {
-            call::text_warnings(&prepared).iter().for_each(|line| output::error_line(line));
-        }
+        call::text_warnings(&prepared).into_iter().for_each(|line| progress.warn(line));
     })?;
     plans.iter_mut().for_each(|plan| set_network(plan, args.network));
-    if !args.quiet {
-        build::warnings(&prepared.name, &plans)
-            .iter()
-            .for_each(|warning| output::error_line(warning));
+    for warning in build::warnings(&prepared.name, &plans) {
+        progress.warn(warning);
     }
     let mut request = BuildRequest::new(Some(prepared.directory.clone()));
     request.named_contexts.clone_from(&subject.named_contexts);
@@ -208,20 +211,25 @@ pub(crate) async fn run(args: BuildArgs, globals: &Globals) -> Result<ExitCode, 
         request.push_to.clone_from(&outputs.names);
     }
     let outcome = build::run(&builder, plans, request).await.map_err(failed)?;
-    for one in &outputs.files {
-        builder.write(&outcome, one, &outputs.names).await.map_err(failed)?;
-    }
-    if outputs.push {
-        for pushed in builder.push_all(&outcome, &outputs.names).await {
-            pushed.map_err(failed)?;
+    let deliver = async {
+        for one in &outputs.files {
+            builder.write(&outcome, one, &outputs.names).await.map_err(failed)?;
         }
-    }
-    if outputs.keep {
-        for name in &outputs.names {
-            builder.keep(&outcome, name).await.map_err(failed)?;
+        if outputs.push {
+            for pushed in builder.push_all(&outcome, &outputs.names).await {
+                pushed.map_err(failed)?;
+            }
         }
-    }
-    report::write(&args, &outcome, &outputs.names)?;
+        if outputs.keep {
+            for name in &outputs.names {
+                builder.keep(&outcome, name).await.map_err(failed)?;
+            }
+        }
+        Ok(())
+    };
+    build::until_stopped(deliver).await?;
+    progress.finish(End::Finished);
+    report::write(args, &outcome, &outputs.names, progress)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -310,5 +310,5 @@ fn builder(args: &PlaceArgs, globals: &Globals) -> Result<Builder, Failure> {
 }
 
 fn failed(error: image_builder::BuildError) -> Failure {
-    build::failure(error, "")
+    build::failure_without_place(error)
 }

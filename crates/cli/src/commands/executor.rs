@@ -15,7 +15,7 @@ use oci_model::Reference;
 
 pub(crate) use self::flags::ExecutorArgs;
 use crate::build::credentials::CredentialFile;
-use crate::build::progress::{self, KanikoLog, Style};
+use crate::build::progress::{self, KanikoLog, LogFormat, Progress, Style};
 use crate::build::{self, Machinery, contexts};
 use crate::exit::{Failure, Kind};
 use crate::globals::Globals;
@@ -37,7 +37,11 @@ pub(crate) async fn run(args: ExecutorArgs, globals: &Globals) -> Result<ExitCod
     let start = Instant::now();
     match execute(&args, globals, log).await {
         Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(Stopped::Command { code, failure }) => {
+        Err(Stopped::Command { code, before, failure }) => {
+            // A collector of JSON lines gets nothing else.
+            if let Some(before) = before.filter(|_| log.format != LogFormat::Json) {
+                output::error_line(&before);
+            }
             progress::kaniko_line(log, "error", &failure, start);
             Ok(ExitCode::from(code))
         }
@@ -50,6 +54,8 @@ enum Stopped {
     /// A command failed; its code becomes ours.
     Command {
         code: u8,
+        /// Its last output and the lines of the Dockerfile.
+        before: Option<String>,
         failure: String,
     },
     Other(Failure),
@@ -71,6 +77,7 @@ async fn execute(args: &ExecutorArgs, globals: &Globals, log: KanikoLog) -> Resu
     let state_dir = state_dir(globals, &kaniko_dir);
     let destinations = args.destinations()?;
     let subject = inputs::subject(args)?;
+    let shown = Progress::start(Style::Kaniko(log));
     let credentials = CredentialFile::read(Some(&docker_config_dir(&kaniko_dir)))?;
     let git = contexts::git_credentials();
     let access = contexts::access(&state_dir, inputs::pull_options(args)?, &credentials, git)?;
@@ -83,17 +90,17 @@ async fn execute(args: &ExecutorArgs, globals: &Globals, log: KanikoLog) -> Resu
         credentials,
         bases: BasePolicy::Registry,
         isolation: args.isolation().choice(in_place),
-        events: progress::events(Style::Kaniko(log)),
+        events: shown.events(),
     })?;
     if !args.no_push() && !args.skip_push_permission_check {
         for destination in &destinations {
             builder
                 .check_push(destination)
                 .await
-                .map_err(|error| build::failure(error, &prepared.name))?;
+                .map_err(|error| build::failure(error, &prepared, None))?;
         }
     }
-    let failed = |error| build::failure(error, &prepared.name);
+    let failed = |error| build::failure(error, &prepared, None);
     for output in outputs::files(args) {
         output.check(subject.platforms.len()).map_err(failed)?;
     }
@@ -114,7 +121,7 @@ async fn execute(args: &ExecutorArgs, globals: &Globals, log: KanikoLog) -> Resu
     }
     let epoch = build::epoch(&plans)?;
     let request = request(args, &prepared, &destinations, epoch)?;
-    let outcome = match builder_run(&builder, plans, request, &prepared.name).await {
+    let outcome = match builder_run(&builder, plans, request, &prepared, &shown).await {
         Ok(outcome) => outcome,
         Err(stopped) => return Err(stopped),
     };
@@ -144,17 +151,26 @@ async fn builder_run(
     builder: &image_builder::Builder,
     plans: Vec<dockerfile::Plan>,
     request: BuildRequest,
-    name: &str,
+    prepared: &build::Prepared,
+    shown: &Progress,
 ) -> Result<image_builder::BuildOutcome, Stopped> {
     let result = build::run(builder, plans, request).await;
     result.map_err(|error| {
         let code = error.exit_code().and_then(|code| u8::try_from(code).ok());
-        let failure = build::failure(error, name);
+        let failure = build::failure(error, prepared, shown.tail().as_ref());
         match code {
-            Some(code) if code != 0 => Stopped::Command {
-                code,
-                failure: format!("error building image: {}", failure.text()),
-            },
+            Some(code) if code != 0 => {
+                let mut text = format!("error building image: {}", failure.text());
+                if let Some(hint) = failure.next() {
+                    text.push_str("; try: ");
+                    text.push_str(hint);
+                }
+                Stopped::Command {
+                    code,
+                    before: failure.lines_before().map(str::to_owned),
+                    failure: text,
+                }
+            }
             _ => Stopped::Other(failure),
         }
     })

@@ -110,6 +110,22 @@ fn the_last_matching_line_wins() {
 }
 
 #[test]
+fn the_pattern_that_leaves_a_path_out_can_be_named() {
+    let patterns = ["docs", "!docs/README.md", "*.log", "!keep"];
+    let file = IgnoreFile::from_patterns(&patterns).expect("patterns");
+    for (path, expected) in [
+        ("docs/x", Some("docs")),
+        ("docs/README.md", None),
+        ("a.log", Some("*.log")),
+        ("keep", None),
+        ("src/a.log", None),
+    ] {
+        assert_eq!(file.ignoring_pattern(path), expected, "{path}");
+        assert_eq!(file.ignores(path), expected.is_some(), "{path}");
+    }
+}
+
+#[test]
 fn files_are_read_with_comments_blanks_and_slashes() {
     let text = "\u{feff}# comment\n  \n /foo/ \n!  /foo/./keep\n./bar/../baz\n #not\\ a comment\n";
     let file = IgnoreFile::parse(text).expect("an ignore file");

@@ -258,8 +258,8 @@ impl Draft {
                 }
                 steps.push(step(statement, *origin, outcome));
             }
-            number_titles(&mut steps, stage, several);
-            plan_stages.push(self.finished_stage(stage, steps, &state, &ids)?);
+            let title = number_titles(&mut steps, stage, several);
+            plan_stages.push(self.finished_stage(stage, title, steps, &state, &ids)?);
             states.insert(number, state);
         }
         Ok(Folded { ids, stages: plan_stages, states })
@@ -312,6 +312,7 @@ impl Draft {
     fn finished_stage(
         &self,
         stage: &DraftStage,
+        title: String,
         steps: Vec<Step>,
         state: &StageState,
         ids: &BTreeMap<usize, StageId>,
@@ -331,6 +332,7 @@ impl Draft {
             number: stage.number,
             name: stage.name.clone(),
             span: stage.from.span,
+            title,
             base,
             platform: stage.platform.clone(),
             steps,
@@ -441,8 +443,8 @@ fn step(statement: &Statement, origin: StepOrigin, outcome: Outcome) -> Step {
     Step { title, span: statement.span, origin, action, created_by, layer }
 }
 
-/// Puts `[stage n/m]` in front of the titles; FROM counts as the first of m.
-fn number_titles(steps: &mut [Step], stage: &DraftStage, several: bool) {
+/// Puts `[stage n/m]` in front of the titles and returns that of FROM, the first of m.
+fn number_titles(steps: &mut [Step], stage: &DraftStage, several: bool) -> String {
     let prefix = match &stage.name {
         Some(name) => format!("{name} "),
         None if several => format!("stage-{} ", stage.number),
@@ -458,4 +460,5 @@ fn number_titles(steps: &mut [Step], stage: &DraftStage, several: bool) {
             step.title = format!("[{}] {}", prefix.trim_end(), step.title).replacen("[] ", "", 1);
         }
     }
+    format!("[{prefix}1/{total}] FROM")
 }

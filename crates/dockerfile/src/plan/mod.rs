@@ -108,6 +108,8 @@ pub struct Stage {
     pub name: Option<String>,
     /// The line with FROM.
     pub span: Span,
+    /// Progress title of its first step, for example `[build 1/5] FROM`.
+    pub title: String,
     /// What it starts from.
     pub base: Base,
     /// Platform its commands run on and its files are for.

@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use container_runtime::{Exit, InPlaceSpec, StepOutcome, run_in_place};
 use dockerfile::{Network, Security};
@@ -125,11 +126,15 @@ impl RootTree {
         let mut covers = Covers::new(&root, way, aside)?;
         let result =
             self.run_covered(tree, command, ready, &mut covers, baseline).and_then(|found| {
+                let start = Instant::now();
                 let mut writer = commit::writer(&source.store, source.lease(), form)?;
                 layers::write_changes(&root, &found, &mut writer).map_err(|error| {
                     StepError::layer("cannot read what the command changed", error)
                 })?;
-                Ok(commit::finish(writer)?.map(|(layer, _)| layer))
+                Ok(commit::finish(writer)?.map(|(layer, blob)| {
+                    source.say_written(&blob, start);
+                    layer
+                }))
             });
         let removed = covers.remove();
         let layer = result?;

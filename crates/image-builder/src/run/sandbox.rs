@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use container_runtime::{
     Failure, Mount, MountSource, Namespace, Network, Propagation, Root, Sandbox, SeccompProfile,
@@ -47,7 +48,7 @@ pub(crate) fn run(
 ) -> Result<Option<LayerRef>, StepError> {
     let rooms = Rooms::create(command.scratch)?;
     let result = run_in(command, kind, lowers, ready, &rooms).and_then(|()| {
-        let store = &source.store;
+        let (store, start) = (&source.store, Instant::now());
         let mut writer = commit::writer(store, source.lease(), form)?;
         if kind.users == UserNamespace::CallerAsRoot {
             let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
@@ -57,6 +58,7 @@ pub(crate) fn run(
         packed.map_err(|error| StepError::layer("cannot read what the command changed", error))?;
         let entries = writer.entries();
         let Some((layer, blob)) = commit::finish(writer)? else { return Ok(None) };
+        source.say_written(&blob, start);
         let adopted = source.unpacked.adopt(&rooms.upper, &layer.diff_id, blob.tar_bytes, entries);
         // Without the directory the layer is unpacked from its blob when somebody needs it.
         if let Err(error) = adopted {

@@ -6,6 +6,7 @@ use oci_model::{Digest, Reference};
 use serde_json::{Map, Value, json};
 
 use super::BuildArgs;
+use crate::build::progress::{JsonEvent, Progress, Summary, size};
 use crate::exit::Failure;
 use crate::output;
 
@@ -14,7 +15,10 @@ pub(super) fn write(
     args: &BuildArgs,
     outcome: &BuildOutcome,
     references: &[Reference],
+    progress: &Progress,
 ) -> Result<(), Failure> {
+    let summary = progress.summary();
+
     let names: Vec<String> = references.iter().map(Reference::familiar).collect();
     let id = image_id(outcome);
     if let Some(path) = &args.outputs.iidfile {
@@ -22,7 +26,7 @@ pub(super) fn write(
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     if let Some(path) = &args.outputs.metadata_file {
-        let document = metadata(outcome, &names);
+        let document = metadata(outcome, &names, &summary);
         std::fs::write(path, serde_json::to_vec_pretty(&document)?)
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
@@ -36,15 +40,22 @@ pub(super) fn write(
         0 | 1 => String::new(),
         several => format!("{several} platforms, "),
     };
+    progress.say(&JsonEvent::Summary(&summary));
+    if !progress.is_for_people() {
+        return Ok(());
+    }
     output::error_line(&format!(
-        "built {what}: {} in {:.1}s ({platforms}{} steps executed, {} cached, {} layers, {} bytes)",
+        "built {what}: {} in {:.1}s ({platforms}{} steps executed, {} cached, {} layers, {})",
         outcome.root.digest(),
         outcome.duration.as_secs_f64(),
         outcome.steps_executed,
         outcome.steps_cached,
         outcome.layer_count(),
-        outcome.layer_bytes(),
+        size(outcome.layer_bytes()),
     ));
+    for line in summary.text() {
+        output::error_line(&format!("  {line}"));
+    }
     Ok(())
 }
 
@@ -57,7 +68,7 @@ fn image_id(outcome: &BuildOutcome) -> Digest {
 }
 
 /// The document of `--metadata-file`, with buildx's keys.
-fn metadata(outcome: &BuildOutcome, names: &[String]) -> Value {
+fn metadata(outcome: &BuildOutcome, names: &[String], summary: &Summary) -> Value {
     let mut document = Map::new();
     if let [only] = &outcome.images[..] {
         document.insert("containerimage.config.digest".into(), json!(only.config.to_string()));
@@ -75,5 +86,6 @@ fn metadata(outcome: &BuildOutcome, names: &[String]) -> Value {
     if !names.is_empty() {
         document.insert("image.name".into(), json!(names.join(",")));
     }
+    document.insert("shipway.summary".into(), json!(summary));
     Value::Object(document)
 }
