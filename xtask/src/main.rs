@@ -1,4 +1,4 @@
-//! Project tasks: `cargo xtask ci`, `cargo xtask bench`, `cargo xtask peers`.
+//! Project tasks: `cargo xtask ci`, `cargo xtask bench`, `cargo xtask peers`, `cargo xtask fuzz`.
 
 #![forbid(unsafe_code)]
 
@@ -6,6 +6,7 @@ mod bench;
 mod ci;
 mod conformance;
 mod edges;
+mod fuzz;
 mod peers;
 mod tidy;
 
@@ -21,9 +22,10 @@ fn main() -> Result<()> {
             tidy::check()?;
             conformance::check()
         }
+        ["fuzz", ..] => fuzz::run(&arguments[1..]),
         ["bench", ..] => bench::run(&arguments[1..]),
         _ => bail!(
-            "usage: cargo xtask <task>\n\n  ci              everything that must pass before a change lands\n  bench [NAME …]  the promised numbers beside the peers; writes docs/benchmarks.md\n  peers           install the Debian packages that the tests drive\n  tidy            the dependency edges and the house rules only"
+            "usage: cargo xtask <task>\n\n  ci              everything that must pass before a change lands\n  bench [NAME …]  the promised numbers beside the peers; writes docs/benchmarks.md\n  fuzz [--seconds N] [--seed N]   mutated Dockerfiles and archives, N seconds per target\n  peers           install the Debian packages that the tests drive\n  tidy            the dependency edges and the house rules only"
         ),
     }
 }

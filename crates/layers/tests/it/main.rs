@@ -4,6 +4,7 @@
 mod apply_rules;
 mod compression;
 mod describe;
+mod fuzz;
 mod hostile;
 mod index;
 mod packing;

@@ -67,7 +67,8 @@ fn perform(root: &Path, step: &Step) {
     };
 }
 
-fn pack(before: &Inventory, root: &Path) -> (Inventory, Vec<u8>) {
+/// What changed in a tree as a layer, and the inventory of the tree.
+pub(crate) fn pack(before: &Inventory, root: &Path) -> (Inventory, Vec<u8>) {
     let options = ScanOptions { exclude: Vec::new(), mounts: Mounts::Skip };
     let mut writer = LayerWriter::new(Vec::new(), Timestamps::Keep);
     let (after, _) = diff_trees(before, root, &options, &mut writer).unwrap();
