@@ -175,6 +175,7 @@ impl Session {
         let lease =
             inner.store.lease().map_err(|error| BuildError::state("cannot hold a lease", error))?;
         let scratch = inner.directory.join("work");
+        crate::run::mounts::remove_left_secrets();
         let workspace = Workspace::create(&scratch).map_err(|error| {
             BuildError::state(format!("scratch space {}", scratch.display()), error)
         })?;

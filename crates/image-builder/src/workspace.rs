@@ -1,11 +1,14 @@
 //! Scratch directories of builds, which disappear with the process that made them.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 
 /// A scratch directory; removed when dropped, or by the next build if the process was killed.
 #[derive(Debug)]
@@ -56,29 +59,97 @@ pub(crate) fn make_private(path: &Path) -> io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Removes a tree whatever the modes in it are.
+/// Removes a tree whatever the modes in it are and however deep it is.
 pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Ok(()) => return Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
-        Err(error) => return Err(error),
-    }
-    // A directory without write permission, made by a user that is not root.
-    open_up(path)?;
-    std::fs::remove_dir_all(path)
-}
-
-fn open_up(directory: &Path) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))?;
-    for item in std::fs::read_dir(directory)? {
-        let item = item?;
-        if item.file_type()?.is_dir() {
-            open_up(&item.path())?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let open = || rustix::fs::open(path, flags, Mode::empty());
+    let top = match open() {
+        Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::ACCESS) => {
+            rustix::fs::chmod(path, Mode::RWXU)?;
+            open()?
+        }
+        opened => opened?,
+    };
+    let mut removal = Removal { top: &top, moved: 0 };
+    loop {
+        let before = removal.moved;
+        removal.empty(&top, 0)?;
+        // What was too deep stands at the top now.
+        if removal.moved == before {
+            break;
         }
     }
-    Ok(())
+    match rustix::fs::unlinkat(CWD, path, AtFlags::REMOVEDIR) {
+        Err(Errno::NOENT) => Ok(()),
+        removed => Ok(removed?),
+    }
+}
+
+/// Deepest directory that is entered; what lies deeper is moved up first, so that neither the
+/// stack nor the descriptors of the process run out.
+const REMOVAL_DEPTH_MAX: usize = 64;
+
+struct Removal<'a> {
+    top: &'a OwnedFd,
+    moved: u64,
+}
+
+impl Removal<'_> {
+    fn empty(&mut self, directory: &OwnedFd, depth: usize) -> io::Result<()> {
+        let mut names = Vec::new();
+        for item in rustix::fs::Dir::read_from(directory)? {
+            let item = item?;
+            if item.file_name() != c"." && item.file_name() != c".." {
+                names.push(item.file_name().to_owned());
+            }
+        }
+        for name in names {
+            match unlink(directory, &name) {
+                Ok(()) | Err(Errno::NOENT) => continue,
+                Err(Errno::ISDIR | Errno::PERM) => {}
+                Err(error) => return Err(error.into()),
+            }
+            if REMOVAL_DEPTH_MAX <= depth {
+                self.moved += 1;
+                let up = format!(".deep-{}", self.moved);
+                rustix::fs::renameat(directory, &name, self.top, up)?;
+                continue;
+            }
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let open = || rustix::fs::openat(directory, &name, flags, Mode::empty());
+            let below = match open() {
+                Err(Errno::ACCESS) => {
+                    rustix::fs::chmodat(directory, &name, Mode::RWXU, AtFlags::empty())?;
+                    open()?
+                }
+                opened => opened?,
+            };
+            self.empty(&below, depth + 1)?;
+            rustix::fs::unlinkat(directory, &name, AtFlags::REMOVEDIR)?;
+        }
+        Ok(())
+    }
+}
+
+/// Removes a name that is no directory; opens up a directory that its owner may not write to.
+fn unlink(directory: &OwnedFd, name: &CStr) -> Result<(), Errno> {
+    match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
+        Err(Errno::ACCESS) => {
+            rustix::fs::fchmod(directory, Mode::RWXU)?;
+            rustix::fs::unlinkat(directory, name, AtFlags::empty())
+        }
+        removed => removed,
+    }
+}
+
+/// Removes scratch directories of dead processes below `parent`, if there is such a place.
+pub(crate) fn sweep_dead(parent: &Path) {
+    if parent.is_dir()
+        && let Err(error) = sweep(parent)
+    {
+        tracing::warn!(path = %parent.display(), %error, "cannot look for old directories");
+    }
 }
 
 fn sweep(parent: &Path) -> io::Result<()> {
@@ -102,6 +173,26 @@ fn sweep(parent: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tree_deeper_than_any_path_is_removed() {
+        let root = tempfile::tempdir().expect("a directory");
+        let tree = root.path().join("tree");
+        std::fs::create_dir(&tree).expect("a directory");
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut directory = rustix::fs::open(&tree, flags, Mode::empty()).expect("there");
+        for depth in 0..3000 {
+            rustix::fs::mkdirat(&directory, "d", Mode::RWXU).expect("a directory");
+            let file = format!("file-{depth}");
+            let create = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
+            rustix::fs::openat(&directory, file, create, Mode::RUSR).expect("a file");
+            directory = rustix::fs::openat(&directory, "d", flags, Mode::empty()).expect("there");
+        }
+        drop(directory);
+        remove_tree(&tree).expect("removed");
+        assert!(!tree.exists());
+        remove_tree(&tree).expect("nothing to do");
+    }
 
     #[test]
     fn directories_of_the_dead_are_removed_and_those_of_the_living_stay() {

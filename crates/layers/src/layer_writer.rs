@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::archive_write::{padding, write_end, write_header};
 use crate::entry::{Entry, EntryKind, OPAQUE_MARKER, Timestamp, WHITEOUT_PREFIX};
+use crate::normalize::DEPTH_MAX;
 
 /// What happens to modification times on their way into a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -55,6 +56,14 @@ pub enum LayerWriteError {
         path: PathBuf,
         /// Bytes that are missing.
         missing: u64,
+    },
+    /// A path with more components than a layer may have that others unpack.
+    #[error("{path:?} is too deep for an image layer: more than {depth_max} directories")]
+    TooDeep {
+        /// The path.
+        path: PathBuf,
+        /// The limit.
+        depth_max: usize,
     },
     /// A name that image layers cannot hold, because it means a removal there.
     #[error("{path:?} cannot be in an image layer: names that begin with .wh. mean removals")]
@@ -180,6 +189,10 @@ impl<W: Write> LayerWriter<W> {
     }
 
     fn header(&mut self, entry: &Entry) -> Result<(), LayerWriteError> {
+        if DEPTH_MAX < entry.path.components().count() {
+            let path = entry.path.clone();
+            return Err(LayerWriteError::TooDeep { path, depth_max: DEPTH_MAX });
+        }
         self.entries += 1;
         let mut entry = entry.clone();
         entry.mtime = self.timestamps.apply(entry.mtime);

@@ -7,6 +7,7 @@
 
 mod bad_input;
 mod build_calls;
+mod build_kills;
 mod crash;
 mod image_verbs;
 mod kube_rs;

@@ -221,3 +221,121 @@ fn plain_user_of_an_unconfined_pod_runs_commands_as_root_of_a_namespace() {
     assert_eq!(mode, format!("userns ({NO_SYS_ADMIN})"));
     assert_eq!(digest, build(Context::Privileged).1, "what a command changes keeps its owner");
 }
+
+/// A base with a shell, for what follows it.
+const BASE: &str = "FROM scratch AS base\nCOPY busybox /bin/busybox\n\
+    RUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]\nENV PATH=/bin\n\
+    RUN mkdir -p /etc /root /tmp && echo 'root:x:0:0::/root:/bin/sh' > /etc/passwd && \
+    echo 'app:x:1000:1001::/:/bin/sh' >> /etc/passwd\n";
+
+/// Every kind of mount; what each of them shows is copied to a file of the image.
+const MOUNTS: &str = "\
+FROM base AS other
+RUN mkdir -p /o/deep && echo of the stage > /o/deep/f
+FROM base
+RUN --mount=target=/ctx cat /ctx/given > /from-context && ! test -e /ctx/ignored
+RUN --mount=source=sub,target=/sub,rw echo scratch > /sub/new && ls /sub > /from-sub
+RUN --mount=from=other,source=/o/deep/f,target=/one-file cat /one-file > /from-stage
+RUN --mount=from=other,source=/o,target=/etc/other,rw rm -r /etc/other/deep && echo x > /x
+RUN --mount=type=cache,target=/c,id=shared,mode=0750,uid=1000,gid=1001 \
+    stat -c '%a %u %g' /c > /from-cache && mkdir -p /c/d && echo n >> /c/d/count
+RUN --mount=type=cache,target=/elsewhere,id=shared,sharing=locked cat /elsewhere/d/count > /counted
+RUN --mount=type=cache,target=/p,sharing=private echo 1 > /p/1
+RUN --mount=type=tmpfs,target=/tmp,size=1000000 echo t > /tmp/t && ls /tmp > /from-tmpfs
+RUN --mount=type=secret,id=key --mount=type=secret,id=key,env=KEY \
+    --mount=type=secret,id=key,target=/etc/deep/er/key,mode=0440,uid=7,gid=8 \
+    --mount=type=secret,id=none \
+    test \"$(cat /run/secrets/key)\" = \"$KEY\" && stat -c '%a %u %g' /etc/deep/er/key > /from-secret
+RUN --mount=type=cache,target=/root/.cache --mount=type=tmpfs,target=/root/.cache/t \
+    touch /root/.cache/kept /root/.cache/t/not && echo own > /root/own
+RUN <<EOS
+#!/bin/sh
+echo $0 | wc -l > /from-script
+EOS
+RUN cat /etc/resolv.conf | wc -l > /etc/resolver-lines && grep -c pod /etc/hosts > /etc/host-lines; \
+    test -s /etc/resolver-lines
+";
+
+#[test]
+fn every_kind_of_mount_works_in_place_and_leaves_the_same_layers() {
+    let dir = workspace(&format!("{BASE}{MOUNTS}"));
+    std::fs::create_dir(dir.path().join("sub")).expect("a directory");
+    for (name, text) in [
+        ("given", "given\n"),
+        ("ignored", ""),
+        (".dockerignore", "ignored\n"),
+        ("sub/f", "f"),
+        ("key", "the secret"),
+    ] {
+        std::fs::write(dir.path().join(name), text).expect("a file");
+    }
+    let build = |context, state: Option<&str>, flags: &[&str]| {
+        let mut pod = pod(context, dir.path());
+        if let Some(state) = state {
+            pod = pod.empty_dir(state);
+        }
+        let secret = "--secret=id=key,src=/workspace/key";
+        let ran = pod.executor(&[&NOTHING_PUSHED[..], &[secret], flags].concat());
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        assert!(!ran.stderr.contains("the secret"), "{}", ran.stderr);
+        let left = pod.left_in_root();
+        assert!(!left.iter().any(|path| path.contains("key")), "{left:?}");
+        pod.digest()
+    };
+    let state = Some("/kaniko/state");
+    let expected = build(Context::Privileged, state, &[]);
+    // Caches on another file system than the root, and on the same.
+    assert_eq!(build(Context::Default, state, &[]), expected, "in place, volume");
+    assert_eq!(build(Context::Default, None, &[]), expected, "in place");
+    assert_eq!(build(Context::Unconfined, state, &[]), expected, "userns");
+    assert_eq!(build(Context::Default, state, &["--isolation=chroot"]), expected, "chroot");
+}
+
+#[test]
+fn hostile_commands_in_place_harm_only_their_build() {
+    let build = |context, command: &str| {
+        let dir = workspace(&format!("{BASE}{command}\n"));
+        let pod = pod(context, dir.path()).empty_dir("/kaniko/state");
+        let ran = pod.executor(&NOTHING_PUSHED);
+        (ran, pod)
+    };
+    // What works works the same.
+    let good = "RUN trap '' HUP INT TERM; (setsid sh -c 'trap \"\" HUP INT TERM; sleep 76543' &); \
+         (sleep 76543 &) ; mkdir /odd && cd /odd && touch \"$(printf 'a\\nb')\" \"$(printf '\\377')\" && \
+         mkfifo f && mknod d c 1 3 && mkdir closed && chmod 000 closed && mkdir /gone && cd /gone && \
+         rmdir /gone\n\
+         RUN rm -rf /odd/closed && touch -a /etc/passwd && chmod 644 /etc/passwd\n\
+         RUN touch -r /etc/passwd /tmp/r && sed -i s/app/APP/ /etc/passwd && \
+         touch -r /tmp/r /etc/passwd && rm /tmp/r\n\
+         RUN ps | grep -c 'sleep 7654[3]' > /etc/left || true";
+    let (expected, of_overlay) = build(Context::Privileged, good);
+    assert_eq!(expected.code, 0, "{}", expected.stderr);
+    let (ran, in_place) = build(Context::Default, good);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert_eq!(in_place.digest(), of_overlay.digest());
+
+    let (ran, _) = build(Context::Default, "RUN sh -c 'kill -9 $$'");
+    assert_eq!(ran.code, 137, "{}", ran.stderr);
+    assert!(ran.stderr.contains("exit code: 137"), "{}", ran.stderr);
+
+    let (ran, pod) = build(Context::Default, "RUN rm -rf / 2>/dev/null; exit 0");
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    let text = "the command removed the builder's own files (/kaniko/state/build/work/";
+    assert!(ran.stderr.contains(text), "{}", ran.stderr);
+    assert!(pod.path("token/token").exists(), "the service account is read-only");
+    let (ran, _) = build(Context::Default, "RUN rm -rf /bin /etc /usr /var /root /tmp; exit 0");
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+}
+
+#[test]
+fn a_full_disk_is_said_and_leaves_nothing() {
+    let dir = workspace(&format!("{BASE}RUN head -c 60000000 /dev/urandom > /big\n"));
+    for context in [Context::Privileged, Context::Unconfined, Context::Default] {
+        let pod = pod(context, dir.path()).memory("/kaniko/state", "40m");
+        let ran = pod.executor(&NOTHING_PUSHED);
+        assert_ne!(ran.code, 0, "{context:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains("No space left on device"), "{context:?}: {}", ran.stderr);
+        assert!(!ran.stderr.contains("panicked"), "{context:?}: {}", ran.stderr);
+        assert!(!pod.left_in_root().iter().any(|path| path.contains("big")), "{context:?}");
+    }
+}

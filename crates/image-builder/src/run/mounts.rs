@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use dockerfile::Requirement;
@@ -13,9 +13,29 @@ use rustix::fs::{AtFlags, CWD, Gid, Mode, Uid};
 use super::agent::AgentSocket;
 use super::caches::CacheDirectory;
 use crate::error::StepError;
+use crate::workspace::{Workspace, make_private, sweep_dead};
 
 /// Where secrets live while a command runs: memory, if the machine has such a place.
 const MEMORY: &str = "/dev/shm";
+
+/// The directory in memory for what must not reach a disk, if this user has one to itself.
+fn in_memory() -> Option<PathBuf> {
+    let uid = rustix::process::geteuid();
+    let place = Path::new(MEMORY).join(format!("shipway-{uid}"));
+    make_private(&place).ok()?;
+    let metadata = fs::symlink_metadata(&place).ok()?;
+    // Everybody may write there: it could be somebody else's.
+    let is_ours =
+        metadata.is_dir() && metadata.uid() == uid.as_raw() && metadata.mode() & 0o077 == 0;
+    is_ours.then_some(place)
+}
+
+/// Removes secrets of builds that were killed.
+pub(crate) fn remove_left_secrets() {
+    if let Some(place) = in_memory() {
+        sweep_dead(&place);
+    }
+}
 
 /// A secret of the caller.
 #[derive(Clone)]
@@ -110,7 +130,7 @@ pub(crate) struct Ready {
     pub(crate) mounts: Vec<ReadyMount>,
     /// Secrets that were asked for as variables, and the agent socket.
     pub(crate) env: Vec<(String, String)>,
-    secrets: Option<tempfile::TempDir>,
+    secrets: Option<Workspace>,
     /// Sockets of the mounts, which listen as long as this lives.
     pub(crate) agents: Vec<AgentSocket>,
 }
@@ -153,8 +173,9 @@ impl Ready {
         scratch: &Path,
     ) -> Result<PathBuf, StepError> {
         if self.secrets.is_none() {
-            let made = tempfile::Builder::new().prefix("shipway-").tempdir_in(MEMORY);
-            let made = made.or_else(|_| tempfile::tempdir_in(scratch));
+            let made = in_memory()
+                .and_then(|place| Workspace::create(&place).ok())
+                .map_or_else(|| Workspace::create(scratch), Ok);
             self.secrets = Some(made.map_err(|error| StepError::io(scratch, error))?);
         }
         let Some(directory) = &self.secrets else { return Err(StepError::Panicked) };

@@ -11,6 +11,7 @@ mod buildkit;
 mod cache;
 mod contexts;
 mod fixture;
+mod hostile;
 mod kaniko;
 mod modes;
 mod outputs;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
     }
     let all = [
         ("contexts", contexts::TESTS),
+        ("hostile", hostile::TESTS),
         ("modes", modes::TESTS),
         ("attestations", attestations::TESTS),
         ("outputs", outputs::TESTS),
