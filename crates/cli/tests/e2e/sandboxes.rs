@@ -225,7 +225,7 @@ fn plain_user_of_an_unconfined_pod_runs_commands_as_root_of_a_namespace() {
 /// A base with a shell, for what follows it.
 const BASE: &str = "FROM scratch AS base\nCOPY busybox /bin/busybox\n\
     RUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]\nENV PATH=/bin\n\
-    RUN mkdir -p /etc /root /tmp && echo 'root:x:0:0::/root:/bin/sh' > /etc/passwd && \
+    RUN mkdir -p /etc /root && mkdir -m 1777 /tmp && echo 'root:x:0:0::/root:/bin/sh' > /etc/passwd && \
     echo 'app:x:1000:1001::/:/bin/sh' >> /etc/passwd\n";
 
 /// Every kind of mount; what each of them shows is copied to a file of the image.
@@ -241,7 +241,8 @@ RUN --mount=type=cache,target=/c,id=shared,mode=0750,uid=1000,gid=1001 \
     stat -c '%a %u %g' /c > /from-cache && mkdir -p /c/d && echo n >> /c/d/count
 RUN --mount=type=cache,target=/elsewhere,id=shared,sharing=locked cat /elsewhere/d/count > /counted
 RUN --mount=type=cache,target=/p,sharing=private echo 1 > /p/1
-RUN --mount=type=tmpfs,target=/tmp,size=1000000 echo t > /tmp/t && ls /tmp > /from-tmpfs
+RUN --mount=type=tmpfs,target=/tmp,size=1000000 echo t > /tmp/t && ls /tmp > /from-tmpfs \
+    && stat -c %a /tmp >> /from-tmpfs
 RUN --mount=type=secret,id=key --mount=type=secret,id=key,env=KEY \
     --mount=type=secret,id=key,target=/etc/deep/er/key,mode=0440,uid=7,gid=8 \
     --mount=type=secret,id=none \

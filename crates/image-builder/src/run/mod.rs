@@ -55,12 +55,27 @@ pub(crate) fn process(command: &Command<'_>, extra_env: &[(String, String)]) -> 
     process
 }
 
-/// The result of a command as the result of its step.
-pub(crate) fn check_exit(action: &RunAction, outcome: &StepOutcome) -> Result<(), StepError> {
-    match outcome.exit {
-        Exit::Code(0) => Ok(()),
-        exit => Err(StepError::Exit { command: action.argv.join(" "), code: exit.code() }),
+/// Less free space than this explains why a command failed, in bytes.
+const FREE_BYTES_MIN: u64 = 256 << 10;
+
+/// The result of a command that wrote to the file system of `disk` as the result of its step.
+pub(crate) fn check_exit(
+    command: &Command<'_>,
+    outcome: &StepOutcome,
+    disk: &Path,
+) -> Result<(), StepError> {
+    if outcome.exit == Exit::Code(0) {
+        return Ok(());
     }
+    // Few programs say so themselves.
+    let free = rustix::fs::statvfs(disk).map(|found| found.f_bavail * found.f_frsize);
+    if free.is_ok_and(|free| free < FREE_BYTES_MIN) {
+        let disk = disk.display();
+        let text = format!("No space left on device: the file system of {disk} is full");
+        command.events.send(BuildEvent::Warning(text));
+    }
+    let action = command.action;
+    Err(StepError::Exit { command: action.argv.join(" "), code: outcome.exit.code() })
 }
 
 /// Passes output on as events.

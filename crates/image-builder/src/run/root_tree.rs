@@ -182,10 +182,14 @@ impl RootTree {
             covers.script(&script.path, &script.content)?;
         }
         let mut exclude = Vec::new();
-        if let Way::Swap(_) = way {
+        if let Way::Swap(swap) = way {
             for path in &self.keep {
                 covers.way_to(path)?;
-                exclude.push(path.strip_prefix("/").unwrap_or(path).to_owned());
+                let below = path.strip_prefix("/").unwrap_or(path);
+                // What the tree has under the name of a mount is the image's all the same.
+                if !swap.shows_own(below) {
+                    exclude.push(below.to_owned());
+                }
             }
         }
         exclude.extend(covers.targets.iter().cloned());
@@ -195,7 +199,7 @@ impl RootTree {
             Some(_) | None => scan(&root, &options)?,
         };
         let (outcome, done) = self.execute(&root, way, command, ready)?;
-        check_exit(command.action, &outcome)?;
+        check_exit(command, &outcome, &root)?;
         for path in &done.lost {
             command.events.send(BuildEvent::Warning(format!(
                 "{} is on a mount of this pod and does not become part of the image",

@@ -20,7 +20,7 @@ use crate::commit::{self, LayerForm};
 use crate::error::StepError;
 use crate::layer_source::{LayerRef, LayerSource};
 use crate::layer_stack::LayerStack;
-use crate::tree::{Files as _, tree_path};
+use crate::tree::{Files as _, resolve, tree_path};
 use crate::workspace::remove_tree;
 
 /// Where the sandbox finds who it is and where names are served.
@@ -130,7 +130,13 @@ fn run_in(
                 beneath: (!below.as_os_str().is_empty()).then(|| below.clone()),
             },
             ReadySource::Tmpfs { bytes_max } => {
-                MountSource::Tmpfs { bytes_max: *bytes_max, mode: 0o755 }
+                // As runc has it: a file system over `/tmp` is open to everybody as well.
+                let covered = resolve(&files, &mount.target).and_then(|path| files.node(&path));
+                let mode = match covered {
+                    Ok(Some(node)) if node.entry.is_directory() => node.entry.mode,
+                    _ => 0o755,
+                };
+                MountSource::Tmpfs { bytes_max: *bytes_max, mode }
             }
         },
         readonly: !mount.is_writable,
@@ -192,7 +198,7 @@ fn run_in(
     };
     container_runtime::remove_stubs(&rooms.upper, &outcome.stubs)
         .map_err(|error| StepError::io(&rooms.upper, error))?;
-    check_exit(command.action, &outcome)
+    check_exit(command, &outcome, command.scratch)
 }
 
 fn bind(path: &Path) -> MountSource {
