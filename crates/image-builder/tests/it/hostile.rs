@@ -241,14 +241,11 @@ fn trees_deeper_than_layers_go_are_refused_and_removed() {
 
 fn caches_survive_what_commands_do_to_them() {
     let machine = machine();
-    let run = |command: &str| {
-        format!(
-            "FROM base\nRUN --mount=type=cache,target=/cache,id=x {command} && echo {command}\n"
-        )
-    };
+    let text =
+        |command: &str| format!("FROM base\nRUN --mount=type=cache,target=/cache,id=x {command}\n");
     let context = machine.root.path().join("context");
     let run = |mode, command: &str| {
-        let built = machine.build(mode, &run(command), &context);
+        let built = machine.build(mode, &text(command), &context);
         built.unwrap_or_else(|error| panic!("{mode:?}: {error}\n{}", machine.printed()));
         machine.printed()
     };
@@ -259,7 +256,7 @@ fn caches_survive_what_commands_do_to_them() {
     assert!(printed.contains("Overlay\nUserNamespace\nChroot\n"), "{printed}");
     // Without mounts the directory itself is at hand.
     run(Mode::Chroot, "rm -r /cache");
-    assert_eq!(run(Mode::Chroot, "ls /cache"), "ls /cache\n");
+    assert_eq!(run(Mode::Chroot, "ls /cache"), "");
     run(Mode::Chroot, "rmdir /cache && ln -s /etc /cache");
-    assert_eq!(run(Mode::Overlay, "ls  /cache"), "ls /cache\n");
+    assert_eq!(run(Mode::Overlay, "ls  /cache"), "");
 }
