@@ -10,6 +10,7 @@ mod build_calls;
 mod build_kills;
 mod crash;
 mod image_verbs;
+mod kaniko_matrix;
 mod kube_rs;
 mod machine;
 mod outputs;

@@ -65,6 +65,8 @@ pub(crate) enum Context {
 pub(crate) struct Pod {
     dir: TempDir,
     context: Context,
+    /// Directory of the executor.
+    home: String,
     is_root_readonly: bool,
     mounts: Vec<Value>,
     env: Vec<String>,
@@ -76,8 +78,14 @@ impl Pod {
     pub(crate) fn new(context: Context, workspace: &Path) -> Self {
         let dir = tempfile::Builder::new().prefix("shipway-pod-").tempdir().expect("a directory");
         let user = if context.uid() == 0 { 0o755 } else { 0o777 };
-        let mut pod =
-            Self { dir, context, is_root_readonly: false, mounts: Vec::new(), env: Vec::new() };
+        let mut pod = Self {
+            dir,
+            context,
+            home: "/kaniko".to_owned(),
+            is_root_readonly: false,
+            mounts: Vec::new(),
+            env: Vec::new(),
+        };
         for (name, text) in [
             ("resolv.conf", "nameserver 192.0.2.1\n"),
             ("hosts", "127.0.0.1\tlocalhost\n192.0.2.7\tpod\n"),
@@ -144,6 +152,21 @@ impl Pod {
         self
     }
 
+    /// A volume that can only be read, or one file of it.
+    pub(crate) fn readonly_volume(mut self, source: &Path, target: &str) -> Self {
+        self.bind(source, target, "ro");
+        self
+    }
+
+    /// Puts the executor into another directory of its image.
+    pub(crate) fn living_in(mut self, directory: &str) -> Self {
+        let to = self.path(&format!("image{directory}"));
+        std::fs::create_dir_all(to.parent().expect("a parent")).expect("a directory");
+        std::fs::rename(self.path("image/kaniko"), to).expect("ours");
+        directory.clone_into(&mut self.home);
+        self
+    }
+
     /// A file of the pod's on this machine.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
@@ -165,7 +188,8 @@ impl Pod {
 
     /// Runs the executor to its end.
     pub(crate) fn executor(&self, arguments: &[&str]) -> Ran {
-        let mut argv = vec!["/kaniko/executor"];
+        let program = format!("{}/executor", self.home);
+        let mut argv = vec![program.as_str()];
         argv.extend(arguments);
         std::fs::write(self.path("config.json"), self.config(&argv).to_string()).expect("a file");
         for name in ["upper", "work", "rootfs"] {
