@@ -40,9 +40,29 @@ impl Project {
     }
 
     fn build(&self, arguments: &[&str]) -> Ran {
+        self.build_from(arguments, "")
+    }
+
+    fn build_from(&self, arguments: &[&str], stdin: &str) -> Ran {
         let mut command = shipway();
         command.arg("build").args(arguments).current_dir(self.directory.path());
-        run(command.env("SHIPWAY_STATE_DIR", self.path("state")), "")
+        run(command.env("SHIPWAY_STATE_DIR", self.path("state")), stdin)
+    }
+
+    /// A tar archive of some of the files; it is text, as its contents are.
+    fn tar(&self, paths: &[&str]) -> String {
+        let mut tar = std::process::Command::new("tar");
+        tar.args(["-C", &self.path("."), "-cf", "-"]).args(paths);
+        String::from_utf8(tar.output().expect("tar").stdout).expect("ASCII")
+    }
+
+    /// What lies at `path` of the image that a stream makes.
+    fn built_from(&self, arguments: &[&str], stdin: &str, path: &str) -> String {
+        let out = self.path("out");
+        self.build_from(&[arguments, &["-o", &out]].concat(), stdin).ok();
+        let text = std::fs::read_to_string(Path::new(&out).join(path)).expect(path);
+        std::fs::remove_dir_all(out).expect("ours");
+        text
     }
 
     /// Builds and returns what lies at `path` of the image.
@@ -191,4 +211,49 @@ fn the_ignore_file_beside_the_dockerfile_wins() {
     let ran = project.build(&["-o", &project.path("list"), "."]);
     ran.ok();
     assert!(!Path::new(&project.path("list/foo")).exists());
+}
+
+/// BuildKit TarContext, TarContextExternalDockerfile.
+#[test]
+fn a_context_may_be_an_archive_on_standard_input() {
+    let copy = "FROM scratch\nCOPY foo /\n";
+    let project = Project::new(&[("Dockerfile", copy), ("foo", "x"), ("sub/df", copy)]);
+    let whole = project.tar(&["Dockerfile", "foo"]);
+    assert_eq!(project.built_from(&["-"], &whole, "foo"), "x");
+    // The Dockerfile lies outside of the archive, or below a directory in it.
+    let files = project.tar(&["foo"]);
+    assert_eq!(project.built_from(&["-f", "sub/df", "-"], &files, "foo"), "x");
+    let below = project.tar(&["foo", "sub"]);
+    let elsewhere = Project::new(&[]);
+    assert_eq!(elsewhere.built_from(&["-f", "sub/df", "-"], &below, "foo"), "x");
+}
+
+/// Serves one text for every request.
+fn serve(text: &'static str) -> String {
+    use std::io::{BufRead as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().filter_map(Result::ok) {
+            let mut lines = std::io::BufReader::new(&stream).lines();
+            while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+            let length = text.len();
+            // A client that hangs up has all it wants.
+            let _ = write!(
+                stream,
+                "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{text}"
+            );
+        }
+    });
+    format!("http://{address}")
+}
+
+/// BuildKit HTTPDockerfile.
+#[test]
+fn a_dockerfile_may_come_from_a_url() {
+    let url = serve("FROM scratch\nCOPY <<EOF /foo\nby http\nEOF\n");
+    let project = Project::new(&[("empty/x", "")]);
+    // Alone, as a context that is nothing but a Dockerfile, and beside a context.
+    assert_eq!(project.built(&[&format!("{url}/Dockerfile")], "foo"), "by http\n");
+    assert_eq!(project.built(&["-f", &format!("{url}/df"), "empty"], "foo"), "by http\n");
 }

@@ -104,3 +104,23 @@ fn scratch_takes_the_platform_of_the_build() {
     let config = assemble_config(&stage, None, &[], None);
     assert_eq!(config.platform().to_string(), "linux/arm/v7");
 }
+
+/// BuildKit MaintainBaseOSVersion.
+#[test]
+fn the_platform_of_the_base_stays_with_its_version() {
+    let base = ImageConfig {
+        architecture: "amd64".into(),
+        os: "windows".into(),
+        os_version: Some("10.0.17763.1".into()),
+        os_features: vec!["win32k".into()],
+        ..ImageConfig::default()
+    };
+    let stage = build("FROM base\nENV A=1\n").base("base", base.clone()).stage();
+    let made = assemble_config(&stage, Some(&base), &[StepLayer::Empty], None);
+    assert_eq!(
+        (made.os.as_str(), made.os_version, made.os_features),
+        ("windows", base.os_version, base.os_features)
+    );
+    // No PATH is made up for it either (BuildKit DefaultPathEnvOnWindows).
+    assert!(stage.config.env.iter().all(|line| !line.starts_with("PATH=")));
+}

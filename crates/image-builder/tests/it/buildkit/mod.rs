@@ -11,6 +11,7 @@ mod files;
 mod heredoc;
 mod history;
 mod mount;
+mod named;
 mod network;
 mod onbuild;
 mod parents;
@@ -46,6 +47,7 @@ pub(crate) const GROUPS: &[(&str, &[crate::Test])] = &[
     ("buildkit::heredoc", heredoc::TESTS),
     ("buildkit::history", history::TESTS),
     ("buildkit::mount", mount::TESTS),
+    ("buildkit::named", named::TESTS),
     ("buildkit::network", network::TESTS),
     ("buildkit::onbuild", onbuild::TESTS),
     ("buildkit::parents", parents::TESTS),
