@@ -49,6 +49,7 @@ mod owners;
 mod push;
 mod registry;
 mod run;
+mod run_steps;
 mod select;
 mod session;
 mod sources;
