@@ -8,6 +8,7 @@
 mod bad_input;
 mod build_calls;
 mod build_kills;
+mod cache;
 mod crash;
 mod image_verbs;
 mod kaniko_matrix;
