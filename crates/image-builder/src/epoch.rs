@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use dockerfile::{Action, Base, FileSource, Stage};
+use dockerfile::{Action, Base, FileSource, Stage, Step};
 
 use crate::archive;
 use crate::builder::Builder;
@@ -69,7 +69,11 @@ impl Builder {
                  and one ADD of a URL or git repository"
             ))
         };
-        let (Base::Scratch, [only]) = (&stage.base, &stage.steps[..]) else { return Err(other()) };
+        // An argument is no content.
+        let is_argument =
+            |step: &&Step| step.action == Action::Configure && step.created_by.starts_with("ARG ");
+        let steps: Vec<&Step> = stage.steps.iter().filter(|step| !is_argument(step)).collect();
+        let (Base::Scratch, [only]) = (&stage.base, &steps[..]) else { return Err(other()) };
         let Action::Transfer(transfer) = &only.action else { return Err(other()) };
         let [source] = &transfer.files[..] else { return Err(other()) };
         let failed = |error: StepError| {
