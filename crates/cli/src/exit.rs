@@ -197,11 +197,33 @@ impl Failure {
         }
         let _ = write!(text, "error: {}", self.text());
         if let Some(hint) = &self.hint {
+            let hint = with_state_dir(hint, STATE_DIR.get().map(String::as_str));
             let _ = write!(text, "\n  try: {hint}");
         }
         crate::output::error_line(&text);
         code
     }
+}
+
+/// `--state-dir` of this call, if there was one: what is to be tried next needs it too.
+static STATE_DIR: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+
+/// Remembers `--state-dir` for hints.
+pub(crate) fn note_state_dir(directory: &std::path::Path) {
+    // A second call can only name the same directory.
+    let _ = STATE_DIR.set(directory.display().to_string());
+}
+
+/// A hint whose commands work on the same state directory.
+fn with_state_dir(hint: &str, state_dir: Option<&str>) -> String {
+    const VERBS: [&str; 7] = ["up", "down", "status", "build", "pull", "push", "registry"];
+    let Some(directory) = state_dir else { return hint.to_owned() };
+    let mut text = hint.to_owned();
+    for verb in VERBS {
+        let with = format!("shipway --state-dir {directory} {verb}");
+        text = text.replace(&format!("shipway {verb}"), &with);
+    }
+    text
 }
 
 impl<E: Into<anyhow::Error>> From<E> for Failure {
@@ -215,4 +237,19 @@ pub(crate) fn report_usage(error: &clap::Error) -> ExitCode {
     // Nothing can be done about a closed standard error.
     let _ = error.print();
     if error.use_stderr() { ExitCode::from(Kind::Usage.exit_code()) } else { ExitCode::SUCCESS }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_state_dir;
+
+    #[test]
+    fn commands_of_a_hint_name_the_state_directory_that_was_named() {
+        let hint = "shipway build -t a, or shipway pull a; then shipway login";
+        assert_eq!(
+            with_state_dir(hint, Some("/s")),
+            "shipway --state-dir /s build -t a, or shipway --state-dir /s pull a; then shipway login"
+        );
+        assert_eq!(with_state_dir(hint, None), hint);
+    }
 }

@@ -22,6 +22,12 @@ impl Globals {
         self.state_dir.is_some()
     }
 
+    /// The state directory of the flag; one of the environment needs no repeating.
+    pub(crate) fn state_dir_flag(&self) -> Option<&std::path::Path> {
+        let of_environment = std::env::var_os("SHIPWAY_STATE_DIR").map(PathBuf::from);
+        self.state_dir.as_deref().filter(|directory| Some(*directory) != of_environment.as_deref())
+    }
+
     /// The state directory: the flag, the variable, or the default for this user.
     pub(crate) fn state_dir(&self) -> PathBuf {
         if let Some(directory) = &self.state_dir {

@@ -42,6 +42,9 @@ fn main() -> ExitCode {
         }
     };
     globals::start_logging(&cli.globals);
+    if let Some(directory) = cli.globals.state_dir_flag() {
+        exit::note_state_dir(directory);
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Failure::from(anyhow::Error::from(error)).report(),

@@ -1,6 +1,6 @@
 //! Progress of pulls and pushes: bars on a terminal, one line per finished blob elsewhere.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::IsTerminal as _;
 use std::sync::Mutex;
 
@@ -32,11 +32,18 @@ pub(crate) fn progress(verbosity: Verbosity) -> Progress {
         let bars = Bars::default();
         return Progress::new(move |event| bars.show(event));
     }
-    Progress::new(plain)
+    let said = Mutex::default();
+    Progress::new(move |event| plain(event, &said))
 }
 
-fn plain(event: ProgressEvent) {
+/// Whether a blob is said to be somewhere for the first time: a copy asks at both ends.
+fn is_first(said: &Mutex<HashSet<Digest>>, digest: Digest) -> bool {
+    said.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(digest)
+}
+
+fn plain(event: ProgressEvent, said: &Mutex<HashSet<Digest>>) {
     let text = match event {
+        ProgressEvent::Exists { digest } if !is_first(said, digest) => return,
         ProgressEvent::Done { digest } => format!("{}: done", digest.short()),
         ProgressEvent::Exists { digest } => format!("{}: already there", digest.short()),
         ProgressEvent::Retrying { reason, wait } => {
@@ -55,6 +62,7 @@ fn plain(event: ProgressEvent) {
 struct Bars {
     all: MultiProgress,
     by_digest: Mutex<HashMap<Digest, ProgressBar>>,
+    said: Mutex<HashSet<Digest>>,
 }
 
 impl Bars {
@@ -81,6 +89,7 @@ impl Bars {
                     bar.finish_with_message("done");
                 }
             }
+            ProgressEvent::Exists { digest } if !is_first(&self.said, digest) => {}
             ProgressEvent::Exists { digest } => {
                 let _ = self.all.println(format!("{} already there", digest.short()));
             }

@@ -322,9 +322,16 @@ fn request_error(error: &reqwest::Error, registry: &str) -> RegistryError {
     // The URL in reqwest's own text may be a signed one.
     let mut reason = String::new();
     let mut cause = std::error::Error::source(error);
+    let mut is_look_up = false;
     while let Some(error) = cause {
         reason = error.to_string();
+        is_look_up |= reason.starts_with("dns error");
         cause = error.source();
+    }
+    if is_look_up {
+        // What the resolver says about queries and records helps nobody who mistyped a name.
+        let host = error.url().and_then(|url| url.host_str().map(str::to_owned));
+        reason = format!("cannot find host {}", host.as_deref().unwrap_or(registry));
     }
     if reason.is_empty() {
         reason = if error.is_timeout() { "i/o timeout".to_owned() } else { error.to_string() };

@@ -1,6 +1,6 @@
 //! What to try next after a failed step: known causes by what the command printed.
 
-use image_builder::StepError;
+use image_builder::{ContextDirectory, StepError};
 
 /// Advice for a failed step, from its error and the last lines that it printed.
 pub(crate) fn advice(error: &StepError, lines: &[&str]) -> Option<String> {
@@ -62,6 +62,18 @@ pub(crate) fn advice(error: &StepError, lines: &[&str]) -> Option<String> {
         ),
         _ => None,
     }
+}
+
+/// Advice for a source that is in the context but left out by its ignore file.
+pub(crate) fn ignored(error: &StepError, context: &ContextDirectory) -> Option<String> {
+    let StepError::Source(text) = error else { return None };
+    let path = text.split('"').nth(1)?.trim_start_matches('/');
+    let pattern = context.ignore.ignoring_pattern(path)?;
+    context.root.join(path).symlink_metadata().ok()?;
+    Some(format!(
+        "{path} is in the context, but the pattern {pattern} of .dockerignore leaves it out: add \
+         !{path} to that file"
+    ))
 }
 
 /// The program of `sh: 1: foo: not found` and the like of other shells.

@@ -554,7 +554,10 @@ fn step_failure(
     let tail = tail.filter(|tail| !tail.lines.is_empty());
     let lines: Vec<&str> =
         tail.iter().flat_map(|tail| &tail.lines).map(|(_, line)| line.as_str()).collect();
-    let advice = advice::advice(&source, &lines);
+    let is_of_context = !title.contains("--from=");
+    let advice = advice::ignored(&source, &prepared.directory)
+        .filter(|_| is_of_context)
+        .or_else(|| advice::advice(&source, &lines));
     let mut details = String::new();
     if let Some(tail) = tail {
         details.push_str(&format!("------\n > {}:\n", tail.title));

@@ -232,6 +232,11 @@ impl Work {
 fn file_failure(error: ImageFileError) -> Failure {
     let kind = match &error {
         ImageFileError::NotFound { .. } => Kind::NotFound,
+        ImageFileError::File { action: "read", source, .. }
+            if source.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Kind::NotFound
+        }
         ImageFileError::File { .. } | ImageFileError::Store { .. } => Kind::Environment,
         ImageFileError::Malformed { .. } => Kind::Failed,
     };

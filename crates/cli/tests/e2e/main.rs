@@ -13,6 +13,7 @@ mod crash;
 mod image_verbs;
 mod kaniko_matrix;
 mod kube_rs;
+mod live_view;
 mod machine;
 mod outputs;
 mod pod;

@@ -77,6 +77,15 @@ async fn closed_port_is_unreachable_at_once() {
     assert!(text.contains(&address) && text.contains("connection refused"), "{text}");
 }
 
+/// `.invalid` never resolves (RFC 6761), with or without a network.
+#[tokio::test]
+async fn host_that_cannot_be_found_is_named_without_the_resolvers_words() {
+    let error = client().fetch_manifest(&reference("nope.invalid", "a:1"), &[]).await.unwrap_err();
+    assert!(matches!(error.kind(), RegistryErrorKind::Unreachable { .. }), "{error:?}");
+    let text = error.to_string();
+    assert!(text.ends_with("cannot find host nope.invalid"), "{text}");
+}
+
 #[tokio::test]
 async fn manifest_that_is_not_the_one_asked_for_is_refused() {
     let (right, wrong) = (image(b"right"), image(b"wrong"));
