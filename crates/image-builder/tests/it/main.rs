@@ -19,6 +19,7 @@ mod overlap;
 mod peer;
 mod rules;
 mod tree;
+mod untrusted;
 mod web;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         ("overlap", overlap::TESTS),
         ("peer", peer::TESTS),
         ("rules", rules::TESTS),
+        ("untrusted", untrusted::TESTS),
     ];
     let mut failed = 0;
     for (module, tests) in
