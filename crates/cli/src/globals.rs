@@ -56,9 +56,10 @@ pub(crate) fn docker_config_dir() -> Option<PathBuf> {
     }
 }
 
-/// Sends log lines to standard error, filtered by `--log`.
-pub(crate) fn start_logging(globals: &Globals) {
-    let filter = tracing_subscriber::EnvFilter::try_new(&globals.log).unwrap_or_else(|error| {
+/// Sends log lines to standard error, filtered by `--log`, or by `other` if that is as it comes.
+pub(crate) fn start_logging(globals: &Globals, other: Option<&'static str>) {
+    let given = if globals.log == "warn" { other.unwrap_or("warn") } else { &globals.log };
+    let filter = tracing_subscriber::EnvFilter::try_new(given).unwrap_or_else(|error| {
         crate::output::error_line(&format!(
             "warning: --log {:?}: {error}; using warn",
             globals.log

@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         return Failure::bug("the TLS provider was installed twice").report();
     }
     let arguments = commands::arguments_by_program_name(std::env::args_os());
-    let is_executor = arguments.get(1).is_some_and(|verb| verb == "executor");
+    let is_executor = arguments.get(1).is_some_and(|verb| verb == "executor" || verb == "warmer");
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
             return if is_executor && error.use_stderr() { ExitCode::FAILURE } else { code };
         }
     };
-    globals::start_logging(&cli.globals);
+    globals::start_logging(&cli.globals, cli.log_filter());
     if let Some(directory) = cli.globals.state_dir_flag() {
         exit::note_state_dir(directory);
     }

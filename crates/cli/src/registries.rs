@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use clap::Args;
@@ -78,10 +78,16 @@ pub(crate) fn docker_config() -> Result<ClientConfig, Failure> {
         // A process without a home, as in a pod, has no credentials of its own.
         Err(_) => return Ok(ClientConfig::default()),
     };
-    match std::fs::read(&path) {
+    Ok(config_at(&path)?.unwrap_or_default())
+}
+
+/// A config file as docker writes it, if it is there.
+pub(crate) fn config_at(path: &Path) -> Result<Option<ClientConfig>, Failure> {
+    match std::fs::read(path) {
         Ok(bytes) => ClientConfig::parse(&bytes)
+            .map(Some)
             .map_err(|error| Failure::usage(format!("{}: {error}", path.display()))),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(ClientConfig::default()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Failure::new(
             Kind::Environment,
             anyhow::anyhow!("cannot read {}: {error}", path.display()),

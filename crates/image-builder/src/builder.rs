@@ -16,6 +16,7 @@ use crate::annotations::Annotations;
 use crate::attest::{Attestations, Invocation, Statements};
 use crate::cache::place::{CacheSink, CacheSource, CachedKinds};
 use crate::commit::Family;
+use crate::context_source::ContextLocation;
 use crate::error::BuildError;
 use crate::event::Events;
 use crate::git::GitCredentials;
@@ -25,6 +26,7 @@ use crate::registry::{CredentialSource, Registry};
 use crate::run::mounts::Secrets;
 use crate::run::resources::RunResources;
 use crate::session;
+use crate::warmed::WarmedBases;
 
 /// What a builder works with.
 #[derive(Debug)]
@@ -43,6 +45,8 @@ pub struct BuilderOptions {
     pub credentials: CredentialSource,
     /// Which copy of a base counts.
     pub bases: BasePolicy,
+    /// Base images that a warmer put into a directory.
+    pub warmed: Option<WarmedBases>,
     /// How RUN steps run.
     pub isolation: IsolationChoice,
     /// Who hears what happens.
@@ -91,6 +95,28 @@ pub enum NamedContext {
     Directory(ContextDirectory),
     /// An image.
     Image(Reference),
+    /// An image in an OCI layout directory; without a name it holds one only.
+    Layout {
+        /// The directory.
+        directory: PathBuf,
+        /// Its ref name or digest.
+        name: Option<String>,
+    },
+    /// A repository, archive or file elsewhere, fetched when a step needs it.
+    Remote(ContextLocation),
+}
+
+impl NamedContext {
+    /// The image it stands for, under a name that [`Images`] knows.
+    pub(crate) fn image(&self, images: &Images) -> Result<Option<Reference>, BuildError> {
+        Ok(match self {
+            Self::Image(reference) => Some(reference.clone()),
+            Self::Layout { directory, name } => {
+                Some(images.name_layout(directory, name.as_deref())?)
+            }
+            Self::Directory(_) | Self::Remote(_) => None,
+        })
+    }
 }
 
 /// Whether earlier results count.
@@ -168,6 +194,8 @@ pub struct BuildRequest {
     pub invocation: Invocation,
     /// Where layers are sent to as soon as they exist; the image follows with [`Builder::push`].
     pub push_to: Vec<Reference>,
+    /// Paths at which nothing that RUN does becomes part of the image.
+    pub ignored_paths: Vec<PathBuf>,
 }
 
 impl BuildRequest {
@@ -195,6 +223,7 @@ impl BuildRequest {
             attest: Attestations::default(),
             invocation: Invocation::default(),
             push_to: Vec::new(),
+            ignored_paths: Vec::new(),
         }
     }
 }
@@ -263,7 +292,13 @@ impl Builder {
     /// Makes a builder; nothing is probed or fetched yet.
     pub fn new(options: BuilderOptions) -> Self {
         let registry =
-            Registry::new(options.pull, options.push, options.credentials, options.events.clone());
+            Registry::new(
+                options.pull,
+                options.push,
+                options.credentials,
+                options.warmed,
+                options.events.clone(),
+            );
         let images = Images::new(registry.clone(), options.store.clone(), options.bases);
         Self {
             inner: Arc::new(Inner {
@@ -291,15 +326,15 @@ impl Builder {
     ) -> Result<ImageConfig, BuildError> {
         let request = match base {
             Base::Image(request) => request.clone(),
-            Base::NamedContext { name, platform } => match contexts.get(name) {
-                Some(NamedContext::Image(reference)) => {
-                    ImageRequest { reference: reference.clone(), platform: platform.clone() }
+            Base::NamedContext { name, platform } => {
+                let context = contexts.get(name).ok_or_else(|| {
+                    BuildError::Request(format!("there is no context named {name}"))
+                })?;
+                match context.image(&self.inner.images)? {
+                    Some(reference) => ImageRequest { reference, platform: platform.clone() },
+                    None => return Ok(empty_config(platform)),
                 }
-                Some(NamedContext::Directory(_)) => return Ok(empty_config(platform)),
-                None => {
-                    return Err(BuildError::Request(format!("there is no context named {name}")));
-                }
-            },
+            }
             Base::Scratch | Base::Stage(_) => return Ok(empty_config(platform)),
         };
         Ok(self.inner.images.get(&request).await?.config.parsed().clone())
@@ -330,9 +365,9 @@ impl Builder {
         request: BuildRequest,
     ) -> Result<BuildOutcome, BuildError> {
         for (name, context) in &request.named_contexts {
-            if let NamedContext::Image(reference) = context {
+            if let Some(reference) = context.image(&self.inner.images)? {
                 for plan in &mut plans {
-                    plan.bind_image_context(name, reference);
+                    plan.bind_image_context(name, &reference);
                 }
             }
         }

@@ -4,7 +4,7 @@ use std::io::{BufWriter, Write};
 
 use blob_store::{BlobStore, Ingest, IngestError, Lease};
 use layers::{Compression, LayerBlob, LayerSink, LayerWriter, Timestamps};
-use oci_model::{Descriptor, MediaType};
+use oci_model::{Descriptor, Digest, MediaType};
 
 use crate::error::StepError;
 use crate::layer_source::LayerRef;
@@ -40,6 +40,8 @@ impl Family {
 pub(crate) struct LayerForm {
     /// How they are compressed.
     pub compression: Compression,
+    /// Identity of the paths at which commands leave nothing in a layer.
+    pub ignored: Option<Digest>,
     /// What happens to modification times.
     pub timestamps: Timestamps,
 }

@@ -43,7 +43,7 @@ pub async fn pack_context(
         let tree = context::scan(&directory.root, &directory.ignore)?;
         let nodes: Vec<Node> =
             tree.nodes().filter(|n| !n.entry.path.as_os_str().is_empty()).cloned().collect();
-        let form = LayerForm { compression, timestamps: Timestamps::Keep };
+        let form = LayerForm { compression, timestamps: Timestamps::Keep, ignored: None };
         let Some(MadeLayer { layer, .. }) = commit::nodes(&store, &lease, form, nodes)? else {
             return Err(StepError::Source(format!(
                 "there is nothing in {} to push",

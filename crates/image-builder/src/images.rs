@@ -1,6 +1,8 @@
 //! Images that a build starts from or copies from, each looked up once.
 
 use std::collections::HashMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use blob_store::{BlobStore, RefName};
@@ -8,6 +10,7 @@ use dockerfile::ImageRequest;
 use oci_model::{
     Digest, MANIFEST_BYTES_MAX, Manifest, Platform, RawConfig, RawManifest, Reference,
 };
+use registry_client::read_oci_layout;
 use tokio::sync::OnceCell;
 
 use crate::builder::BasePolicy;
@@ -39,11 +42,31 @@ pub(crate) struct Images {
     store: BlobStore,
     policy: BasePolicy,
     known: Mutex<HashMap<ImageRequest, Cell>>,
+    /// Layout directories by the names that stand for them.
+    layouts: Mutex<HashMap<Reference, Layout>>,
+}
+
+/// An image in a layout directory.
+#[derive(Clone, Debug)]
+struct Layout {
+    directory: PathBuf,
+    name: Option<String>,
+}
+
+impl fmt::Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "oci-layout://{}", self.directory.display())?;
+        match &self.name {
+            Some(name) if name.contains(':') => write!(f, "@{name}"),
+            Some(name) => write!(f, ":{name}"),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Images {
     pub(crate) fn new(registry: Registry, store: BlobStore, policy: BasePolicy) -> Self {
-        Self { registry, store, policy, known: Mutex::default() }
+        Self { registry, store, policy, known: Mutex::default(), layouts: Mutex::default() }
     }
 
     /// Manifest, config and layers of an image.
@@ -55,8 +78,77 @@ impl Images {
         cell.get_or_try_init(|| self.find(request)).await.cloned()
     }
 
+    /// A name under which [`Images::get`] finds an image of a layout directory. No registry has
+    /// this name (RFC 2606), and nothing is read yet.
+    pub(crate) fn name_layout(
+        &self,
+        directory: &Path,
+        name: Option<&str>,
+    ) -> Result<Reference, BuildError> {
+        let layout = Layout { directory: directory.to_owned(), name: name.map(str::to_owned) };
+        let digest = Digest::of(layout.to_string().as_bytes());
+        let text = format!("oci-layout.invalid/{}:latest", digest.encoded());
+        let reference: Reference =
+            text.parse().map_err(|error| BuildError::Request(format!("{layout}: {error}")))?;
+        let mut layouts = self.layouts.lock().unwrap_or_else(PoisonError::into_inner);
+        layouts.insert(reference.clone(), layout);
+        Ok(reference)
+    }
+
+    /// An image of a layout directory, copied into the store.
+    async fn in_layout(
+        &self,
+        layout: Layout,
+        platform: &Platform,
+    ) -> Result<KnownImage, BuildError> {
+        let (store, platform, shown) = (self.store.clone(), platform.clone(), layout.to_string());
+        let failed = move |source: Box<dyn std::error::Error + Send + Sync>| BuildError::Image {
+            reference: shown.clone(),
+            source,
+        };
+        let read = move || -> Result<ResolvedImage, Box<dyn std::error::Error + Send + Sync>> {
+            let lease = store.lease()?;
+            let (directory, name) = (&layout.directory, layout.name.as_deref());
+            let mut manifest = read_oci_layout(directory, name, &store, &lease)?;
+            let root = *manifest.digest();
+            if let Manifest::Index(index) = manifest.parsed() {
+                let chosen = index.select(&platform).map(|entry| entry.digest);
+                let digest = chosen.ok_or_else(|| format!("it has no image for {platform}"))?;
+                let bytes = store.read(&digest, MANIFEST_BYTES_MAX as u64)?;
+                manifest = RawManifest::parse(None, bytes)?;
+            }
+            let Manifest::Image(image) = manifest.parsed() else {
+                return Err("it is an index of indexes".into());
+            };
+            let config = RawConfig::parse(store.read(&image.config.digest, CONFIG_BYTES_MAX)?)?;
+            let layers = image.layers.clone();
+            Ok(ResolvedImage { root, manifest, config, layers, _lease: Some(lease) })
+        };
+        let done = tokio::task::spawn_blocking(read).await;
+        let image = done.map_err(|error| failed(error.into()))?.map_err(&failed)?;
+        let diff_ids = image.config.parsed().rootfs.diff_ids.clone();
+        if diff_ids.len() != image.layers.len() {
+            return Err(failed("its config and its manifest name other numbers of layers".into()));
+        }
+        let layers = image.layers.iter().zip(diff_ids).map(|(descriptor, diff_id)| LayerRef {
+            descriptor: descriptor.clone(),
+            diff_id,
+            origin: None,
+        });
+        let layers = layers.collect();
+        let ResolvedImage { root, manifest, config, _lease, .. } = image;
+        Ok(KnownImage { root, manifest, config, layers, _lease })
+    }
+
     async fn find(&self, request: &ImageRequest) -> Result<Arc<KnownImage>, BuildError> {
         let ImageRequest { reference, platform } = request;
+        let layout = {
+            let layouts = self.layouts.lock().unwrap_or_else(PoisonError::into_inner);
+            layouts.get(reference).cloned()
+        };
+        if let Some(layout) = layout {
+            return self.in_layout(layout, platform).await.map(Arc::new);
+        }
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| BuildError::Image {
             reference: reference.to_string(),
             source,

@@ -57,6 +57,7 @@ mod squash;
 mod steps;
 mod transfer;
 mod tree;
+mod warmed;
 mod workspace;
 
 pub use annotations::{Annotations, Level};
@@ -86,3 +87,4 @@ pub use run::mounts::{SecretBytes, SecretSource, Secrets};
 pub use run::resources::RunResources;
 pub use transfer::TransferError;
 pub use tree::TreeError;
+pub use warmed::WarmedBases;

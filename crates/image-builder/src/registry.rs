@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use blob_store::{BlobStore, Lease, Tail};
 use futures_util::future::BoxFuture;
-use oci_model::{Descriptor, Digest, Platform, RawConfig, RawManifest, Reference, Repository};
+use oci_model::{
+    Descriptor, Digest, Manifest, Platform, RawConfig, RawManifest, Reference, Repository,
+};
 pub(crate) use registry_client::Expected;
 use registry_client::{
     Client, Layers, Platforms, Progress, ProgressEvent, PullOptions, PulledImage, PushOptions,
@@ -15,6 +17,7 @@ use registry_client::{
 };
 
 use crate::event::{BuildEvent, Events, PushEnd};
+use crate::warmed::WarmedBases;
 
 /// Least time between two events about the bytes of one blob.
 const ADVANCED_EVERY: Duration = Duration::from_millis(100);
@@ -63,6 +66,7 @@ pub(crate) struct Registry {
     push: Client,
     credentials: CredentialSource,
     events: Events,
+    warmed: Option<WarmedBases>,
 }
 
 /// An image that was looked up, its layers not fetched.
@@ -82,9 +86,20 @@ impl Registry {
         pull: Client,
         push: Client,
         credentials: CredentialSource,
+        warmed: Option<WarmedBases>,
         events: Events,
     ) -> Self {
-        Self { pull, push, credentials, events }
+        Self { pull, push, credentials, warmed, events }
+    }
+
+    /// The client for pulls.
+    pub(crate) fn client(&self) -> Client {
+        self.pull.clone()
+    }
+
+    /// Where credentials come from.
+    pub(crate) fn credentials(&self) -> CredentialSource {
+        self.credentials.clone()
     }
 
     /// What a fetch says, as events of the build; `receiving` gets the bytes while they come in.
@@ -167,6 +182,19 @@ impl Registry {
         platform: &Platform,
         store: &BlobStore,
     ) -> Result<Option<ResolvedImage>, RegistryError> {
+        if let (Some(warmed), Some(digest)) = (&self.warmed, reference.digest())
+            && let Some((manifest, config)) = warmed.image(digest)
+            && let Manifest::Image(image) = manifest.parsed()
+        {
+            let layers = image.layers.clone();
+            return Ok(Some(ResolvedImage {
+                root: *digest,
+                manifest,
+                config,
+                layers,
+                _lease: None,
+            }));
+        }
         let auths = (self.credentials.0)(reference.clone()).await;
         let options =
             PullOptions { platforms: Platforms::One(platform.clone()), layers: Layers::Leave };
@@ -192,6 +220,13 @@ impl Registry {
         store: &BlobStore,
         progress: &Progress,
     ) -> Result<(), RegistryError> {
+        if let Some(warmed) = self.warmed.clone() {
+            let (wanted, into) = (descriptor.clone(), store.clone());
+            let copy = tokio::task::spawn_blocking(move || warmed.copy(&wanted, &into));
+            if copy.await.unwrap_or(false) {
+                return Ok(());
+            }
+        }
         let auths = (self.credentials.0)(reference.clone()).await;
         self.pull.fetch_blob(reference, descriptor, &auths, store, None, progress).await
     }

@@ -112,6 +112,7 @@ impl Session {
             events: &self.inner.events,
             cancel: &self.cancel,
             scratch: self.workspace.path(),
+            ignored: &self.request.ignored_paths,
             resources: &self.request.resources,
         }
     }
@@ -307,7 +308,7 @@ impl Session {
         own: bool,
     ) -> Result<ReadySource, StepOrBuild> {
         if let (Source::Context, false) = (source, own) {
-            let directory = self.context_directory(None)?;
+            let directory = self.context_directory(None).await?;
             if context::is_complete(&directory.ignore) {
                 let tree = self.source_tree(source).await?;
                 let path = resolve(&*tree.files, &tree_path(source_path))?;

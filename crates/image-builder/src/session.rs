@@ -28,6 +28,7 @@ use crate::cache::lookahead::{Hit, Lookahead};
 use crate::cache::record::{About, CachedStep, KeyPart, StepOutput};
 use crate::cache::shelf::{Found, Shelf};
 use crate::commit::LayerForm;
+use crate::content_digest::Framed;
 use crate::error::{BuildError, StepError, error_text};
 use crate::event::{BuildEvent, StepEnd, StepNumber};
 use crate::isolation::Engine;
@@ -97,6 +98,15 @@ pub(crate) struct Session {
     pushes: Mutex<JoinSet<()>>,
     cached: AtomicUsize,
     executed: AtomicUsize,
+}
+
+/// Identity of the paths at which commands leave nothing; none for no paths.
+fn ignored_identity(paths: &[PathBuf]) -> Option<Digest> {
+    let mut framed = Framed::new("ignored");
+    for path in paths {
+        framed.field(path.as_os_str().as_encoded_bytes());
+    }
+    (!paths.is_empty()).then(|| framed.finish())
 }
 
 /// Builds the target of a plan.
@@ -205,7 +215,11 @@ impl Session {
         let stages = plan.stages.iter().map(|_| OnceCell::new()).collect();
         Ok(Self {
             sources: Sources::default(),
-            form: LayerForm { compression: request.compression, timestamps },
+            form: LayerForm {
+                compression: request.compression,
+                timestamps,
+                ignored: ignored_identity(&request.ignored_paths),
+            },
             now: request.epoch.unwrap_or(clock),
             clock,
             abouts: OnceLock::new(),
@@ -536,28 +550,26 @@ impl Session {
             }
             Base::NamedContext { name, platform } => {
                 title(name);
-                match self.request.named_contexts.get(name) {
-                    Some(crate::builder::NamedContext::Image(reference)) => {
-                        let request = dockerfile::ImageRequest {
-                            reference: reference.clone(),
-                            platform: platform.clone(),
-                        };
-                        self.image_start(&request).await
-                    }
-                    Some(crate::builder::NamedContext::Directory(_)) => {
-                        let layer = self.context_layer(name).await.map_err(|source| {
-                            BuildError::state(format!("context {name}"), source)
-                        })?;
-                        let mut config = empty_config(platform);
-                        config.rootfs.diff_ids = layer.iter().map(|layer| layer.diff_id).collect();
-                        Ok(StageStart {
-                            layers: layer.into_iter().collect(),
-                            config: Some(config),
-                            ..StageStart::default()
-                        })
-                    }
-                    None => Err(BuildError::Request(format!("there is no context named {name}"))),
+                let context = self.request.named_contexts.get(name).ok_or_else(|| {
+                    BuildError::Request(format!("there is no context named {name}"))
+                })?;
+                if let Some(reference) = context.image(&self.inner.images)? {
+                    let platform = platform.clone();
+                    return self
+                        .image_start(&dockerfile::ImageRequest { reference, platform })
+                        .await;
                 }
+                let layer = self
+                    .context_layer(name)
+                    .await
+                    .map_err(|source| BuildError::state(format!("context {name}"), source))?;
+                let mut config = empty_config(platform);
+                config.rootfs.diff_ids = layer.iter().map(|layer| layer.diff_id).collect();
+                Ok(StageStart {
+                    layers: layer.into_iter().collect(),
+                    config: Some(config),
+                    ..StageStart::default()
+                })
             }
         }
     }

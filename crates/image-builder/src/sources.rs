@@ -13,7 +13,9 @@ use crate::archive::Spool;
 use crate::builder::{ContextDirectory, NamedContext};
 use crate::cache::record::KeyPart;
 use crate::content_digest::{Framed, local_content, selection};
-use crate::context_source::below_context;
+use crate::context_source::{
+    ContextAccess, ContextLimits, ContextLocation, FetchedContext, below_context, fetch_context,
+};
 use crate::error::StepError;
 use crate::event::StepNumber;
 use crate::fetch::{self, FetchedFile, UrlAnswer, UrlMemory};
@@ -37,6 +39,8 @@ pub(crate) struct SourceTree {
 pub(crate) struct Sources {
     /// By name; the unnamed one is the build context.
     contexts: Mutex<HashMap<Option<String>, TreeCell>>,
+    /// Named contexts from elsewhere; they disappear with the build.
+    remotes: Mutex<HashMap<String, Cell<Arc<FetchedContext>>>>,
     answers: Mutex<HashMap<String, Cell<UrlAnswer>>>,
     urls: Mutex<HashMap<String, Cell<FetchedFile>>>,
     commits: Mutex<HashMap<String, Cell<Resolved>>>,
@@ -108,19 +112,19 @@ impl Session {
     ) -> Result<SourceTree, StepOrBuild> {
         match source {
             Source::Context => self.context_tree(None).await,
-            Source::NamedContext(name) => match self.request.named_contexts.get(name) {
-                Some(NamedContext::Image(reference)) => {
-                    let request = dockerfile::ImageRequest {
-                        reference: reference.clone(),
-                        platform: self.plan.platform.clone(),
-                    };
-                    let image = self.inner.images.get(&request).await?;
-                    self.layers_tree(&image.layers).await
-                }
-                Some(NamedContext::Directory(_)) | None => {
-                    self.context_tree(Some(name.clone())).await
-                }
-            },
+            Source::NamedContext(name) => {
+                let image = match self.request.named_contexts.get(name) {
+                    Some(context) => context.image(&self.inner.images)?,
+                    None => None,
+                };
+                let Some(reference) = image else {
+                    return self.context_tree(Some(name.clone())).await;
+                };
+                let platform = self.plan.platform.clone();
+                let request = dockerfile::ImageRequest { reference, platform };
+                let image = self.inner.images.get(&request).await?;
+                self.layers_tree(&image.layers).await
+            }
             Source::Stage(id) => {
                 let stage = self.stage_needed(*id).await?;
                 self.layers_tree(&stage.files.layers).await
@@ -132,27 +136,59 @@ impl Session {
         }
     }
 
-    /// The directory of a context.
-    pub(crate) fn context_directory(
+    /// The directory of a context; one that is elsewhere is fetched now.
+    pub(crate) async fn context_directory(
         &self,
         name: Option<&str>,
-    ) -> Result<&ContextDirectory, StepError> {
-        let missing = |what: String| StepError::Source(what);
-        match name {
-            None => self.request.context.as_ref().ok_or_else(|| {
-                missing("there is no build context: the Dockerfile came alone".to_owned())
-            }),
-            Some(name) => match self.request.named_contexts.get(name) {
-                Some(NamedContext::Directory(directory)) => Ok(directory),
-                Some(NamedContext::Image(_)) | None => {
-                    Err(missing(format!("there is no context named {name}")))
-                }
-            },
+    ) -> Result<ContextDirectory, StepError> {
+        let Some(name) = name else {
+            return self.request.context.clone().ok_or_else(|| {
+                let text = "there is no build context: the Dockerfile came alone";
+                StepError::Source(text.to_owned())
+            });
+        };
+        match self.request.named_contexts.get(name) {
+            Some(NamedContext::Directory(directory)) => Ok(directory.clone()),
+            Some(NamedContext::Remote(location)) => {
+                let cell = cell(&self.sources.remotes, name.to_owned());
+                let fetched = cell.get_or_try_init(|| self.fetch_remote(location)).await?;
+                let ignore = IgnoreFile::default();
+                Ok(ContextDirectory { root: fetched.root.clone(), ignore })
+            }
+            Some(NamedContext::Image(_) | NamedContext::Layout { .. }) | None => {
+                Err(StepError::Source(format!("there is no context named {name}")))
+            }
         }
     }
 
+    async fn fetch_remote(
+        &self,
+        location: &ContextLocation,
+    ) -> Result<Arc<FetchedContext>, StepError> {
+        let git = match location {
+            ContextLocation::Git(wanted) => self.git_credentials(wanted),
+            _ => self.request.git.clone(),
+        };
+        let access = ContextAccess {
+            scratch: self.inner.directory.join("work"),
+            blobs: self.inner.store.root().to_owned(),
+            client: self.inner.registry.client(),
+            credentials: self.inner.registry.credentials(),
+            git,
+            limits: ContextLimits::default(),
+        };
+        let fetched = fetch_context(location, &access).await?;
+        if let (ContextLocation::Url(url), true) = (location, fetched.dockerfile_only) {
+            // A file that is no archive keeps its name.
+            let (from, to) = (fetched.root.join("Dockerfile"), fetch::file_name(url));
+            let to = fetched.root.join(to);
+            std::fs::rename(&from, &to).map_err(|error| StepError::io(&to, error))?;
+        }
+        Ok(Arc::new(fetched))
+    }
+
     async fn context_tree(&self, name: Option<String>) -> Result<SourceTree, StepOrBuild> {
-        let directory = self.context_directory(name.as_deref())?.clone();
+        let directory = self.context_directory(name.as_deref()).await?;
         let cell = cell(&self.sources.contexts, name);
         let scan = || async {
             blocking(move || {
@@ -178,7 +214,7 @@ impl Session {
 
     /// The layer that stands for a named context used as a base.
     pub(crate) async fn context_layer(&self, name: &str) -> Result<Option<LayerRef>, StepError> {
-        let directory = self.context_directory(Some(name))?.clone();
+        let directory = self.context_directory(Some(name)).await?;
         let (source, form) = (Arc::clone(&self.source), self.form);
         blocking(move || {
             let tree = context::scan(&directory.root, &directory.ignore)?;

@@ -1,47 +1,95 @@
-//! Credentials of a build: docker's config of whoever runs it, read once.
+//! Credentials of a build: the files and variables of whoever runs it, read once.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context as _;
-use credentials::{ClientConfig, RegistryAuth};
+use credentials::{ClientConfig, HelperRequest, RegistryAuth, Secret, server_key};
 use image_builder::CredentialSource;
 use oci_model::Reference;
 use registry_client::ClientOptions;
 
-use crate::registries::{proxy_of_environment, stored_credential};
+use crate::exit::Failure;
+use crate::registries::{config_at, proxy_of_environment, run_helper, stored_credential};
 
-/// Docker's config file.
+/// Sources of credentials besides config files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Helper {
+    /// `KANIKO_<HOST>_USER` and `KANIKO_<HOST>_PASSWORD`.
+    Environment,
+    /// `docker-credential-gcr`, for Google's registries.
+    Google,
+    /// `docker-credential-ecr-login`, for Amazon's.
+    Amazon,
+    /// `docker-credential-acr-env`, for Azure's.
+    Azure,
+    /// GitLab's variables of a CI job, for its registry.
+    GitLab,
+}
+
+impl Helper {
+    /// The names that kaniko has for them.
+    pub(crate) const NAMES: [(&'static str, Self); 5] = [
+        ("env", Self::Environment),
+        ("google", Self::Google),
+        ("ecr", Self::Amazon),
+        ("acr", Self::Azure),
+        ("gitlab", Self::GitLab),
+    ];
+
+    /// The program to ask about a host, if there is one to ask.
+    fn program(self, host: &str) -> Option<&'static str> {
+        let ends = |suffixes: &[&str]| suffixes.iter().any(|suffix| host.ends_with(suffix));
+        match self {
+            Self::Google if host == "gcr.io" || ends(&[".gcr.io", ".pkg.dev"]) => Some("gcr"),
+            Self::Amazon
+                if host == "public.ecr.aws"
+                    || (host.contains(".dkr.ecr")
+                        && ends(&[".amazonaws.com", ".amazonaws.com.cn", ".on.aws"])) =>
+            {
+                Some("ecr-login")
+            }
+            Self::Azure if ends(&[".azurecr.io", ".azurecr.cn", ".azurecr.us"]) => Some("acr-env"),
+            _ => None,
+        }
+    }
+}
+
+/// Where credentials come from, in order.
 #[derive(Clone, Debug)]
 pub(crate) struct CredentialFile {
-    config: Arc<ClientConfig>,
+    configs: Vec<Arc<ClientConfig>>,
+    helpers: Vec<Helper>,
 }
 
 impl CredentialFile {
-    /// Reads `config.json` in `directory`. Where there is none, `DOCKER_AUTH_CONFIG` may hold
-    /// the same text.
-    pub(crate) fn read(directory: Option<&Path>) -> anyhow::Result<Self> {
-        let mut name = "DOCKER_AUTH_CONFIG".to_owned();
-        let mut text = None;
-        if let Some(path) = directory.map(|directory| directory.join("config.json")) {
-            match std::fs::read(&path) {
-                Ok(bytes) => {
-                    name = path.display().to_string();
-                    text = Some(bytes);
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => {
-                    return Err(error).with_context(|| format!("cannot read {}", path.display()));
-                }
-            }
+    /// Reads `config.json` in `directory`, `DOCKER_AUTH_CONFIG` with the same text, and podman's
+    /// file; the first that knows a registry counts.
+    pub(crate) fn read(directory: Option<&Path>) -> Result<Self, Failure> {
+        let mut configs = Vec::new();
+        if let Some(directory) = directory {
+            configs.extend(config_at(&directory.join("config.json"))?);
         }
-        let inline = || {
-            let text = std::env::var_os("DOCKER_AUTH_CONFIG").unwrap_or_default();
-            std::os::unix::ffi::OsStringExt::into_vec(text)
-        };
-        let bytes = text.unwrap_or_else(inline);
-        let config = ClientConfig::parse(&bytes).with_context(|| format!("cannot use {name}"))?;
-        Ok(Self { config: Arc::new(config) })
+        if let Some(text) = std::env::var_os("DOCKER_AUTH_CONFIG") {
+            let bytes = std::os::unix::ffi::OsStringExt::into_vec(text);
+            let config = ClientConfig::parse(&bytes)
+                .map_err(|error| Failure::usage(format!("DOCKER_AUTH_CONFIG: {error}")))?;
+            configs.push(config);
+        }
+        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        let podman = set("REGISTRY_AUTH_FILE").map(PathBuf::from).or_else(|| {
+            set("XDG_RUNTIME_DIR").map(|run| PathBuf::from(run).join("containers/auth.json"))
+        });
+        if let Some(path) = podman {
+            configs.extend(config_at(&path)?);
+        }
+        Ok(Self { configs: configs.into_iter().map(Arc::new).collect(), helpers: Vec::new() })
+    }
+
+    /// The same with more sources.
+    pub(crate) fn with_helpers(mut self, names: &[&str]) -> Self {
+        let known = Helper::NAMES.iter().filter(|(name, _)| names.contains(name));
+        self.helpers = known.map(|(_, helper)| *helper).collect();
+        self
     }
 
     /// The same as the builder asks for it.
@@ -53,25 +101,87 @@ impl CredentialFile {
         })
     }
 
-    /// The credentials for an image, asking a helper where the file names one.
+    /// The credentials for an image, asking a helper where a file names one.
     pub(crate) async fn for_reference(&self, reference: &Reference) -> Vec<RegistryAuth> {
-        let (config, wanted) = (Arc::clone(&self.config), reference.clone());
+        let (sources, wanted) = (self.clone(), reference.clone());
         // A helper is a program that may take its time.
         let found = tokio::task::spawn_blocking(move || {
-            stored_credential(&config, wanted.registry(), wanted.repository().as_str())
+            sources.for_repository(wanted.registry(), wanted.repository().as_str())
         });
-        match found.await {
-            Ok(Ok(auth)) => auth.into_iter().collect(),
-            Ok(Err(failure)) => {
-                tracing::warn!(%reference, reason = %failure.text(), "credential cannot be used");
-                Vec::new()
-            }
-            Err(error) => {
-                tracing::warn!(%reference, %error, "credential cannot be looked up");
-                Vec::new()
-            }
-        }
+        found.await.unwrap_or_else(|error| {
+            tracing::warn!(%reference, %error, "credential cannot be looked up");
+            Vec::new()
+        })
     }
+
+    /// The credentials for a repository, in the order in which to try them; blocking.
+    pub(crate) fn for_repository(&self, host: &str, repository: &str) -> Vec<RegistryAuth> {
+        let usable = |found: Result<Option<RegistryAuth>, Failure>| {
+            found.unwrap_or_else(|failure| {
+                tracing::warn!(host, reason = %failure.text(), "credential cannot be used");
+                None
+            })
+        };
+        let mut files = self.configs.iter();
+        let in_file = files.find_map(|one| usable(stored_credential(one, host, repository)));
+        if in_file.is_some() {
+            return in_file.into_iter().collect();
+        }
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let mut helpers = self.helpers.iter();
+        let found = helpers.find_map(|helper| match helper {
+            Helper::Environment => of_environment(host, &variable),
+            Helper::GitLab => of_gitlab(host, &variable),
+            other => {
+                let request = HelperRequest::get(other.program(host)?, &server_key(host));
+                if !is_installed(&request.program) {
+                    return None;
+                }
+                let (succeeded, output) = run_helper(&request).ok()?;
+                request.read_credential(succeeded, &output).ok()
+            }
+        });
+        found.into_iter().collect()
+    }
+}
+
+/// Whether a program is found on the path; one that is not is no failure.
+fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
+}
+
+/// `KANIKO_<HOST>_USER` and `_PASSWORD`: for the host, then for what follows each of its dots.
+fn of_environment(host: &str, variable: &dyn Fn(&str) -> Option<String>) -> Option<RegistryAuth> {
+    let host = if host == "docker.io" { "index.docker.io" } else { host };
+    let without_port = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    let mut candidates = vec![host];
+    let mut rest = Some(without_port);
+    while let Some(name) = rest {
+        candidates.push(name);
+        rest = name.split_once('.').map(|(_, rest)| rest);
+    }
+    candidates.into_iter().find_map(|name| {
+        let name = name.to_ascii_uppercase().replace(['-', '.', ':'], "_");
+        let user = variable(&format!("KANIKO_{name}_USER"))?;
+        let password = variable(&format!("KANIKO_{name}_PASSWORD"))?;
+        Some(RegistryAuth::basic(user, Secret::new(password)))
+    })
+}
+
+/// The registry of a GitLab job: `CI_REGISTRY` with the job's token.
+fn of_gitlab(host: &str, variable: &dyn Fn(&str) -> Option<String>) -> Option<RegistryAuth> {
+    let own = variable("CI_REGISTRY")?;
+    if own.split('/').next() != Some(host) {
+        return None;
+    }
+    if let (Some(user), Some(password)) =
+        (variable("CI_REGISTRY_USER"), variable("CI_REGISTRY_PASSWORD"))
+    {
+        return Some(RegistryAuth::basic(user, Secret::new(password)));
+    }
+    let token = variable("CI_JOB_TOKEN")?;
+    Some(RegistryAuth::basic("gitlab-ci-token", Secret::new(token)))
 }
 
 /// Client options that follow from the environment.
@@ -81,5 +191,62 @@ pub(crate) fn client_options() -> ClientOptions {
         proxy: proxy_of_environment(),
         extra_roots_pem: roots.into_iter().collect(),
         ..ClientOptions::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn variables(
+        pairs: &'static [(&'static str, &'static str)],
+    ) -> impl Fn(&str) -> Option<String> {
+        move |name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+    }
+
+    fn user(auth: Option<RegistryAuth>) -> Option<String> {
+        auth.map(|auth| format!("{auth:?}"))
+    }
+
+    #[test]
+    fn variables_name_hosts_in_capitals_and_parents_serve_children() {
+        let set = variables(&[
+            ("KANIKO_MY_REGISTRY_EXAMPLE_COM_USER", "own"),
+            ("KANIKO_MY_REGISTRY_EXAMPLE_COM_PASSWORD", "x"),
+            ("KANIKO_EXAMPLE_COM_USER", "parent"),
+            ("KANIKO_EXAMPLE_COM_PASSWORD", "x"),
+            ("KANIKO_DOCKER_IO_USER", "hub"),
+            ("KANIKO_DOCKER_IO_PASSWORD", "x"),
+            ("KANIKO_HALF_ORG_USER", "no password"),
+        ]);
+        let found = |host| user(of_environment(host, &set)).unwrap_or_default();
+        assert!(found("my-registry.example.com").contains("own"));
+        assert!(found("my-registry.example.com:5000").contains("own"));
+        assert!(found("a.b.example.com").contains("parent"));
+        assert!(found("docker.io").contains("hub"));
+        assert_eq!(found("half.org"), "");
+        assert!(!found("my-registry.example.com").contains('x') || found("a").is_empty());
+    }
+
+    #[test]
+    fn jobs_of_gitlab_have_a_token_for_their_own_registry() {
+        let set = variables(&[("CI_REGISTRY", "registry.example.com"), ("CI_JOB_TOKEN", "t")]);
+        assert!(user(of_gitlab("registry.example.com", &set)).is_some());
+        assert_eq!(user(of_gitlab("other.example.com", &set)), None);
+    }
+
+    #[test]
+    fn clouds_are_known_by_their_hosts() {
+        for (helper, host, program) in [
+            (Helper::Google, "europe-docker.pkg.dev", Some("gcr")),
+            (Helper::Google, "gcr.io.evil.example", None),
+            (Helper::Amazon, "1.dkr.ecr.eu-west-1.amazonaws.com", Some("ecr-login")),
+            (Helper::Amazon, "public.ecr.aws", Some("ecr-login")),
+            (Helper::Amazon, "1.dkr.ecr.amazonaws.com.evil.example", None),
+            (Helper::Azure, "team.azurecr.io", Some("acr-env")),
+            (Helper::Azure, "docker.io", None),
+        ] {
+            assert_eq!(helper.program(host), program, "{host}");
+        }
     }
 }

@@ -15,7 +15,7 @@ use dockerfile::{Dockerfile, Draft, IgnoreFile, Plan, PlanOptions, ignore_file_n
 use image_builder::{
     BasePolicy, BuildError, BuildOutcome, BuildRequest, Builder, BuilderOptions, ContextAccess,
     ContextDirectory, ContextLocation, Events, FetchedContext, GitCredentials, Invocation,
-    IsolationChoice, Material, NamedContext, StepError, below_context, fetch_context,
+    IsolationChoice, Material, NamedContext, StepError, WarmedBases, below_context, fetch_context,
 };
 use layers::UnpackedLayers;
 use oci_model::{Platform, Reference};
@@ -66,6 +66,7 @@ pub(crate) struct Machinery {
     pub(crate) push: ClientOptions,
     pub(crate) credentials: CredentialFile,
     pub(crate) bases: BasePolicy,
+    pub(crate) warmed: Option<WarmedBases>,
     pub(crate) isolation: IsolationChoice,
     pub(crate) events: Events,
 }
@@ -77,6 +78,8 @@ pub(crate) struct Prepared {
     pub(crate) context: FetchedContext,
     pub(crate) directory: ContextDirectory,
     pub(crate) name: String,
+    /// Whether the Dockerfile speaks of SOURCE_DATE_EPOCH.
+    mentions_epoch: bool,
 }
 
 /// Fetches the context and parses the Dockerfile.
@@ -87,8 +90,7 @@ pub(crate) async fn prepare(
     if subject.dockerfile == DockerfileLocation::Stdin && subject.context == ContextLocation::Stdin
     {
         return Err(Failure::usage(
-            "invalid argument: can't use stdin for both build context and \
-                                   dockerfile",
+            "invalid argument: can't use stdin for both build context and dockerfile",
         ));
     }
     let mut context = fetch_context(&subject.context, access)
@@ -103,16 +105,28 @@ pub(crate) async fn prepare(
         .map_err(|error| mistake(error, &String::from_utf8_lossy(&bytes)))?;
     let ignore = read_ignore_file(&context.root, &name)?;
     let directory = ContextDirectory { root: context.root.clone(), ignore };
-    Ok(Prepared { file, context, directory, name })
+    let epoch = b"SOURCE_DATE_EPOCH";
+    let mentions_epoch = bytes.windows(epoch.len()).any(|window| window == epoch);
+    Ok(Prepared { file, context, directory, name, mentions_epoch })
 }
 
-/// Fetches named contexts from elsewhere; they are removed when the result is dropped.
+/// Fetches those named contexts from elsewhere whose time SOURCE_DATE_EPOCH may ask for; they are
+/// removed when the result is dropped. The builder fetches the others when it needs them.
 pub(crate) async fn fetch_named(
     subject: &mut Subject,
+    prepared: &Prepared,
     access: &ContextAccess,
 ) -> Result<Vec<FetchedContext>, Failure> {
     let mut kept = Vec::new();
     for (name, location) in std::mem::take(&mut subject.remote_contexts) {
+        let gives_the_time = match subject.build_args.get("SOURCE_DATE_EPOCH") {
+            Some(epoch) => *epoch == name,
+            None => prepared.mentions_epoch,
+        };
+        if !gives_the_time {
+            subject.named_contexts.insert(name, NamedContext::Remote(location));
+            continue;
+        }
         let fetched = fetch_context(&location, access).await.map_err(|error| {
             Failure::new(Kind::Usage, error).hint(format!("check --build-context {name}"))
         })?;
@@ -276,6 +290,7 @@ pub(crate) fn builder(machinery: Machinery) -> Result<Builder, Failure> {
         push: Client::new(machinery.push)?,
         credentials: machinery.credentials.source(),
         bases: machinery.bases,
+        warmed: machinery.warmed,
         isolation: machinery.isolation,
         events: machinery.events,
     }))
@@ -598,6 +613,13 @@ pub(crate) fn build_args(arguments: &[String]) -> BTreeMap<String, String> {
         };
     }
     values
+}
+
+/// A length of time as Go spells it: `336h`, `90m`.
+pub(crate) fn duration(flag: &str, text: &str) -> Result<std::time::Duration, Failure> {
+    let bad = || Failure::usage(format!("{flag} {text:?}: want 336h or 90m"));
+    let span: jiff::SignedDuration = text.parse().map_err(|_| bad())?;
+    std::time::Duration::try_from(span).map_err(|_| bad())
 }
 
 /// `KEY=VALUE` pairs of labels and annotations.

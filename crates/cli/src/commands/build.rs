@@ -3,6 +3,7 @@
 mod attest_flags;
 pub(crate) mod cache_flags;
 mod call;
+mod context_flags;
 mod output_flags;
 mod progress_flags;
 mod report;
@@ -13,11 +14,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use image_builder::{
-    BasePolicy, BuildRequest, FamilyChoice, IsolationChoice, NamedContext, Snapshots,
-};
+use image_builder::{BasePolicy, BuildRequest, FamilyChoice, IsolationChoice, Snapshots};
 use oci_model::Reference;
 
+use self::context_flags::ContextFlags;
 use self::output_flags::Outputs;
 use self::progress_flags::ProgressArgs;
 use crate::build::credentials::{CredentialFile, client_options};
@@ -38,9 +38,8 @@ pub(crate) struct BuildArgs {
     /// Value of an ARG; KEY alone takes the environment's
     #[arg(long = "build-arg", value_name = "KEY[=VALUE]")]
     build_args: Vec<String>,
-    /// Another context by name: a directory, or docker-image://REFERENCE
-    #[arg(long = "build-context", value_name = "NAME=VALUE")]
-    build_contexts: Vec<String>,
+    #[command(flatten)]
+    contexts: ContextFlags,
     /// Secret for RUN --mount=type=secret: id=ID[,src=PATH][,env=NAME]
     #[arg(long = "secret", value_name = "SPEC")]
     secrets: Vec<String>,
@@ -158,7 +157,7 @@ async fn run_shown(
     let git = contexts::git_credentials();
     let access = contexts::access(&state_dir, options.clone(), &credentials, git.clone())?;
     let prepared = build::until_stopped(build::prepare(&subject, &access)).await?;
-    let named = build::fetch_named(&mut subject, &access);
+    let named = build::fetch_named(&mut subject, &prepared, &access);
     let _named = build::until_stopped(named).await?;
     if let Some(call) = call {
         progress.finish(End::Finished);
@@ -170,6 +169,7 @@ async fn run_shown(
         push: options,
         credentials,
         bases: if args.pull { BasePolicy::Registry } else { BasePolicy::LocalFirst },
+        warmed: None,
         isolation: args.isolation.choice(None),
         events: progress.events(),
     })?;
@@ -249,23 +249,7 @@ fn subject(args: &BuildArgs, outputs: &Outputs) -> Result<Subject, Failure> {
         }
         Some(path) => DockerfileLocation::Path(path.into()),
     };
-    let (mut named_contexts, mut remote_contexts) = (BTreeMap::new(), BTreeMap::new());
-    for argument in &args.build_contexts {
-        let (name, value) = argument.split_once('=').ok_or_else(|| {
-            Failure::usage(format!("--build-context {argument:?}: want NAME=VALUE"))
-        })?;
-        let context = match value.strip_prefix("docker-image://") {
-            Some(name) => NamedContext::Image(reference(name)?),
-            None => match contexts::location(value, false)? {
-                image_builder::ContextLocation::Directory(root) => build::named_directory(root)?,
-                elsewhere => {
-                    remote_contexts.insert(name.to_lowercase(), elsewhere);
-                    continue;
-                }
-            },
-        };
-        named_contexts.insert(name.to_lowercase(), context);
-    }
+    let (named_contexts, remote_contexts) = args.contexts.named()?;
     let build_args = build::build_args(&args.build_args);
     Ok(Subject {
         context: contexts::location(&args.context, keeps_git_directory(&build_args))?,

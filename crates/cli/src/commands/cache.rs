@@ -299,6 +299,7 @@ fn builder(args: &PlaceArgs, globals: &Globals) -> Result<Builder, Failure> {
     let mut options = client_options();
     options.insecure_registries.clone_from(&args.insecure_registries);
     build::builder(Machinery {
+        warmed: None,
         state_dir: globals.state_dir(),
         pull: options.clone(),
         push: options,

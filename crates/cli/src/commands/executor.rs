@@ -2,21 +2,28 @@
 //! codes on our builder.
 
 mod cache_flags;
+mod environment;
 mod flags;
 mod inputs;
 mod outputs;
+pub(crate) mod registry_flags;
+#[cfg(test)]
+mod surface;
+mod verbs;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use image_builder::{BasePolicy, BuildRequest, Family, FamilyChoice, Snapshots};
+use image_builder::{BasePolicy, BuildRequest, Family, FamilyChoice, Snapshots, WarmedBases};
 use oci_model::Reference;
 
 pub(crate) use self::flags::ExecutorArgs;
+use self::verbs::ExecutorVerb;
 use crate::build::credentials::CredentialFile;
 use crate::build::progress::{self, KanikoLog, LogFormat, Progress, Style};
 use crate::build::{self, Machinery, contexts};
+use crate::commands::warmer;
 use crate::exit::{Failure, Kind};
 use crate::globals::Globals;
 use crate::output;
@@ -26,12 +33,11 @@ const KANIKO_DIR: &str = "/kaniko";
 
 /// Runs the verb.
 pub(crate) async fn run(args: ExecutorArgs, globals: &Globals) -> Result<ExitCode, Failure> {
-    if args.word.as_deref() == Some("version") {
-        output::line(&format!("Kaniko version : shipway {}", env!("CARGO_PKG_VERSION")));
-        return Ok(ExitCode::SUCCESS);
-    }
-    if let Some(word) = &args.word {
-        return Err(Failure::usage(format!("unknown command {word:?} for \"executor\"")));
+    if let Some(verb) = &args.verb {
+        return match run_verb(verb, globals).await {
+            Ok(code) => Ok(code),
+            Err(failure) => Err(failure.with_kind(Kind::Failed)),
+        };
     }
     let log = args.log();
     let start = Instant::now();
@@ -47,6 +53,23 @@ pub(crate) async fn run(args: ExecutorArgs, globals: &Globals) -> Result<ExitCod
         }
         // All else is 1, as in kaniko.
         Err(Stopped::Other(failure)) => Err(failure.with_kind(Kind::Failed)),
+    }
+}
+
+async fn run_verb(verb: &ExecutorVerb, globals: &Globals) -> Result<ExitCode, Failure> {
+    let kaniko_dir = PathBuf::from(KANIKO_DIR);
+    let credentials = || CredentialFile::read(Some(&docker_config_dir(&kaniko_dir)));
+    match verb {
+        ExecutorVerb::Version => {
+            output::line(&format!("Kaniko version : shipway {}", env!("CARGO_PKG_VERSION")));
+            Ok(ExitCode::SUCCESS)
+        }
+        ExecutorVerb::Login(args) => verbs::login(args),
+        ExecutorVerb::Push(args) => {
+            let scratch = state_dir(globals, &kaniko_dir).join("build/work");
+            verbs::push(args, &credentials()?, &scratch).await
+        }
+        ExecutorVerb::Warmer(args) => warmer::run(args, globals).await,
     }
 }
 
@@ -70,7 +93,9 @@ impl<E: Into<Failure>> From<E> for Stopped {
 async fn execute(args: &ExecutorArgs, globals: &Globals, log: KanikoLog) -> Result<(), Stopped> {
     let start = Instant::now();
     args.check()?;
-    for warning in args.warnings() {
+    let of_environment = environment::warnings(std::env::args(), |name| std::env::var(name).ok());
+    let of_environment = of_environment.into_iter();
+    for warning in of_environment.chain(args.warnings()) {
         progress::kaniko_line(log, "warning", &warning, start);
     }
     let kaniko_dir = args.kaniko_dir();
@@ -78,17 +103,21 @@ async fn execute(args: &ExecutorArgs, globals: &Globals, log: KanikoLog) -> Resu
     let destinations = args.destinations()?;
     let subject = inputs::subject(args)?;
     let shown = Progress::start(Style::Kaniko(log));
-    let credentials = CredentialFile::read(Some(&docker_config_dir(&kaniko_dir)))?;
+    let credentials =
+        CredentialFile::read(Some(&docker_config_dir(&kaniko_dir)))?.with_helpers(&args.helpers());
     let git = contexts::git_credentials();
-    let access = contexts::access(&state_dir, inputs::pull_options(args)?, &credentials, git)?;
+    let pull = registry_flags::pull_options(&args.registry, &credentials)?;
+    let push = registry_flags::push_options(&args.registry, &args.push)?;
+    let access = contexts::access(&state_dir, pull.clone(), &credentials, git)?;
     let prepared = build::prepare(&subject, &access).await?;
     let in_place = in_place(args, &kaniko_dir, &state_dir, &prepared);
     let builder = build::builder(Machinery {
         state_dir,
-        pull: inputs::pull_options(args)?,
-        push: inputs::push_options(args)?,
+        pull,
+        push: push.clone(),
         credentials,
         bases: BasePolicy::Registry,
+        warmed: Some(WarmedBases { directory: args.cache_dir.clone(), ttl: args.cache.ttl()? }),
         isolation: args.isolation().choice(in_place),
         events: shown.events(),
     })?;
@@ -134,7 +163,7 @@ async fn execute(args: &ExecutorArgs, globals: &Globals, log: KanikoLog) -> Resu
             match pushed {
                 Err(error)
                     if args.push_ignore_immutable_tag_errors
-                        && inputs::says_tag_is_immutable(&error) =>
+                        && registry_flags::says_tag_is_immutable(&error) =>
                 {
                     let text = format!("{destination} exists and is immutable; not pushed");
                     progress::kaniko_line(log, "warning", &text, start);
@@ -143,7 +172,8 @@ async fn execute(args: &ExecutorArgs, globals: &Globals, log: KanikoLog) -> Resu
             }
         }
     }
-    outputs::write(args, &destinations, outcome.root.digest())?;
+    outputs::write(args, &destinations, outcome.root.digest(), push).await?;
+    outputs::write_benchmark(outcome.duration, start.elapsed(), &access.client).await?;
     Ok(())
 }
 
@@ -201,6 +231,7 @@ fn request(
     if matches!(request.compression, layers::Compression::Zstd(_)) && args.image_format.is_none() {
         request.family = FamilyChoice::Exactly(Family::Oci);
     }
+    request.ignored_paths = args.ignored_paths();
     if args.single_snapshot {
         request.snapshots = Snapshots::Single;
     }

@@ -77,6 +77,14 @@ pub(crate) async fn login(args: LoginArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Keeps a credential without asking the registry whether it is one, as kaniko's executor does.
+pub(crate) fn keep_without_asking(args: &LoginArgs) -> Result<(), Failure> {
+    let server = host_of(&args.server)?;
+    let mut config = docker_config()?;
+    let auth = ask(args)?;
+    keep(&mut config, &server, &auth)
+}
+
 /// Forgets the credential of a registry.
 pub(crate) fn logout(args: &LogoutArgs) -> Result<ExitCode, Failure> {
     let server = host_of(&args.server)?;

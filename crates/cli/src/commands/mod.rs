@@ -17,6 +17,7 @@ mod registry;
 mod status;
 mod tags;
 mod up;
+pub(crate) mod warmer;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -59,6 +60,8 @@ enum Verb {
     Context(context::ContextArgs),
     /// List and prune what builds keep: steps and cache mounts
     Cache(cache::CacheArgs),
+    /// Fill a directory with base images, for `executor --cache-dir`
+    Warmer(Box<warmer::WarmerArgs>),
     /// Check a credential against a registry and keep it in docker's config.json
     Login(login::LoginArgs),
     /// Forget the credential of a registry
@@ -91,6 +94,17 @@ enum Verb {
     Man(completions::ManArgs),
 }
 
+impl Cli {
+    /// What to log if `--log` says nothing: some verbs have a flag of their own for that.
+    pub(crate) fn log_filter(&self) -> Option<&'static str> {
+        match &self.verb {
+            Verb::Executor(args) => args.log_filter(),
+            Verb::Warmer(args) => args.log_filter(),
+            _ => None,
+        }
+    }
+}
+
 /// Runs the verb.
 pub(crate) async fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let globals = &cli.globals;
@@ -99,6 +113,7 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Executor(args) => executor::run(*args, globals).await,
         Verb::Context(args) => context::run(args, globals).await,
         Verb::Cache(args) => cache::run(args, globals).await,
+        Verb::Warmer(args) => warmer::run(&args, globals).await,
         Verb::Login(args) => login::login(args).await,
         Verb::Logout(args) => login::logout(&args),
         Verb::Pull(args) => pull::run(args, globals).await,
@@ -117,7 +132,7 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Lets the name under which the binary was started choose the verb: `executor` is kaniko's,
+/// Lets the name under which the binary was started choose the verb: `executor` and `warmer` are kaniko's,
 /// `kubectl-shipway` is the kubectl plugin.
 pub(crate) fn arguments_by_program_name(
     arguments: impl Iterator<Item = OsString>,
@@ -127,8 +142,8 @@ pub(crate) fn arguments_by_program_name(
         .first()
         .and_then(|program| Path::new(program).file_name())
         .map(|name| name.to_string_lossy().into_owned());
-    if program.as_deref() == Some("executor") {
-        arguments.insert(1, OsString::from("executor"));
+    if let Some(verb @ ("executor" | "warmer")) = program.as_deref() {
+        arguments.insert(1, OsString::from(verb));
     }
     arguments
 }

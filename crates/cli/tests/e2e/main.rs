@@ -11,6 +11,7 @@ mod build_kills;
 mod cache;
 mod crash;
 mod image_verbs;
+mod kaniko_flags;
 mod kaniko_matrix;
 mod kube_rs;
 mod live_view;

@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     const FORM: LayerForm =
-        LayerForm { compression: Compression::None, timestamps: Timestamps::Keep };
+        LayerForm { compression: Compression::None, timestamps: Timestamps::Keep, ignored: None };
 
     fn definition(parts: &[(&'static str, &str)]) -> Definition {
         let parts = parts.iter();

@@ -12,7 +12,6 @@ use oci_model::Digest;
 
 use super::key::{chain_key, scratch_chain};
 use super::shelf::Found;
-use crate::builder::NamedContext;
 use crate::content_digest::Framed;
 use crate::event::StepNumber;
 use crate::session::{Session, StepOrBuild};
@@ -208,11 +207,8 @@ impl Session {
     }
 
     /// Whether the directory of a named context stands for it.
-    pub(crate) fn named_image(&self, name: &str) -> Option<&oci_model::Reference> {
-        match self.request.named_contexts.get(name)? {
-            NamedContext::Image(reference) => Some(reference),
-            NamedContext::Directory(_) => None,
-        }
+    pub(crate) fn named_image(&self, name: &str) -> Option<oci_model::Reference> {
+        self.request.named_contexts.get(name)?.image(&self.inner.images).ok()?
     }
 }
 

@@ -19,8 +19,11 @@ use crate::error::StepError;
 use crate::workspace::remove_tree;
 
 /// How directories are packed.
-const FORM: LayerForm =
-    LayerForm { compression: Compression::ZSTD_DEFAULT, timestamps: Timestamps::Keep };
+const FORM: LayerForm = LayerForm {
+    compression: Compression::ZSTD_DEFAULT,
+    timestamps: Timestamps::Keep,
+    ignored: None,
+};
 /// Most paths of one directory; more are not exported.
 const PATHS_MAX: u64 = 2_000_000;
 

@@ -6,6 +6,7 @@
 pub(crate) mod agent;
 pub(crate) mod caches;
 mod covers;
+mod ignored;
 pub(crate) mod mounts;
 mod relocate;
 pub(crate) mod resources;
@@ -99,4 +100,6 @@ pub(crate) struct Command<'a> {
     /// Scratch space of the build.
     pub(crate) scratch: &'a Path,
     pub(crate) resources: &'a RunResources,
+    /// Paths at which nothing becomes part of the layer.
+    pub(crate) ignored: &'a [PathBuf],
 }

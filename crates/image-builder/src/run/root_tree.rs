@@ -193,6 +193,8 @@ impl RootTree {
             }
         }
         exclude.extend(covers.targets.iter().cloned());
+        let ignored = command.ignored.iter().map(|path| path.strip_prefix("/").unwrap_or(path));
+        exclude.extend(ignored.map(Path::to_owned));
         let options = ScanOptions { exclude, mounts: Mounts::Skip };
         let before = match tree.inventory.take() {
             Some((exclude, inventory)) if exclude == options.exclude => inventory,

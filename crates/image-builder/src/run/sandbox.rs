@@ -13,6 +13,7 @@ use container_runtime::{
 use dockerfile::{Network as RunNetwork, Security};
 use layers::pack_upper;
 
+use super::ignored::remove_ignored;
 use super::mounts::{Ready, ReadySource};
 use super::stubs::{self, StubKind};
 use super::{Command, check_exit, forward, process};
@@ -49,6 +50,7 @@ pub(crate) fn run(
     let rooms = Rooms::create(command.scratch)?;
     let result = run_in(command, kind, lowers, ready, &rooms).and_then(|()| {
         let (store, start) = (&source.store, Instant::now());
+        remove_ignored(&rooms.upper, command.ignored)?;
         let mut writer = commit::writer(store, source.lease(), form)?;
         if kind.users == UserNamespace::CallerAsRoot {
             let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use container_runtime::Mode;
 use image_builder::{
-    BuildOutcome, Cloud, ContextAccess, ContextLimits, ContextLocation, CredentialSource,
-    FetchedContext, GitCredentials, GitReference, ObjectLocation, SecretBytes, SecretSource,
-    StepError, Submodules, fetch_context,
+    BuildOutcome, Cloud, ContextAccess, ContextDirectory, ContextLimits, ContextLocation,
+    CredentialSource, FetchedContext, GitCredentials, GitReference, NamedContext, ObjectLocation,
+    SecretBytes, SecretSource, StepError, Submodules, fetch_context,
 };
 use oci_model::Digest;
 use registry_client::{Client, ClientOptions};
@@ -33,6 +33,10 @@ tests![
     added_repositories_with_sha256_work_alike,
     a_full_commit_is_a_hit_without_the_server,
     queries_choose_what_is_added,
+    named_directories_have_their_own_ignore_file,
+    named_images_replace_bases_stages_and_sources,
+    layouts_are_bases_by_tag_and_digest,
+    contexts_elsewhere_are_fetched_when_they_are_needed,
 ];
 
 fn access(root: &Path, git: GitCredentials) -> ContextAccess {
@@ -575,4 +579,119 @@ fn queries_choose_what_is_added() {
     };
     assert!(try_with("other").is_err());
     assert!(try_with("token").is_ok());
+}
+
+fn named(
+    machine: &Machine,
+    text: &str,
+    contexts: &[(&str, NamedContext)],
+) -> Result<BuildOutcome, image_builder::BuildError> {
+    let context = machine.root.path().join("empty");
+    std::fs::create_dir_all(&context).expect("a directory");
+    machine.build_with(Mode::None, text, &context, |options, request| {
+        for (name, context) in contexts {
+            options.named_contexts.insert((*name).to_owned());
+            request.named_contexts.insert((*name).to_owned(), context.clone());
+        }
+    })
+}
+
+fn files_of(machine: &Machine, outcome: &BuildOutcome, name: &str) -> Vec<String> {
+    let root = machine.unpack(outcome, name);
+    let listing = std::fs::read_dir(root).expect("a directory").flatten();
+    let mut names: Vec<String> =
+        listing.map(|item| item.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+fn local(root: &Path, ignore: &str) -> NamedContext {
+    let ignore = dockerfile::IgnoreFile::parse(ignore).expect("an ignore file of the test");
+    NamedContext::Directory(ContextDirectory { root: root.to_owned(), ignore })
+}
+
+fn named_directories_have_their_own_ignore_file() {
+    let machine = Machine::new();
+    let other = tempfile::tempdir().expect("a directory");
+    for name in ["keep", "drop"] {
+        std::fs::write(other.path().join(name), name).expect("a file");
+    }
+    let context = local(other.path(), "drop\n");
+    let contexts = [("other", context)];
+    for (at, text) in
+        ["FROM scratch\nCOPY --from=other . /\n", "FROM other\n", "FROM other AS x\nFROM x\n"]
+            .into_iter()
+            .enumerate()
+    {
+        let outcome = named(&machine, text, &contexts).expect(text);
+        assert_eq!(files_of(&machine, &outcome, &format!("out{at}")), ["keep"], "{text}");
+    }
+}
+
+fn named_images_replace_bases_stages_and_sources() {
+    let machine = Machine::new();
+    let outcome = build(&machine, "FROM scratch\nADD --chmod=644 <<f /own\nx\nf\nLABEL own=1\n");
+    machine.keep(&outcome, "own");
+    let contexts = [("other", NamedContext::Image(crate::fixture::reference("own")))];
+    let replaced = named(&machine, "FROM other\nLABEL b=2\n", &contexts).expect("an image");
+    assert_eq!(replaced.image.config.labels.len(), 2);
+    let layers = |outcome: &BuildOutcome| match outcome.manifest.parsed() {
+        oci_model::Manifest::Image(image) => image.layers.clone(),
+        oci_model::Manifest::Index(_) => Vec::new(),
+    };
+    assert_eq!(layers(&replaced), layers(&outcome), "they are what they were");
+    let copied = named(&machine, "FROM scratch\nCOPY --from=other /own /\n", &contexts);
+    assert_eq!(files_of(&machine, &copied.expect("an image"), "copied"), ["own"]);
+}
+
+fn layouts_are_bases_by_tag_and_digest() {
+    let machine = Machine::new();
+    let outcome = build(&machine, "FROM scratch\nADD --chmod=644 <<f /own\nx\nf\nLABEL own=1\n");
+    let directory = machine.root.path().join("layout");
+    machine.write(&outcome, &image_builder::Output::OciDirectory(directory.clone()), "own:v1");
+    let layout = |name: Option<&str>| NamedContext::Layout {
+        directory: directory.clone(),
+        name: name.map(str::to_owned),
+    };
+    let digest = outcome.manifest.digest().to_string();
+    for (at, name) in [None, Some(digest.as_str())].into_iter().enumerate() {
+        let contexts = [("other", layout(name))];
+        let text = "FROM other\nCOPY --from=other /own /copy\n";
+        let built = named(&machine, text, &contexts).expect("an image");
+        assert_eq!(files_of(&machine, &built, &format!("layout{at}")), ["copy", "own"]);
+    }
+    let contexts = [("other", layout(Some("nobody")))];
+    let error = named(&machine, "FROM other\n", &contexts).expect_err("no such tag");
+    let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+    assert!(format!("{error}: {cause}").contains("nobody"), "{error}: {cause}");
+    assert!(!error.to_string().contains("invalid"), "{error}");
+}
+
+fn contexts_elsewhere_are_fetched_when_they_are_needed() {
+    let machine = Machine::new();
+    let root = tempfile::tempdir().expect("a directory");
+    repository(root.path(), "r", "sha1", HISTORY);
+    let repositories = Web::git(root.path(), |_| true);
+    let mut reference = git_context(&repositories, "r");
+    (reference.depth, reference.git_directory) = (1, Some(false));
+    let web = Web::new(|request| match request.path() {
+        "/archive" => Response::new(200, archive("--gzip")),
+        _ => Response::new(200, "just a file"),
+    });
+    let contexts = [
+        ("repository", NamedContext::Remote(ContextLocation::Git(reference))),
+        ("archive", NamedContext::Remote(ContextLocation::Url(web.url("/archive")))),
+        ("file", NamedContext::Remote(ContextLocation::Url(web.url("/dir/name.txt?x=1")))),
+        ("nowhere", NamedContext::Remote(ContextLocation::Url("http://127.0.0.1:1/".to_owned()))),
+        ("lost", NamedContext::Layout { directory: "/nowhere/at/all".into(), name: None }),
+    ];
+    let text = "FROM nowhere AS unused\nFROM scratch\nCOPY --from=archive /src/a /a\n\
+        COPY --from=archive /src /b/\nCOPY --from=file /name.txt /\n";
+    let outcome = named(&machine, text, &contexts).expect("an image");
+    assert_eq!(files_of(&machine, &outcome, "elsewhere"), ["a", "b", "name.txt"]);
+    assert_eq!(web.requests().len(), 2, "each once");
+    assert!(repositories.requests().is_empty(), "nobody needs it");
+    let outcome = named(&machine, "FROM repository\n", &contexts).expect("an image");
+    assert_eq!(files_of(&machine, &outcome, "repository"), ["f", "run.sh", "sub"]);
+    assert!(named(&machine, "FROM nowhere\n", &contexts).is_err());
 }

@@ -1,6 +1,5 @@
 //! A builder in a temporary state directory, with a base image made of the machine's busybox.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -73,6 +72,7 @@ impl Machine {
             push: client(),
             credentials: CredentialSource::anonymous(),
             bases: BasePolicy::LocalFirst,
+            warmed: None,
             isolation: IsolationChoice::Exactly {
                 mode,
                 keep: KEEP.iter().map(PathBuf::from).collect(),
@@ -114,7 +114,7 @@ impl Machine {
                     break;
                 }
                 for base in &bases {
-                    let contexts = BTreeMap::new();
+                    let contexts = request.named_contexts.clone();
                     let config = builder.base_config(base, &contexts, &Platform::host()).await?;
                     draft.supply_base(base, &config).expect("a base");
                 }

@@ -20,7 +20,8 @@ const CACHE_TTL: &str = "336h";
 #[command(next_help_heading = "Cache")]
 pub(crate) struct CacheFlags {
     /// Use a layer cache in a registry
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+    #[arg(long, num_args = 0..=1, require_equals = true, value_parser = clap::builder::BoolishValueParser::new(),
+        default_missing_value = "true",
         default_value = "false", action = ArgAction::Set)]
     cache: bool,
     /// Repository of the cache, or oci:DIRECTORY [default: the repository of the destination
@@ -31,20 +32,24 @@ pub(crate) struct CacheFlags {
     #[arg(long, default_value = CACHE_TTL, value_name = "DURATION")]
     cache_ttl: String,
     /// Cache RUN steps
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+    #[arg(long, num_args = 0..=1, require_equals = true, value_parser = clap::builder::BoolishValueParser::new(),
+        default_missing_value = "true",
         default_value = "true", action = ArgAction::Set)]
     cache_run_layers: bool,
     /// Cache COPY, ADD and WORKDIR steps; on, because later steps are found only with them
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+    #[arg(long, num_args = 0..=1, require_equals = true, value_parser = clap::builder::BoolishValueParser::new(),
+        default_missing_value = "true",
         default_value = "true", action = ArgAction::Set)]
     cache_copy_layers: bool,
     /// Do not write the layer cache
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+    #[arg(long, num_args = 0..=1, require_equals = true, value_parser = clap::builder::BoolishValueParser::new(),
+        default_missing_value = "true",
         default_value = "false", action = ArgAction::Set)]
     no_push_cache: bool,
     /// Keep directories of RUN --mount=type=cache in the cache too, and restore them (not
     /// kaniko's)
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+    #[arg(long, num_args = 0..=1, require_equals = true, value_parser = clap::builder::BoolishValueParser::new(),
+        default_missing_value = "true",
         default_value = "false", action = ArgAction::Set)]
     cache_mounts: bool,
     /// Most bytes of all such directories together [default: 4GiB] (not kaniko's)
@@ -52,7 +57,8 @@ pub(crate) struct CacheFlags {
     cache_mounts_max_size: Option<String>,
     /// Say of every step which cache knew it, or what differs from the nearest step on record
     /// (not kaniko's)
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+    #[arg(long, num_args = 0..=1, require_equals = true, value_parser = clap::builder::BoolishValueParser::new(),
+        default_missing_value = "true",
         default_value = "false", action = ArgAction::Set)]
     cache_explain: bool,
 }
@@ -68,6 +74,13 @@ impl CacheFlags {
         Ok(())
     }
 
+    /// Age at which what was kept stops counting.
+    pub(super) fn ttl(&self) -> Result<Duration, Failure> {
+        duration(&self.cache_ttl).ok_or_else(|| {
+            Failure::usage(format!("--cache-ttl {:?}: want 336h or 90m", self.cache_ttl))
+        })
+    }
+
     /// Puts the flags into a request.
     pub(super) fn apply(
         &self,
@@ -78,8 +91,7 @@ impl CacheFlags {
         let bad = |flag: &str, text: &str, want: &str| {
             Failure::usage(format!("{flag} {text:?}: want {want}"))
         };
-        let ttl: Duration = duration(&self.cache_ttl)
-            .ok_or_else(|| bad("--cache-ttl", &self.cache_ttl, "336h or 90m"))?;
+        let ttl = self.ttl()?;
         let mounts_max = match &self.cache_mounts_max_size {
             None => MOUNTS_BYTES_MAX,
             Some(text) => {

@@ -6,20 +6,25 @@ use clap::{ArgAction, Args};
 use oci_model::Reference;
 
 use super::cache_flags::CacheFlags;
-use crate::build::progress::{KanikoLog, LogFormat};
+use super::registry_flags::{LogFlags, PushFlags, RegistryFlags};
+use super::verbs::ExecutorVerb;
+use crate::build::progress::KanikoLog;
 use crate::commands::build::IsolationArg;
 use crate::exit::Failure;
 
+/// Values of `--credential-helpers`.
+const HELPERS: [&str; 5] = ["env", "google", "ecr", "acr", "gitlab"];
+
 /// Flags of kaniko's executor.
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct ExecutorArgs {
-    /// version
-    #[arg(value_name = "COMMAND")]
-    pub(super) word: Option<String>,
+    #[command(subcommand)]
+    pub(super) verb: Option<ExecutorVerb>,
     /// Path of the Dockerfile, as given or inside the context; http(s) URLs work
     #[arg(short = 'f', long, default_value = "Dockerfile", value_name = "PATH")]
     pub(super) dockerfile: String,
-    /// Build context: a path, dir://, tar://, tar://stdin, git://, https://
+    /// Build context: a path, dir://, tar://, tar://stdin, git://, https://, s3://, gs://, oci://
     #[arg(short = 'c', long, default_value = "/workspace/", value_name = "LOCATION")]
     pub(super) context: String,
     /// Directory of the context to use
@@ -31,7 +36,8 @@ pub(crate) struct ExecutorArgs {
     #[arg(short = 'd', long = "destination", value_name = "NAME[:TAG]")]
     pub(super) destinations: Vec<String>,
     /// Build and do not push
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+    #[arg(long, num_args = 0..=1, require_equals = true, value_parser = clap::builder::BoolishValueParser::new(),
+        default_missing_value = "true",
         default_value = "false", action = ArgAction::Set, env = "KANIKO_NO_PUSH")]
     no_push: bool,
     /// Write an archive for docker load
@@ -76,11 +82,13 @@ pub(crate) struct ExecutorArgs {
     #[arg(long, alias = "snapshotMode", default_value = "full", value_name = "MODE")]
     snapshot_mode: String,
     /// One layer for everything the target does
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+    #[arg(long, num_args = 0..=1, require_equals = true, value_parser = clap::builder::BoolishValueParser::new(),
+        default_missing_value = "true",
         default_value = "false", action = ArgAction::Set)]
     pub(super) single_snapshot: bool,
     /// Zero all times
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+    #[arg(long, num_args = 0..=1, require_equals = true, value_parser = clap::builder::BoolishValueParser::new(),
+        default_missing_value = "true",
         default_value = "false", action = ArgAction::Set)]
     pub(super) reproducible: bool,
     /// gzip or zstd
@@ -93,7 +101,8 @@ pub(crate) struct ExecutorArgs {
     #[arg(long, value_name = "FORMAT")]
     pub(super) image_format: Option<String>,
     /// Print what would be done
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+    #[arg(long, num_args = 0..=1, require_equals = true, value_parser = clap::builder::BoolishValueParser::new(),
+        default_missing_value = "true",
         default_value = "false", action = ArgAction::Set)]
     pub(super) dryrun: bool,
     /// Directory of the executor
@@ -105,76 +114,51 @@ pub(crate) struct ExecutorArgs {
     /// Settings of git contexts, KEY=VALUE
     #[arg(long = "git", value_name = "KEY=VALUE", value_delimiter = ',')]
     pub(super) git: Vec<String>,
-    /// Retries of a push
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    pub(super) push_retry: u32,
-    /// Retries of a pull
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    pub(super) image_download_retry: u32,
     /// Take refused tags that exist for success
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+    #[arg(long, num_args = 0..=1, require_equals = true, value_parser = clap::builder::BoolishValueParser::new(),
+        default_missing_value = "true",
         default_value = "false", action = ArgAction::Set)]
     pub(super) push_ignore_immutable_tag_errors: bool,
     /// Do not ask registries first whether a push will be allowed
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+    #[arg(long, num_args = 0..=1, require_equals = true, value_parser = clap::builder::BoolishValueParser::new(),
+        default_missing_value = "true",
         default_value = "false", action = ArgAction::Set)]
     pub(super) skip_push_permission_check: bool,
-    /// Push over plain HTTP
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
-        default_value = "false", action = ArgAction::Set)]
-    pub(super) insecure: bool,
-    /// Pull over plain HTTP
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
-        default_value = "false", action = ArgAction::Set)]
-    pub(super) insecure_pull: bool,
-    /// Registries that speak plain HTTP
-    #[arg(long = "insecure-registry", value_name = "HOST")]
-    pub(super) insecure_registries: Vec<String>,
-    /// Push without checking certificates
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
-        default_value = "false", action = ArgAction::Set)]
-    pub(super) skip_tls_verify: bool,
-    /// Pull without checking certificates
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
-        default_value = "false", action = ArgAction::Set)]
-    pub(super) skip_tls_verify_pull: bool,
-    /// Registries whose certificates are not checked
-    #[arg(long = "skip-tls-verify-registry", value_name = "HOST")]
-    pub(super) skip_tls_verify_registries: Vec<String>,
-    /// Certificates of registries, HOST=PATH
-    #[arg(long = "registry-certificate", value_name = "HOST=PATH")]
-    pub(super) registry_certificates: Vec<String>,
-    /// Mirrors of docker.io
-    #[arg(
-        long = "registry-mirror",
-        env = "KANIKO_REGISTRY_MIRROR",
-        value_delimiter = ',',
-        value_name = "HOST[/PREFIX]"
-    )]
-    pub(super) registry_mirrors: Vec<String>,
-    /// Mirrors by registry, ORIGINAL=NEW[/PREFIX]
-    #[arg(
-        long = "registry-map",
-        env = "KANIKO_REGISTRY_MAP",
-        value_delimiter = ';',
-        value_name = "ORIGINAL=NEW"
-    )]
-    pub(super) registry_maps: Vec<String>,
-    /// panic, fatal, error, warn, info, debug or trace
-    #[arg(short = 'v', long, default_value = "info", value_name = "LEVEL")]
-    verbosity: String,
-    /// Form of log lines
-    #[arg(long, default_value = "color", value_name = "FORMAT")]
-    log_format: LogFormat,
-    /// Timestamps in log lines
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
-        default_value = "false", action = ArgAction::Set)]
-    log_timestamp: bool,
+    /// Sources of credentials besides config.json: env, google, ecr, acr, gitlab; empty for none
+    /// [default: all]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(super) credential_helpers: Option<Vec<String>>,
+    /// Directory that a warmer filled with base images
+    #[arg(long, default_value = "/cache", value_name = "DIR")]
+    pub(super) cache_dir: PathBuf,
+    /// Leave nothing of the image in the root file system; nothing ever stays
+    #[arg(long, num_args = 0..=1, require_equals = true, value_parser = clap::builder::BoolishValueParser::new(),
+        default_missing_value = "true",
+        default_value = "false", action = ArgAction::Set,
+        env = "KANIKO_CLEANUP")]
+    pub(super) cleanup: bool,
+    /// Remove what the root file system holds before the build; it always is
+    #[arg(long, num_args = 0..=1, require_equals = true, value_parser = clap::builder::BoolishValueParser::new(),
+        default_missing_value = "true",
+        default_value = "false", action = ArgAction::Set,
+        env = "KANIKO_PRE_CLEANUP")]
+    pub(super) pre_cleanup: bool,
+    /// Nothing below /var/run becomes part of the image [default: what is mounted there]
+    #[arg(long, alias = "whitelist-var-run", num_args = 0..=1, require_equals = true,
+        value_parser = clap::builder::BoolishValueParser::new(),
+        default_missing_value = "true")]
+    pub(super) ignore_var_run: Option<bool>,
     /// How RUN steps run (not kaniko's)
     #[arg(long, default_value = "auto", value_name = "MODE")]
     isolation: IsolationArg,
     #[command(flatten)]
     pub(super) cache: CacheFlags,
+    #[command(flatten)]
+    pub(super) registry: RegistryFlags,
+    #[command(flatten)]
+    pub(super) push: PushFlags,
+    #[command(flatten)]
+    log: LogFlags,
     #[command(flatten)]
     idle: IdleArgs,
 }
@@ -183,42 +167,32 @@ pub(crate) struct ExecutorArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Accepted for kaniko's sake")]
 struct IdleArgs {
+    #[arg(long, num_args = 0..=1, require_equals = true,
+        value_parser = clap::builder::BoolishValueParser::new(), default_missing_value = "true")]
+    materialize: Option<bool>,
     /// Nothing is at risk outside of a container
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+    #[arg(long, num_args = 0..=1, require_equals = true, value_parser = clap::builder::BoolishValueParser::new(),
+        default_missing_value = "true",
         default_value = "false", action = ArgAction::Set)]
     force: bool,
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, num_args = 0..=1, require_equals = true, value_parser = clap::builder::BoolishValueParser::new(),
+        default_missing_value = "true")]
     use_new_run: Option<bool>,
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, num_args = 0..=1, require_equals = true, value_parser = clap::builder::BoolishValueParser::new(),
+        default_missing_value = "true")]
     skip_unused_stages: Option<bool>,
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, num_args = 0..=1, require_equals = true, value_parser = clap::builder::BoolishValueParser::new(),
+        default_missing_value = "true")]
     force_build_metadata: Option<bool>,
-    #[arg(long)]
-    cache_dir: Option<PathBuf>,
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, num_args = 0..=1, require_equals = true, value_parser = clap::builder::BoolishValueParser::new(),
+        default_missing_value = "true")]
     compressed_caching: Option<bool>,
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
-        env = "KANIKO_CLEANUP")]
-    cleanup: Option<bool>,
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
-        env = "KANIKO_PRE_CLEANUP")]
-    pre_cleanup: Option<bool>,
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+    #[arg(long, num_args = 0..=1, require_equals = true, value_parser = clap::builder::BoolishValueParser::new(),
+        default_missing_value = "true",
         env = "KANIKO_PRESERVE_CONTEXT")]
     preserve_context: Option<bool>,
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    materialize: Option<bool>,
-    #[arg(long, alias = "whitelist-var-run", num_args = 0..=1, require_equals = true,
-        default_missing_value = "true")]
-    ignore_var_run: Option<bool>,
     #[arg(long)]
     image_fs_extract_retry: Option<u32>,
-    #[arg(long)]
-    registry_client_cert: Vec<String>,
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    skip_default_registry_fallback: Option<bool>,
-    #[arg(long)]
-    credential_helpers: Vec<String>,
     #[arg(long, hide = true)]
     azure_container_registry_config: Option<PathBuf>,
 }
@@ -226,6 +200,28 @@ struct IdleArgs {
 impl ExecutorArgs {
     pub(super) fn no_push(&self) -> bool {
         self.no_push
+    }
+
+    /// What of `--log` the verbosity stands for.
+    pub(crate) fn log_filter(&self) -> Option<&'static str> {
+        self.log.filter()
+    }
+
+    /// The sources of credentials in use besides config.json.
+    pub(super) fn helpers(&self) -> Vec<&str> {
+        match &self.credential_helpers {
+            None => HELPERS.to_vec(),
+            Some(some) => some.iter().map(String::as_str).filter(|name| !name.is_empty()).collect(),
+        }
+    }
+
+    /// Paths that never become part of the image.
+    pub(super) fn ignored_paths(&self) -> Vec<PathBuf> {
+        let mut paths = self.ignore_paths.clone();
+        if self.ignore_var_run == Some(true) {
+            paths.push("/var/run".into());
+        }
+        paths
     }
 
     pub(super) fn isolation(&self) -> IsolationArg {
@@ -243,11 +239,7 @@ impl ExecutorArgs {
     }
 
     pub(super) fn log(&self) -> KanikoLog {
-        KanikoLog {
-            format: self.log_format,
-            timestamps: self.log_timestamp,
-            info: matches!(self.verbosity.as_str(), "info" | "debug" | "trace"),
-        }
+        self.log.log()
     }
 
     pub(super) fn destinations(&self) -> Result<Vec<Reference>, Failure> {
@@ -267,15 +259,17 @@ impl ExecutorArgs {
             return refuse("you must provide --destination if setting ImageNameTagDigestFile");
         }
         self.cache.check(self.destinations.is_empty() || self.no_push)?;
+        for helper in self.credential_helpers.iter().flatten() {
+            if !helper.is_empty() && !HELPERS.contains(&helper.as_str()) {
+                let text = format!("{helper:?} is not a known credential helper");
+                return Err(Failure::usage(text).hint(HELPERS.join(", ")));
+            }
+        }
         if !matches!(self.snapshot_mode.as_str(), "full" | "redo" | "time") {
             let text = format!("{} is not a valid snapshot mode", self.snapshot_mode);
             return Err(Failure::usage(text).hint("full, redo or time"));
         }
-        let levels = ["panic", "fatal", "error", "warn", "info", "debug", "trace"];
-        if !levels.contains(&self.verbosity.as_str()) {
-            let text = format!("not a valid logrus Level: {:?}", self.verbosity);
-            return Err(Failure::usage(text).hint(levels.join(", ")));
-        }
+        self.log.check()?;
         let format = self.image_format.as_deref();
         if self.compression == "zstd" && format == Some("docker") {
             return refuse("--compression=zstd is not possible with --image-format=docker");
@@ -303,42 +297,18 @@ impl ExecutorArgs {
             "use-new-run",
             "changes are always found by stat, exactly",
         );
-        note(idle.skip_unused_stages == Some(false), "skip-unused-stages", "always on");
+        note(idle.skip_unused_stages.is_some(), "skip-unused-stages", "always on");
         note(idle.force_build_metadata.is_some(), "force-build-metadata", "always on");
-        note(
-            idle.cache_dir.is_some(),
-            "cache-dir",
-            "bases are fetched layer by layer, and only when needed; a warmer's files are not read",
-        );
         note(
             idle.compressed_caching.is_some(),
             "compressed-caching",
             "layers go to disk once, compressed; memory does not depend on it",
         );
-        note(
-            idle.cleanup == Some(true),
-            "cleanup",
-            "the next build starts from a clean root anyway",
-        );
-        note(
-            idle.pre_cleanup == Some(true),
-            "pre-cleanup",
-            "a build starts from a clean root anyway",
-        );
-        note(
-            idle.preserve_context == Some(true),
-            "preserve-context",
-            "the context is never deleted",
-        );
+        note(idle.preserve_context.is_some(), "preserve-context", "the context is never deleted");
         note(
             idle.materialize == Some(true),
             "materialize",
-            "the root file system holds the image only as long as a RUN needs it",
-        );
-        note(
-            idle.ignore_var_run == Some(false),
-            "ignore-var-run",
-            "only what is mounted below /var/run is left out",
+            "the root of this process never holds the image; `shipway build -o DIR` writes its files",
         );
         note(
             idle.image_fs_extract_retry.is_some(),
@@ -346,29 +316,9 @@ impl ExecutorArgs {
             "broken downloads are taken up where they broke",
         );
         note(
-            !idle.registry_client_cert.is_empty(),
-            "registry-client-cert",
-            "client certificates are not sent yet",
-        );
-        note(
-            idle.skip_default_registry_fallback == Some(true),
-            "skip-default-registry-fallback",
-            "the registry itself is still asked after its mirrors",
-        );
-        note(
-            !idle.credential_helpers.is_empty(),
-            "credential-helpers",
-            "helpers are those that config.json names",
-        );
-        note(
             idle.azure_container_registry_config.is_some(),
             "azure-container-registry-config",
             "put the credential into config.json",
-        );
-        note(
-            self.snapshot_mode != "full",
-            "snapshot-mode",
-            "every mode gives the exact result of full",
         );
         note(
             idle.force,

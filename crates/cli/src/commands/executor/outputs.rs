@@ -1,13 +1,19 @@
 //! The files kaniko writes about an image, to the byte.
 
-use std::os::unix::fs::DirBuilderExt as _;
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
-use image_builder::{Output, OutputTarget};
+use image_builder::{Cloud, ObjectLocation, Output, OutputTarget};
 use oci_model::{Digest, Reference};
 
+use registry_client::{Client, ClientOptions};
+
 use super::flags::ExecutorArgs;
+use crate::build::contexts::cloud_settings;
+use crate::exit::Failure;
 
 /// Paths of this machine that outputs go to.
 pub(super) fn paths(args: &ExecutorArgs) -> Vec<PathBuf> {
@@ -30,13 +36,18 @@ pub(super) fn files(args: &ExecutorArgs) -> Vec<Output> {
 }
 
 /// Writes what was asked for.
-pub(super) fn write(
+pub(super) async fn write(
     args: &ExecutorArgs,
     destinations: &[Reference],
     digest: &Digest,
+    push: ClientOptions,
 ) -> anyhow::Result<()> {
-    if let Some(path) = &args.digest_file {
-        write_file(Path::new(path), &digest.to_string())?;
+    match &args.digest_file {
+        Some(url) if url.starts_with("https://") || url.starts_with("http://") => {
+            put(url, digest.to_string(), push).await?;
+        }
+        Some(path) => write_file(Path::new(path), &digest.to_string())?,
+        None => {}
     }
     let lines = |name: &dyn Fn(&Reference) -> String| {
         destinations.iter().map(|one| format!("{}@{digest}\n", name(one))).collect::<String>()
@@ -63,6 +74,43 @@ pub(super) fn write(
     Ok(())
 }
 
+/// Sends a text to a server, as `--digest-file=https://…` asks.
+async fn put(url: &str, text: String, options: ClientOptions) -> anyhow::Result<()> {
+    let client = Client::new(options)?.http_client();
+    let request = client.put(url).header("Content-Type", "text/plain").body(text);
+    let answer =
+        request.send().await.with_context(|| format!("cannot send the digest to {url}"))?;
+    let status = answer.status();
+    anyhow::ensure!(status.is_success(), "cannot send the digest to {url}: status {status}");
+    Ok(())
+}
+
+/// Times in nanoseconds where `BENCHMARK_FILE` says, a path or gs://.
+pub(super) async fn write_benchmark(
+    build: Duration,
+    total: Duration,
+    client: &Client,
+) -> Result<(), Failure> {
+    let Ok(target) = std::env::var("BENCHMARK_FILE") else { return Ok(()) };
+    if target.is_empty() || target == "false" {
+        return Ok(());
+    }
+    let text = serde_json::json!({
+        "Total Build Time": u64::try_from(total.as_nanos()).unwrap_or(u64::MAX),
+        "Steps": u64::try_from(build.as_nanos()).unwrap_or(u64::MAX),
+    })
+    .to_string();
+    match target.strip_prefix("gs://") {
+        None => write_file(Path::new(&target), &text)?,
+        Some(path) => {
+            let object = ObjectLocation::new(Cloud::Google, path, cloud_settings());
+            let object = object.map_err(Failure::usage)?;
+            object.put(&client.http_client(), text.into_bytes()).await?;
+        }
+    }
+    Ok(())
+}
+
 /// `registry/repository` as kaniko's library spells it: Docker Hub is `index.docker.io`.
 fn repository(reference: &Reference) -> String {
     match reference.registry() {
@@ -75,5 +123,12 @@ fn write_file(path: &Path, text: &str) -> anyhow::Result<()> {
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
     }
-    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    let written = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o644)
+        .open(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()));
+    written.with_context(|| format!("cannot write {}", path.display()))
 }
