@@ -291,14 +291,13 @@ impl Inner {
 impl Builder {
     /// Makes a builder; nothing is probed or fetched yet.
     pub fn new(options: BuilderOptions) -> Self {
-        let registry =
-            Registry::new(
-                options.pull,
-                options.push,
-                options.credentials,
-                options.warmed,
-                options.events.clone(),
-            );
+        let registry = Registry::new(
+            options.pull,
+            options.push,
+            options.credentials,
+            options.warmed,
+            options.events.clone(),
+        );
         let images = Images::new(registry.clone(), options.store.clone(), options.bases);
         Self {
             inner: Arc::new(Inner {
