@@ -109,7 +109,8 @@ impl Buildah {
         )
         .expect("mounted");
         let seen = look(&merged);
-        rustix::mount::unmount(&merged, rustix::mount::UnmountFlags::empty()).expect("unmounted");
+        // A child that our side forks just now may hold a descriptor of it until it executes.
+        rustix::mount::unmount(&merged, rustix::mount::UnmountFlags::DETACH).expect("unmounted");
         seen
     }
 
