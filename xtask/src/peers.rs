@@ -20,6 +20,7 @@ const PEERS: &[(&str, &str)] = &[
     ("git", "git"),
     ("ssh-agent", "openssh-client"),
     ("tar", "tar"),
+    ("debootstrap", "debootstrap"),
     ("setpriv", "util-linux"),
 ];
 

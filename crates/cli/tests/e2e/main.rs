@@ -18,6 +18,7 @@ mod live_view;
 mod machine;
 mod outputs;
 mod pod;
+mod real_projects;
 mod registry_clients;
 mod sandboxes;
 mod seed_000;
