@@ -179,6 +179,29 @@ fn targets_are_listed_with_their_descriptions() {
     assert!(ran.code == 2 && ran.stderr.contains("outline"), "{}", ran.stderr);
 }
 
+/// BuildKit RunGlobalNetwork.
+#[test]
+fn a_network_mode_counts_for_all_steps_that_name_none() {
+    let shell = |options: &str, name: &str| {
+        format!(
+            "RUN {options} [\"/busybox\", \"sh\", \"-c\", \
+             \"/busybox grep -c : /proc/net/dev > /{name}\"]\n"
+        )
+    };
+    let text = format!(
+        "FROM scratch\nCOPY busybox /\n{}{}",
+        shell("", "unnamed"),
+        shell("--network=host", "named")
+    );
+    let project = Project::new(&[("Dockerfile", &text)]);
+    std::fs::copy("/bin/busybox", project.path("busybox")).expect("Debian's busybox-static");
+    let here = std::fs::read_to_string("/proc/net/dev").expect("Linux").matches(':').count();
+    assert!(1 < here, "this machine has no network but loopback");
+    let flags = ["--network=none", "."];
+    assert_eq!(project.built(&flags, "unnamed").trim(), "1");
+    assert_eq!(project.built(&flags, "named").trim(), here.to_string());
+}
+
 /// BuildKit DockerfileDirs, SymlinkedDockerfile, DockerfileLowercase.
 #[test]
 fn a_dockerfile_may_lie_anywhere() {

@@ -16,6 +16,7 @@ tests![
     a_source_takes_no_variable,
     nested_caches_work_in_parallel_stages,
     a_link_in_a_cache_cannot_lead_out_of_it,
+    a_link_in_a_bound_stage_cannot_lead_out_of_it,
     a_tmpfs_has_a_size,
     the_same_target_can_be_mounted_twice,
     a_part_of_a_cache_can_be_mounted,
@@ -135,6 +136,21 @@ fn a_link_in_a_cache_cannot_lead_out_of_it() {
         // Refused, or something inside of the cache; never the machine's own files.
         if let Err(error) = case(&text).cached().outcome() {
             assert!(!error.contains("exit code"), "{source}: {error}");
+        }
+    }
+}
+
+/// buildah CVE-2024-1753.
+fn a_link_in_a_bound_stage_cannot_lead_out_of_it() {
+    for target in ["/", "../../../..", "/proc/1/root"] {
+        let text = format!(
+            "FROM base AS src\nRUN ln -s {target} /out\nFROM base\n\
+             RUN --mount=type=bind,from=src,source=/out,target=/m,rw \
+             [ ! -e /m/proc/1/status ] && [ ! -e /m/sys/kernel ]\n"
+        );
+        // Refused, or something of the stage; never the machine's own files.
+        if let Err(error) = case(&text).outcome() {
+            assert!(!error.contains("exit code"), "{target}: {error}");
         }
     }
 }
