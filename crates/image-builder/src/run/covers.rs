@@ -4,7 +4,7 @@
 //! None of it reaches a layer: covered paths are left out when changes are looked for, and
 //! directories that were made for them are removed if nothing else came into them.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -72,7 +72,7 @@ struct Cover {
 
 impl Cover {
     fn at(&self) -> PathBuf {
-        in_directory(&self.parent, &self.name)
+        of_descriptor(&self.parent).join(&self.name)
     }
 }
 
@@ -81,10 +81,8 @@ fn part(cache: &Path, below: &Path) -> PathBuf {
     if below.as_os_str().is_empty() { cache.to_owned() } else { cache.join(below) }
 }
 
-fn in_directory(directory: &OwnedFd, name: &OsStr) -> PathBuf {
-    let mut path = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
-    path.push(name);
-    path
+fn of_descriptor(directory: &OwnedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()))
 }
 
 impl<'a> Covers<'a> {
@@ -217,6 +215,23 @@ impl<'a> Covers<'a> {
         self.cover(&target, |path| std::os::unix::fs::symlink(aside, path))
     }
 
+    /// Covered paths, relative to the root, whose directory a command moved: where they are now.
+    /// The tree is at its place.
+    pub(super) fn moved(&self) -> io::Result<Vec<PathBuf>> {
+        let root = fs::canonicalize(self.root)?;
+        let mut moved = Vec::new();
+        for cover in &self.covers {
+            // A removed directory, or one on a mount of the pod, is not below the root.
+            let parent = fs::read_link(of_descriptor(&cover.parent))?;
+            let Ok(below) = parent.strip_prefix(&root) else { continue };
+            let path = below.join(&cover.name);
+            if !self.targets.contains(&path) && fs::symlink_metadata(root.join(&path)).is_ok() {
+                moved.push(path);
+            }
+        }
+        Ok(moved)
+    }
+
     fn resolved(&self, path: &Path) -> Result<PathBuf, StepError> {
         Ok(resolve(&LayerStack::new(vec![self.root.to_owned()]), path)?)
     }
@@ -299,7 +314,7 @@ impl<'a> Covers<'a> {
 }
 
 fn uncover(cover: &Cover) -> io::Result<()> {
-    let parent = PathBuf::from(format!("/proc/self/fd/{}", cover.parent.as_raw_fd()));
+    let parent = of_descriptor(&cover.parent);
     let times = fs::metadata(&parent)?;
     let at = cover.at();
     match &cover.home {

@@ -51,6 +51,8 @@ struct Tree {
     applied: Vec<DiffId>,
     /// What it looked like after the last command, and what was left out then.
     inventory: Option<(Vec<PathBuf>, Inventory)>,
+    /// Whether a command moved what it could not see: then it holds more than its layers.
+    is_spoilt: bool,
 }
 
 impl Tree {
@@ -101,6 +103,7 @@ impl RootTree {
         let mut tree = self.tree_with(layers, source)?;
         let result = self.run_in(&mut tree, command, ready, source, form, baseline);
         match &result {
+            Ok(_) if tree.is_spoilt => discard(&tree.root),
             Ok(layer) => {
                 tree.applied.extend(layer.as_ref().map(|layer| layer.diff_id));
                 self.trees.push(tree);
@@ -208,9 +211,14 @@ impl RootTree {
                 path.display()
             )));
         }
-        let after = scan(&root, &options)?;
+        let moved = covers.moved().map_err(|error| StepError::io(&root, error))?;
+        tree.is_spoilt = !moved.is_empty();
+        // A command that renames a directory takes along what stands over paths in it.
+        let mut after_options = options.clone();
+        after_options.exclude.extend(moved);
+        let after = scan(&root, &after_options)?;
         let found = real_changes(&root, &before, &after, &done.untouched, baseline)?;
-        if !covers.made_directories() {
+        if !tree.is_spoilt && !covers.made_directories() {
             tree.inventory = Some((options.exclude, after));
         }
         Ok(found)
@@ -286,7 +294,7 @@ impl RootTree {
             fs::set_permissions(&root, mode)
         });
         made.map_err(|error| StepError::io(&root, error))?;
-        Ok(Tree { root, applied: Vec::new(), inventory: None })
+        Ok(Tree { root, applied: Vec::new(), inventory: None, is_spoilt: false })
     }
 }
 

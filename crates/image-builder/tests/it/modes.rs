@@ -16,6 +16,7 @@ tests![
     a_failed_command_leaves_nothing_behind,
     daemons_end_with_their_step,
     in_place_in_a_hardened_pod_makes_the_same_tree,
+    a_mount_whose_directory_is_moved_stays_out_of_the_layer,
 ];
 
 /// The modes that a root of this machine has. In place is tried in a sandbox of its own, because
@@ -104,6 +105,45 @@ RUN --mount=type=secret,id=key,target=/run/secrets/key,required=true \
         assert!(tree.iter().any(|line| line.starts_with("/z ")));
         assert!(!context.join("src/own").exists(), "the context was written");
     }
+}
+
+const MOVED: &str = "\
+FROM base
+RUN mkdir -p /b /c && echo of the image > /b/own
+RUN --mount=type=secret,id=key,target=/b/.npmrc --mount=type=cache,target=/c/kept \
+    test -s /b/.npmrc && echo n > /c/kept/in-cache && mv /b /app && mv /c /app/deep && \
+    echo y > /app/new
+RUN --mount=type=cache,target=/c/kept cat /c/kept/in-cache > /from-cache && ls -a /app > /listed
+";
+
+fn with_key(_: &mut PlanOptions, request: &mut BuildRequest) {
+    let secret = SecretSource::Value(SecretBytes::new("hunter2"));
+    request.secrets.insert("key".into(), secret);
+    request.cache = CacheUse::Ignore;
+}
+
+/// What the image of [`MOVED`] holds of what the command moved, and of the mounts.
+fn assert_moved(mode: Mode, machine: &Machine, context: &Path) {
+    let outcome = machine
+        .build_with(mode, MOVED, context, with_key)
+        .unwrap_or_else(|error| failed(mode, &error, machine));
+    let tree = machine.unpack(&outcome, &format!("moved-{mode:?}"));
+    let read = |path: &str| std::fs::read_to_string(tree.join(path)).expect(path);
+    assert_eq!(read("app/own"), "of the image\n", "{mode:?}");
+    assert_eq!(read("app/new"), "y\n", "{mode:?}");
+    assert_eq!(read("from-cache"), "n\n", "{mode:?}: the cache went home");
+    assert!(!read("listed").contains("npmrc"), "{mode:?}: {}", read("listed"));
+    let listed = describe(&tree);
+    for hidden in ["npmrc", "in-cache"] {
+        assert!(!listed.iter().any(|line| line.contains(hidden)), "{mode:?}: {listed:?}");
+    }
+    assert!(!tree.join("b").exists() && !tree.join("app/deep/kept").exists(), "{mode:?}");
+}
+
+fn a_mount_whose_directory_is_moved_stays_out_of_the_layer() {
+    let machine = Machine::new();
+    let context = write_context(machine.root.path());
+    assert_moved(Mode::Chroot, &machine, &context);
 }
 
 fn a_failed_command_leaves_nothing_behind() {
@@ -196,6 +236,7 @@ pub(crate) fn inner() {
     use std::io::Write as _;
     let machine = Machine::new();
     let context = Path::new("/workspace/context");
+    assert_moved(Mode::InPlace, &machine, context);
     // Twice, so that the second build finds a root that is not empty.
     for round in 0..2 {
         let outcome = machine
