@@ -12,15 +12,18 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as 
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags};
+use serde::{Deserialize, Serialize};
 
 use super::mounts::{Ownership, Ready, ReadyMount, ReadySource};
-use super::relocate::{copy_one, copy_tree, move_tree, remove, restore_times, times_of};
+use super::relocate::{
+    copy_one, copy_tree, exchange, identity, move_tree, read_journal, remove, restore_times,
+    times_of, write_journal,
+};
 use super::root_swap::RootSwap;
 use super::sandbox;
 use crate::error::StepError;
 use crate::layer_stack::LayerStack;
 use crate::tree::resolve;
-use crate::workspace::remove_tree;
 
 /// Where names are looked up; a tree has none of its own.
 const NETWORK_FILES: [&str; 2] = ["etc/resolv.conf", "etc/hosts"];
@@ -55,6 +58,74 @@ pub(super) struct Covers<'a> {
     created: Vec<PathBuf>,
     /// Covered paths relative to the root: never part of the layer.
     pub(super) targets: Vec<PathBuf>,
+    lent: Vec<Lent>,
+}
+
+/// A cache that is in a tree by rename, for whoever comes after this process was killed: with
+/// the tree it would be removed.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+struct Lent {
+    /// Relative to the root.
+    path: OsString,
+    home: OsString,
+    dev: u64,
+    ino: u64,
+}
+
+/// End of the name of the file beside a tree that lists the caches in it.
+const JOURNAL: &str = ".covers.json";
+
+fn journal_of(tree: &Path) -> PathBuf {
+    let mut path = tree.as_os_str().to_owned();
+    path.push(JOURNAL);
+    path.into()
+}
+
+/// The trees below a directory that have caches in them.
+pub(super) fn trees_with_caches(home: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut trees = Vec::new();
+    for item in fs::read_dir(home)? {
+        let name = item?.file_name();
+        if let Some(tree) = name.to_str().and_then(|name| name.strip_suffix(JOURNAL)) {
+            trees.push(home.join(tree));
+        }
+    }
+    Ok(trees)
+}
+
+/// Puts caches that are still in a tree back to their homes. `roots` is where its entries may be.
+///
+/// # Errors
+/// A cache is there and cannot be moved: the tree must not be removed.
+pub(super) fn return_caches(tree: &Path, roots: &[&Path]) -> io::Result<()> {
+    let journal = journal_of(tree);
+    let Some(lent) = read_journal::<Vec<Lent>>(&journal)? else { return Ok(()) };
+    // A cache can lie in another.
+    for cache in lent.iter().rev() {
+        let home = Path::new(&cache.home);
+        let is_it = |path: &Path| identity(path).is_ok_and(|found| found == (cache.dev, cache.ino));
+        if is_it(home) {
+            continue;
+        }
+        let places = roots.iter().map(|root| root.join(&cache.path));
+        let Some(at) = places.into_iter().find(|path| is_it(path)) else {
+            tracing::warn!(home = %home.display(), "a cache of a killed build is not found");
+            continue;
+        };
+        match return_cache(&at, home) {
+            // Somebody has filled it again, or has removed it with all its copies.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotFound
+                ) =>
+            {
+                tracing::warn!(home = %home.display(), %error, "a cache of a killed build is lost");
+            }
+            returned => returned?,
+        }
+    }
+    remove(&journal)
 }
 
 struct Cover {
@@ -91,7 +162,7 @@ impl<'a> Covers<'a> {
         let made = tempfile::Builder::new().prefix("aside-").tempdir_in(scratch);
         let aside = made.map_err(|error| StepError::io(scratch, error))?.keep();
         let (covers, created, targets) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { root, way, aside, covers, created, targets })
+        Ok(Self { root, way, aside, covers, created, targets, lent: Vec::new() })
     }
 
     /// How the command gets the tree as its root.
@@ -118,6 +189,9 @@ impl<'a> Covers<'a> {
             return Err(StepError::Mount("invalid mount target \"/\"".to_owned()));
         }
         let is_swap = matches!(self.way, Way::Swap(_));
+        if let ReadySource::Cache { directory, below } = &mount.from {
+            self.lend(&target, &part(&directory.path, below))?;
+        }
         let mode = fs::metadata(self.root.join(&target)).map(|found| found.mode() & 0o7777);
         self.cover(&target, |path| match &mount.from {
             ReadySource::Directory { path: source, ownership: Ownership::Scratch } => {
@@ -156,6 +230,16 @@ impl<'a> Covers<'a> {
             cover.home = Some(part(&directory.path, below));
         }
         Ok(())
+    }
+
+    /// Notes that a cache will be in the tree.
+    fn lend(&mut self, target: &Path, home: &Path) -> Result<(), StepError> {
+        let failed = |error| StepError::io(home, error);
+        let (dev, ino) = identity(home).map_err(failed)?;
+        let home = std::path::absolute(home).map_err(failed)?.into_os_string();
+        self.lent.push(Lent { path: target.as_os_str().to_owned(), home, dev, ino });
+        let journal = journal_of(self.root);
+        write_journal(&journal, &self.lent).map_err(|error| StepError::io(&journal, error))
     }
 
     /// The script of a heredoc.
@@ -306,8 +390,12 @@ impl<'a> Covers<'a> {
                 let _ = restore_times(parent, &times);
             }
         }
-        if let Err(error) = remove_tree(&self.aside) {
+        if let Err(error) = remove(&self.aside) {
             tracing::warn!(path = %self.aside.display(), %error, "scratch directory stays");
+        }
+        if !self.lent.is_empty() && result.is_ok() {
+            let journal = journal_of(self.root);
+            result = remove(&journal).map_err(|error| StepError::io(&journal, error));
         }
         result
     }
@@ -354,8 +442,13 @@ fn return_cache(at: &Path, home: &Path) -> io::Result<()> {
             let complete = PathBuf::from(complete);
             remove(&complete)?;
             copy_tree(at, &complete)?;
-            remove(home)?;
-            fs::rename(&complete, home)?;
+            match exchange(&complete, home) {
+                Ok(()) => remove(&complete)?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    fs::rename(&complete, home)?;
+                }
+                Err(error) => return Err(error),
+            }
             remove(at)
         }
         renamed => renamed,
@@ -394,6 +487,63 @@ mod tests {
         assert!(!root.path().join("data/temporary").exists());
         assert!(!root.path().join("new").exists());
         assert_eq!(stamp(""), before);
+    }
+
+    #[test]
+    fn a_cache_that_a_killed_build_left_in_its_tree_goes_home() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let caches = directory.path().join("caches");
+        let open = |id| {
+            let look = crate::run::caches::CacheLook { mode: 0o755, uid: 0, gid: 0 };
+            crate::run::caches::open(&caches, id, dockerfile::Sharing::Shared, look)
+                .expect("a cache")
+        };
+        let tree = directory.path().join("1");
+        fs::create_dir(&tree).expect("a directory");
+        let mut covers = Covers::new(&tree, Way::Chroot, directory.path()).expect("a directory");
+        let homes = ["outer", "inner"].map(|id| {
+            let cache = open(id);
+            fs::write(cache.path.join(id), "kept").expect("a file");
+            cache.path.clone()
+        });
+        for (target, id) in [("c", "outer"), ("c/d", "inner")] {
+            let from = ReadySource::Cache { directory: open(id), below: PathBuf::new() };
+            covers.put(&mount(target, from)).expect("a cover");
+        }
+        // A killed process runs no destructor.
+        std::mem::forget(covers);
+        assert!(!homes[0].exists() && !homes[1].exists());
+        assert_eq!(
+            trees_with_caches(directory.path()).expect("readable"),
+            std::slice::from_ref(&tree)
+        );
+        // Another build has opened one of them meanwhile.
+        fs::create_dir(&homes[0]).expect("a directory");
+        // The entries of the tree stand in another root.
+        let root = directory.path().join("root");
+        fs::create_dir(&root).expect("a directory");
+        fs::rename(tree.join("c"), root.join("c")).expect("moved");
+        return_caches(&tree, &[&tree, &root]).expect("returned");
+        assert_eq!(fs::read(homes[0].join("outer")).expect("back"), b"kept");
+        assert_eq!(fs::read(homes[1].join("inner")).expect("back"), b"kept");
+        assert!(trees_with_caches(directory.path()).expect("readable").is_empty());
+        return_caches(&tree, &[&tree]).expect("nothing to do");
+    }
+
+    #[test]
+    fn caches_are_noted_only_while_they_are_away() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let home = directory.path().join("0");
+        let tree = directory.path().join("1");
+        fs::create_dir(&home).expect("a directory");
+        fs::create_dir(&tree).expect("a directory");
+        let mut covers = Covers::new(&tree, Way::Chroot, directory.path()).expect("a directory");
+        covers.lend(Path::new("c"), &home).expect("noted");
+        return_caches(&tree, &[&tree]).expect("it never left");
+        assert!(home.is_dir());
+        covers.lend(Path::new("c"), &home).expect("noted");
+        covers.remove().expect("taken away");
+        assert!(trees_with_caches(directory.path()).expect("readable").is_empty());
     }
 
     #[test]

@@ -5,7 +5,9 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Timespec, Timestamps, Uid};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, RenameFlags, Timespec, Timestamps, Uid};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::workspace::remove_tree;
 
@@ -18,6 +20,35 @@ pub(super) fn move_tree(from: &Path, to: &Path) -> io::Result<()> {
         }
         renamed => renamed,
     }
+}
+
+/// Swaps two paths at once, so that nobody finds either of them missing.
+pub(super) fn exchange(one: &Path, other: &Path) -> io::Result<()> {
+    Ok(rustix::fs::renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)?)
+}
+
+/// Writes what has to be known if this process is killed; complete or not at all.
+pub(super) fn write_journal(path: &Path, journal: &impl Serialize) -> io::Result<()> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let text = serde_json::to_vec(journal).map_err(io::Error::other)?;
+    fs::write(&new, text)?;
+    fs::rename(&new, path)
+}
+
+/// Reads what [`write_journal`] wrote, if it did.
+pub(super) fn read_journal<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    match fs::read(path) {
+        Ok(text) => serde_json::from_slice(&text).map(Some).map_err(io::Error::other),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Device and inode number of what stands at a path itself.
+pub(super) fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 /// Removes whatever stands at a path; nothing is fine too.

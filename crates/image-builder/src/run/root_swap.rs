@@ -14,9 +14,10 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{CWD, FlockOperation, RenameFlags};
+use rustix::fs::FlockOperation;
 
-use super::relocate::{move_tree, remove};
+use super::covers::{return_caches, trees_with_caches};
+use super::relocate::{exchange, move_tree, remove};
 use crate::workspace::make_private;
 
 /// Entries of `/` that commands need as the machine has them.
@@ -102,6 +103,9 @@ impl RootSwap {
 
     /// Brings back what a killed build left aside.
     fn recover(&self) -> io::Result<()> {
+        for tree in trees_with_caches(&self.home)? {
+            return_caches(&tree, &[&self.root, &tree, &self.pod])?;
+        }
         for name in names(&self.pod)? {
             let there = self.root.join(&name);
             remove(&there)?;
@@ -264,11 +268,6 @@ impl RootSwap {
         }
         result
     }
-}
-
-/// Swaps two paths at once, so that nobody finds either of them missing.
-fn exchange(one: &Path, other: &Path) -> io::Result<()> {
-    Ok(rustix::fs::renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)?)
 }
 
 fn stamp(path: &Path) -> io::Result<(u64, i64, i64)> {

@@ -13,8 +13,9 @@ use dockerfile::{Network, Security};
 use layers::{ApplyOptions, Inventory, Mounts, ScanOptions, Whiteouts};
 use oci_model::DiffId;
 
-use super::covers::{Covers, Way};
+use super::covers::{Covers, Way, return_caches};
 use super::mounts::Ready;
+use super::relocate::remove;
 use super::root_swap::{RootSwap, SwappedOut};
 use super::touched::{FindBaseline, real_changes};
 use super::{Command, check_exit, forward, process};
@@ -23,7 +24,7 @@ use crate::error::StepError;
 use crate::event::BuildEvent;
 use crate::layer_source::{LayerRef, LayerSource};
 use crate::layer_stack::LayerStack;
-use crate::workspace::{make_private, remove_tree};
+use crate::workspace::make_private;
 
 /// Most trees kept at once: going back to a stage that has none costs unpacking it again.
 const TREES_MAX: usize = 4;
@@ -307,7 +308,7 @@ impl Drop for RootTree {
 }
 
 fn discard(root: &Path) {
-    if let Err(error) = remove_tree(root) {
+    if let Err(error) = return_caches(root, &[root]).and_then(|()| remove(root)) {
         tracing::warn!(path = %root.display(), %error, "tree stays");
     }
 }
