@@ -14,10 +14,13 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{CWD, FlockOperation, RenameFlags};
+use serde::{Deserialize, Serialize};
 
 use super::covers::{return_caches, trees_with_caches};
-use super::relocate::{exchange, move_tree, remove};
+use super::relocate::{
+    exchange, identity, mount_points, move_tree, read_journal, remove, write_journal,
+};
 use crate::workspace::make_private;
 
 /// Entries of `/` that commands need as the machine has them.
@@ -36,6 +39,52 @@ pub(crate) struct RootSwap {
     stays: BTreeSet<OsString>,
     /// Another build must not do the same to this root.
     _lock: File,
+}
+
+/// Which entries are the pod's, for whoever comes after this process was killed: written before
+/// the first rename of [`RootSwap::enter`], removed after the last of [`RootSwap::leave`].
+#[derive(Debug, Deserialize, Serialize)]
+struct Journal {
+    /// Name of the tree below the home.
+    tree: OsString,
+    of_pod: Vec<Entry>,
+    of_tree: Vec<Entry>,
+}
+
+/// An entry by what no rename changes.
+#[derive(Debug, Deserialize, Serialize)]
+struct Entry {
+    name: OsString,
+    dev: u64,
+    ino: u64,
+}
+
+impl Entry {
+    fn of(directory: &Path, name: OsString) -> io::Result<Self> {
+        let (dev, ino) = identity(&directory.join(&name))?;
+        Ok(Self { name, dev, ino })
+    }
+
+    fn is_at(&self, path: &Path) -> bool {
+        identity(path).is_ok_and(|found| found == (self.dev, self.ino))
+    }
+}
+
+/// One change of the file system.
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    Rename,
+    Exchange,
+}
+
+/// Makes a change; tests are interrupted between two.
+type Acting<'a> = &'a mut dyn FnMut(Act, &Path, &Path) -> io::Result<()>;
+
+fn act(act: Act, from: &Path, to: &Path) -> io::Result<()> {
+    match act {
+        Act::Rename => fs::rename(from, to),
+        Act::Exchange => exchange(from, to),
+    }
 }
 
 /// What there was to see when a tree went in.
@@ -106,10 +155,14 @@ impl RootSwap {
         for tree in trees_with_caches(&self.home)? {
             return_caches(&tree, &[&self.root, &tree, &self.pod])?;
         }
+        self.bring_home()?;
+        // Without a journal: one that was interrupted in trying.
         for name in names(&self.pod)? {
-            let there = self.root.join(&name);
-            remove(&there)?;
-            fs::rename(self.pod.join(&name), there)?;
+            let (aside, there) = (self.pod.join(&name), self.root.join(&name));
+            rename_new(&aside, &there).map_err(|error| {
+                let reason = format!("cannot bring back {}: {error}", aside.display());
+                io::Error::new(error.kind(), reason)
+            })?;
         }
         for name in names(&self.home)? {
             if name != "pod" && name != "lock" {
@@ -117,6 +170,61 @@ impl RootSwap {
             }
         }
         Ok(())
+    }
+
+    fn journal(&self) -> PathBuf {
+        self.home.join("pod.json")
+    }
+
+    /// Whether no entry of the pod can be anywhere but in the root.
+    pub(crate) fn is_settled(&self) -> bool {
+        matches!(fs::symlink_metadata(self.journal()), Err(e) if e.kind() == io::ErrorKind::NotFound)
+    }
+
+    /// Puts every entry of the pod to its place, wherever an interrupted swap left it, and those
+    /// of the tree to the tree. Removes nothing but the journal.
+    fn bring_home(&self) -> io::Result<()> {
+        let Some(journal) = read_journal::<Journal>(&self.journal())? else { return Ok(()) };
+        let tree = self.home.join(&journal.tree);
+        fs::create_dir_all(&tree)?;
+        for entry in &journal.of_pod {
+            let there = self.root.join(&entry.name);
+            if entry.is_at(&there) {
+                continue;
+            }
+            let places = [self.pod.join(&entry.name), tree.join(&entry.name)];
+            let Some(found) = places.iter().find(|path| entry.is_at(path)) else {
+                tracing::warn!(path = %there.display(), "a command removed what the pod had here");
+                continue;
+            };
+            if fs::symlink_metadata(&there).is_ok() {
+                exchange(&there, found)?;
+            } else {
+                fs::rename(found, &there)?;
+            }
+        }
+        for name in names(&self.pod)? {
+            self.put_away(&self.pod.join(&name), &tree, &name)?;
+        }
+        for entry in &journal.of_tree {
+            let there = self.root.join(&entry.name);
+            if entry.is_at(&there) {
+                self.put_away(&there, &tree, &entry.name)?;
+            }
+        }
+        remove(&self.journal())
+    }
+
+    /// Moves an entry of a tree into it, or beside it where the tree has such a name.
+    fn put_away(&self, path: &Path, tree: &Path, name: &OsStr) -> io::Result<()> {
+        match rename_new(path, &tree.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let mut left = OsString::from("left-");
+                left.push(name);
+                rename_new(path, &self.home.join(left))
+            }
+            moved => moved,
+        }
     }
 
     /// Moves every entry of the pod to where it will be, and back.
@@ -183,25 +291,8 @@ impl RootSwap {
     /// # Errors
     /// A rename failed; the root is as before then, as far as that is possible.
     pub(crate) fn enter(&self, tree: &Path) -> io::Result<SwappedIn> {
-        let swapped = || -> io::Result<()> {
-            for name in self.movable()? {
-                let (there, of_tree) = (self.root.join(&name), tree.join(&name));
-                if fs::symlink_metadata(&of_tree).is_ok() {
-                    exchange(&there, &of_tree)?;
-                    fs::rename(&of_tree, self.pod.join(&name))?;
-                } else {
-                    fs::rename(&there, self.pod.join(&name))?;
-                }
-            }
-            for name in names(tree)? {
-                if !self.stays.contains(&name) {
-                    fs::rename(tree.join(&name), self.root.join(&name))?;
-                }
-            }
-            Ok(())
-        };
-        if let Err(error) = swapped() {
-            self.leave_entries(tree)?;
+        if let Err(error) = self.enter_entries(tree, &mut act) {
+            self.bring_home()?;
             return Err(error);
         }
         let mut stamps = BTreeMap::new();
@@ -218,6 +309,38 @@ impl RootSwap {
         Ok(SwappedIn { stamps, held })
     }
 
+    fn enter_entries(&self, tree: &Path, act: Acting<'_>) -> io::Result<()> {
+        self.bring_home()?;
+        let movable = self.movable()?;
+        let mut of_tree = names(tree)?;
+        of_tree.retain(|name| !self.stays.contains(name));
+        let entries = |directory: &Path, names: &[OsString]| -> io::Result<Vec<Entry>> {
+            names.iter().map(|name| Entry::of(directory, name.clone())).collect()
+        };
+        let journal = Journal {
+            tree: tree.file_name().unwrap_or_default().to_owned(),
+            of_pod: entries(&self.root, &movable)?,
+            of_tree: entries(tree, &of_tree)?,
+        };
+        write_journal(&self.journal(), &journal)?;
+        for name in movable {
+            let (there, of_tree) = (self.root.join(&name), tree.join(&name));
+            let aside = self.pod.join(&name);
+            if fs::symlink_metadata(&of_tree).is_ok() {
+                act(Act::Exchange, &there, &of_tree)?;
+                act(Act::Rename, &of_tree, &aside)?;
+            } else {
+                act(Act::Rename, &there, &aside)?;
+            }
+        }
+        for name in names(tree)? {
+            if !self.stays.contains(&name) {
+                act(Act::Rename, &tree.join(&name), &self.root.join(&name))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes the tree out again, with whatever the command made of it.
     ///
     /// # Errors
@@ -229,7 +352,10 @@ impl RootSwap {
                 done.untouched.insert(name.into());
             }
         }
-        self.leave_entries(tree)?;
+        if let Err(error) = self.leave_entries(tree, &mut act) {
+            self.bring_home()?;
+            return Err(error);
+        }
         for (name, held) in &before.held {
             let (volume, of_tree) = (self.root.join(name), tree.join(name));
             let is_of_image = fs::symlink_metadata(&of_tree).is_ok_and(|found| found.is_dir());
@@ -248,7 +374,7 @@ impl RootSwap {
         Ok(done)
     }
 
-    fn leave_entries(&self, tree: &Path) -> io::Result<()> {
+    fn leave_entries(&self, tree: &Path, act: Acting<'_>) -> io::Result<()> {
         // A command that removes everything removes these too, as far as it can.
         fs::create_dir_all(tree)?;
         fs::create_dir_all(&self.pod)?;
@@ -257,17 +383,24 @@ impl RootSwap {
             let (there, aside, of_tree) =
                 (self.root.join(&name), self.pod.join(&name), tree.join(&name));
             let moved = if fs::symlink_metadata(&aside).is_ok() {
-                exchange(&there, &aside).and_then(|()| fs::rename(&aside, &of_tree))
+                act(Act::Exchange, &there, &aside).and_then(|()| act(Act::Rename, &aside, &of_tree))
             } else {
-                fs::rename(&there, &of_tree)
+                act(Act::Rename, &there, &of_tree)
             };
             result = result.and(moved);
         }
         for name in names(&self.pod)? {
-            result = result.and(fs::rename(self.pod.join(&name), self.root.join(&name)));
+            let moved = act(Act::Rename, &self.pod.join(&name), &self.root.join(&name));
+            result = result.and(moved);
         }
-        result
+        result?;
+        remove(&self.journal())
     }
+}
+
+/// Renames to a path where nothing is.
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    Ok(rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?)
 }
 
 fn stamp(path: &Path) -> io::Result<(u64, i64, i64)> {
@@ -296,42 +429,9 @@ fn names(directory: &Path) -> io::Result<Vec<OsString>> {
     fs::read_dir(directory)?.map(|item| item.map(|item| item.file_name())).collect()
 }
 
-/// The mount points of a process but its root (proc(5), `mountinfo`, fifth field).
-fn mount_points(mountinfo: &[u8]) -> Vec<PathBuf> {
-    use std::os::unix::ffi::OsStrExt as _;
-    let lines = mountinfo.split(|byte| *byte == b'\n');
-    let points = lines.filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
-    points
-        .map(unescape)
-        .map(|path| PathBuf::from(OsStr::from_bytes(&path)))
-        .filter(|path| path != Path::new("/"))
-        .collect()
-}
-
-/// Blanks in mountinfo are octal escapes (`\040`).
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut at = 0;
-    while let Some(byte) = field.get(at) {
-        let octal = (*byte == b'\\').then(|| field.get(at + 1..at + 4)).flatten();
-        let value =
-            octal.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
-        bytes.push(value.unwrap_or(*byte));
-        at += if value.is_some() { 4 } else { 1 };
-    }
-    bytes
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn mount_points_are_read_with_their_escapes() {
-        let text = b"1 0 0:1 / / rw - ext4 a rw\n2 1 0:2 / /proc rw - proc p rw\n\
-                     3 1 0:3 / /with\\040blank rw - tmpfs t rw\n";
-        assert_eq!(mount_points(text), [Path::new("/proc"), Path::new("/with blank")]);
-    }
 
     fn write(root: &Path, paths: &[&str]) {
         for path in paths {
@@ -361,8 +461,7 @@ mod tests {
 
     fn swap(root: &Path) -> RootSwap {
         write(root, &["kaniko/executor", "etc/hosts", "proc/x", "work/context", "only-pod/x"]);
-        let mounts = ["/proc", "/work", "/etc/hosts"].map(PathBuf::from);
-        RootSwap::of(root, &mounts, &[root.join("kaniko")]).expect("a root")
+        swap_of(root).expect("a root")
     }
 
     #[test]
@@ -425,5 +524,93 @@ mod tests {
         RootSwap::of(root, &mounts, &keep).expect("repaired");
         assert_eq!(listing(&root.join("etc")), ["hosts"]);
         assert!(!tree.exists());
+    }
+
+    /// Lets a number of changes happen and then no more, as if the process were killed.
+    fn killed_after(mut count: usize) -> impl FnMut(Act, &Path, &Path) -> io::Result<()> {
+        move |what, from, to| {
+            count = count.checked_sub(1).ok_or_else(|| io::Error::other("killed"))?;
+            act(what, from, to)
+        }
+    }
+
+    /// What the pod of [`swap`] has when no build is there.
+    const OF_POD: [&str; 6] = [
+        "etc/hosts",
+        "kaniko/executor",
+        "kaniko/root/lock",
+        "only-pod/x",
+        "proc/x",
+        "work/context",
+    ];
+
+    /// Kills a swap of every kind after every change, and lets the next build repair the root.
+    fn repaired_after_every_change(swapping: impl Fn(&RootSwap, &Path, usize) -> bool) -> usize {
+        for count in 0.. {
+            let root = tempfile::tempdir().expect("a directory");
+            let root = root.path();
+            let killed = swap(root);
+            let tree = killed.home.join("1");
+            write(&tree, &["etc/passwd", "bin/sh", "proc/of-image", "only-pod-2/y"]);
+            let was_killed = swapping(&killed, &tree, count);
+            drop(killed);
+            drop(swap_of(root).unwrap_or_else(|error| panic!("after {count}: {error}")));
+            assert_eq!(listing(root), OF_POD, "after {count}");
+            if !was_killed {
+                return count;
+            }
+        }
+        unreachable!("some number of changes is enough")
+    }
+
+    fn swap_of(root: &Path) -> Result<RootSwap, String> {
+        let mounts = ["/proc", "/work", "/etc/hosts"].map(PathBuf::from);
+        RootSwap::of(root, &mounts, &[root.join("kaniko")])
+    }
+
+    #[test]
+    fn a_root_is_repaired_wherever_going_in_was_killed() {
+        let changes = repaired_after_every_change(|swap, tree, count| {
+            swap.enter_entries(tree, &mut killed_after(count)).is_err()
+        });
+        assert_eq!(changes, 5, "an exchange with its rename, one aside, two in");
+    }
+
+    #[test]
+    fn a_root_is_repaired_wherever_coming_out_was_killed() {
+        let changes = repaired_after_every_change(|swap, tree, count| {
+            swap.enter(tree).expect("swapped");
+            swap.leave_entries(tree, &mut killed_after(count)).is_err()
+        });
+        assert_eq!(changes, 5);
+    }
+
+    #[test]
+    fn a_swap_that_fails_leaves_the_root_as_it_was() {
+        let root = tempfile::tempdir().expect("a directory");
+        let root = root.path();
+        let swap = swap(root);
+        let tree = swap.home.join("1");
+        write(&tree, &["etc/passwd", "bin/sh"]);
+        swap.enter_entries(&tree, &mut killed_after(1)).expect_err("killed");
+        assert!(!swap.is_settled());
+        // The next one repairs it too.
+        let before = swap.enter(&tree).expect("swapped");
+        swap.leave(&tree, &before).expect("swapped");
+        assert!(swap.is_settled());
+        assert_eq!(listing(&tree), ["bin/sh", "etc/passwd"]);
+        assert_eq!(listing(&root.join("etc")), ["hosts"]);
+    }
+
+    #[test]
+    fn what_nobody_knows_the_owner_of_is_not_removed() {
+        let root = tempfile::tempdir().expect("a directory");
+        let root = root.path();
+        drop(swap(root));
+        write(root, &["kaniko/root/pod/etc/theirs", "kaniko/root/pod/lone/x"]);
+        let error = swap_of(root).expect_err("two directories of one name");
+        assert!(error.contains("cannot bring back"), "{error}");
+        assert_eq!(listing(&root.join("etc")), ["hosts"]);
+        assert!(root.join("kaniko/root/pod/etc/theirs").exists());
     }
 }

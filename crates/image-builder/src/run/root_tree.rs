@@ -110,7 +110,10 @@ impl RootTree {
                 self.trees.push(tree);
             }
             // Whatever the command left is not what the next one may start from.
-            Err(_) => discard(&tree.root),
+            Err(_) if self.swap.as_ref().is_none_or(RootSwap::is_settled) => discard(&tree.root),
+            Err(_) => {
+                tracing::warn!(path = %tree.root.display(), "tree stays: it may hold the pod's files");
+            }
         }
         result
     }
