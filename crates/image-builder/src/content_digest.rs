@@ -2,21 +2,23 @@
 //!
 //! A file counts with its kind, mode, owner, link target, device, attributes and bytes, a
 //! directory with all it holds. Times and inodes do not count, and neither does the name of the
-//! thing that was selected if it is a directory, because only its contents are copied.
+//! thing that was selected if it is a directory, because only its contents are copied. Where
+//! parents are kept, the whole kept path counts, with the looks of the directories on the way.
 
 use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use dockerfile::Parents;
 use layers::EntryKind;
 use oci_model::{Digest, Hasher};
 
 use crate::select::Selected;
-use crate::tree::{Content, Files, Node, TreeError};
+use crate::tree::{Content, Files, Node, TreeError, resolve};
 
 /// Version of the format below; part of every digest.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Bytes read from a file at once.
 const CHUNK_BYTES: usize = 256 * 1024;
 
@@ -50,6 +52,7 @@ impl Framed {
 pub(crate) fn selection(
     files: &dyn Files,
     selected: &[Selected],
+    parents: Parents,
     excluded: &dyn Fn(&Path) -> bool,
     contents: &dyn Fn(&Node) -> Result<Digest, TreeError>,
     seen: &dyn Fn(&Path, &Digest),
@@ -59,31 +62,66 @@ pub(crate) fn selection(
         seen(&node.entry.path, &digest);
         Ok(digest)
     };
-    selection_of(files, selected, excluded, &single)
-}
-
-fn selection_of(
-    files: &dyn Files,
-    selected: &[Selected],
-    excluded: &dyn Fn(&Path) -> bool,
-    single: &dyn Fn(&Node) -> Result<Digest, TreeError>,
-) -> Result<Digest, TreeError> {
     let mut framed = Framed::new("selection");
     for one in selected {
-        let Some(node) = files.node(&one.from)? else { continue };
-        let name = one.written.file_name().unwrap_or_default();
-        if node.entry.is_directory() {
-            framed.field(b"");
-            framed.field(tree(files, &node, Path::new(""), excluded, single)?.raw());
-        } else if !excluded(Path::new(name)) {
-            framed.field(name.as_bytes());
-            framed.field(single(&node)?.raw());
-        }
-        if 0 < one.pivot {
-            framed.field(&(one.pivot as u64).to_le_bytes());
+        match parents {
+            Parents::Keep => with_parents(&mut framed, files, one, excluded, &single)?,
+            Parents::Drop => without_parents(&mut framed, files, one, excluded, &single)?,
         }
     }
     Ok(framed.finish())
+}
+
+fn without_parents(
+    framed: &mut Framed,
+    files: &dyn Files,
+    one: &Selected,
+    excluded: &dyn Fn(&Path) -> bool,
+    single: &dyn Fn(&Node) -> Result<Digest, TreeError>,
+) -> Result<(), TreeError> {
+    let Some(node) = files.node(&one.from)? else { return Ok(()) };
+    let name = one.written.file_name().unwrap_or_default();
+    if node.entry.is_directory() {
+        framed.field(b"");
+        framed.field(tree(files, &node, Path::new(""), excluded, single)?.raw());
+    } else if !excluded(Path::new(name)) {
+        framed.field(name.as_bytes());
+        framed.field(single(&node)?.raw());
+    }
+    Ok(())
+}
+
+/// The path is kept from the pivot on, and the directories that it implies look like those of
+/// the source. Exclusions speak about that path.
+fn with_parents(
+    framed: &mut Framed,
+    files: &dyn Files,
+    one: &Selected,
+    excluded: &dyn Fn(&Path) -> bool,
+    single: &dyn Fn(&Node) -> Result<Digest, TreeError>,
+) -> Result<(), TreeError> {
+    let Some(node) = files.node(&one.from)? else { return Ok(()) };
+    let mut behind: PathBuf = one.written.iter().take(one.pivot).collect();
+    let kept: PathBuf = one.written.iter().skip(one.pivot).collect();
+    if excluded(&kept) {
+        return Ok(());
+    }
+    framed.field(kept.as_os_str().as_bytes());
+    for name in kept.parent().unwrap_or(Path::new("")) {
+        behind.push(name);
+        let implied = files.node(&resolve(files, &behind)?)?;
+        framed.field(&[u8::from(implied.is_some())]);
+        if let Some(implied) = implied {
+            header(framed, &implied);
+        }
+    }
+    let digest = if node.entry.is_directory() {
+        tree(files, &node, &kept, excluded, single)?
+    } else {
+        single(&node)?
+    };
+    framed.field(digest.raw());
+    Ok(())
 }
 
 fn tree(
@@ -197,7 +235,47 @@ mod tests {
 
     fn digest(tree: &IndexedTree, word: &str) -> Digest {
         let selected = select(tree, word).expect("a selection");
-        selection(tree, &selected, &|_| false, &local_content, &|_, _| {}).expect("in memory")
+        selection(tree, &selected, Parents::Drop, &|_| false, &local_content, &|_, _| {})
+            .expect("in memory")
+    }
+
+    fn digest_with_parents(tree: &IndexedTree, word: &str, excluded: &str) -> Digest {
+        let selected = select(tree, word).expect("a selection");
+        let excluded = |path: &Path| path == Path::new(excluded);
+        selection(tree, &selected, Parents::Keep, &excluded, &local_content, &|_, _| {})
+            .expect("in memory")
+    }
+
+    #[test]
+    fn kept_parents_count_with_their_names_and_looks() {
+        let files = [("p/pkg-a/package.json", 0o644, "x"), ("p/other/package.json", 0o644, "y")];
+        let one = tree_of(&files);
+        let digest = digest_with_parents;
+        let renamed = tree_of(&[("p/pkg-b/package.json", 0o644, "x"), files[1]]);
+        assert_ne!(digest(&one, "p/*/package.json", ""), digest(&renamed, "p/*/package.json", ""));
+        let looks = |directory: &str| {
+            let mut tree = one.clone();
+            let mut node = tree.get(Path::new(directory)).expect("there").clone();
+            node.entry.mode = 0o700;
+            tree.insert(node);
+            tree
+        };
+        let word = "p/./pkg-a/package.json";
+        assert_ne!(digest(&one, word, ""), digest(&looks("p/pkg-a"), word, ""));
+        assert_eq!(digest(&one, word, ""), digest(&looks("p"), word, ""), "it stays behind");
+        assert_ne!(digest(&one, word, ""), digest(&one, "p/pkg-a/package.json", ""));
+    }
+
+    #[test]
+    fn exclusions_speak_about_the_path_that_is_kept() {
+        let one = tree_of(&[("p/a/f", 0o644, "x"), ("p/a/g", 0o644, "y")]);
+        let two = tree_of(&[("p/a/f", 0o644, "x"), ("p/a/g", 0o644, "z")]);
+        let digest = digest_with_parents;
+        for word in ["p/./a", "p/./*/*"] {
+            assert_eq!(digest(&one, word, "a/g"), digest(&two, word, "a/g"), "{word}");
+            assert_ne!(digest(&one, word, "g"), digest(&two, word, "g"), "{word}");
+            assert_ne!(digest(&one, word, "p/a/g"), digest(&two, word, "p/a/g"), "{word}");
+        }
     }
 
     #[test]

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use dockerfile::{Base, FileSource, IgnoreFile, Input, Selection, Source, Step, TransferAction};
+use dockerfile::{
+    Base, FileSource, IgnoreFile, Input, Parents, Selection, Source, Step, TransferAction,
+};
 use oci_model::Digest;
 use tokio::sync::OnceCell;
 
@@ -381,15 +383,15 @@ impl Session {
         what: &Selection<'_>,
     ) -> Result<SelectionDigest, StepOrBuild> {
         let tree = self.source_tree(source).await?;
-        let (selected, ignore) = match what {
+        let (selected, parents, ignore) = match what {
             Selection::Transfer(transfer) => {
-                (selected_by(&*tree.files, transfer)?, excludes(transfer)?)
+                (selected_by(&*tree.files, transfer)?, transfer.parents, excludes(transfer)?)
             }
             Selection::Path(path) => {
                 let word = path.trim_start_matches('/');
                 let selected = select(&*tree.files, if word.is_empty() { "." } else { word });
                 let selected = selected.map_err(|error| StepError::Source(error.to_string()))?;
-                (selected, IgnoreFile::default())
+                (selected, Parents::Drop, IgnoreFile::default())
             }
         };
         let spool = self.spool()?;
@@ -417,7 +419,7 @@ impl Session {
                     seen.push(KeyPart::new(format!("file {}", path.display()), digest));
                 }
             };
-            let digest = selection(&*files, &selected, &excluded, &content, &note)?;
+            let digest = selection(&*files, &selected, parents, &excluded, &content, &note)?;
             let mut files = seen.into_inner();
             if FILE_PARTS_MAX < files.len() {
                 files.clear();

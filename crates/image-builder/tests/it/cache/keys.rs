@@ -16,6 +16,7 @@ tests![
     only_the_content_and_mode_of_what_is_read_counts,
     commands_count_with_their_environment_and_not_with_comments_and_labels,
     heredoc_bodies_and_their_borders_count,
+    directories_that_a_copy_keeps_count_by_name_and_mode,
     mounted_files_count_by_content,
     an_equal_result_of_an_earlier_stage_hits,
     a_later_step_is_found_when_the_record_of_an_earlier_one_is_lost,
@@ -163,6 +164,25 @@ fn commands_count_with_their_environment_and_not_with_comments_and_labels() {
     for text in misses {
         assert_eq!(executed(text), 1, "{text}");
     }
+}
+
+fn directories_that_a_copy_keeps_count_by_name_and_mode() {
+    let site = Site::new();
+    let text = "FROM base\nCOPY --parents packages/*/package.json /app/\n";
+    let at = |name: &str| site.context.join("packages").join(name);
+    std::fs::create_dir_all(at("pkg-a")).expect("a directory");
+    std::fs::write(at("pkg-a/package.json"), "{}").expect("a file");
+    assert_eq!(site.executed(text), 1);
+    assert_eq!(site.executed(text), 0);
+    std::fs::rename(at("pkg-a"), at("pkg-b")).expect("ours");
+    let renamed = site.build(text);
+    assert_eq!(renamed.steps_executed, 1);
+    let files = site.machine.unpack(&renamed, "renamed");
+    assert!(files.join("app/packages/pkg-b/package.json").exists());
+    assert!(!files.join("app/packages/pkg-a").exists());
+    let mode = std::fs::Permissions::from_mode(0o700);
+    std::fs::set_permissions(at("pkg-b"), mode).expect("ours");
+    assert_eq!(site.executed(text), 1);
 }
 
 fn heredoc_bodies_and_their_borders_count() {
