@@ -92,7 +92,7 @@ async fn assemble_one(
     if session.request.snapshots == Snapshots::Single {
         let failed = |error| BuildError::state("cannot make one layer of all", error);
         let own = layers.split_off(result.inherited);
-        let single = squash(session, own).await.map_err(failed)?;
+        let single = squash(session, &layers, own).await.map_err(failed)?;
         image = squashed_config(session.plan.stage(target.stage), result, single.as_ref());
         layers.extend(single);
     }

@@ -273,6 +273,14 @@ impl VirtualLayer {
         })
     }
 
+    /// The paths of lower layers that are removed.
+    pub fn removals(&self) -> impl Iterator<Item = &Path> {
+        self.nodes.iter().filter_map(|(path, node)| match node {
+            Node::Entry(..) => None,
+            Node::Whiteout => Some(path.as_path()),
+        })
+    }
+
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
         self.nodes.is_empty()

@@ -18,6 +18,7 @@ tests![
     a_build_without_run_unpacks_nothing,
     media_types_of_families_never_mix,
     one_snapshot_holds_what_all_steps_did,
+    one_snapshot_shows_nothing_that_a_step_removed_and_loses_no_name_of_a_file,
     an_epoch_makes_builds_reproducible,
     a_missing_source_is_named_with_its_line,
     triggers_of_the_base_run_once,
@@ -135,6 +136,34 @@ fn one_snapshot_holds_what_all_steps_did() {
     assert_eq!(filled, one.image.rootfs.diff_ids.len());
     let (one, many) = (machine.unpack(&one, "one"), machine.unpack(&many, "many"));
     assert_eq!(describe(&one), describe(&many));
+}
+
+fn one_snapshot_shows_nothing_that_a_step_removed_and_loses_no_name_of_a_file() {
+    let machine = Machine::new();
+    let context = write_context(machine.root.path());
+    for (at, steps) in [
+        "RUN rm -rf /data\nCOPY src /data\n",
+        "RUN rm -rf /data && echo f > /data\nRUN rm /data && mkdir -p /data/deep/er\n",
+        "RUN echo old > /a\nRUN ln /a /b && ln /a /c\nRUN rm /a\n",
+        "RUN echo old > /a\nRUN ln /a /b && ln /a /c\nRUN rm /a; echo new > /a\n",
+        "RUN ln /etc/keep /etc/kept && ln /etc/keep /etc/too\nRUN rm /etc/keep\n",
+        "RUN ln /etc/keep /etc/kept\nRUN rm /etc/keep; echo new > /etc/keep\n",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let text = format!("FROM base\n{steps}");
+        let many = run(&machine, &text, &context);
+        let one = machine.build_with(Mode::Overlay, &text, &context, |_, request| {
+            request.snapshots = Snapshots::Single;
+        });
+        let one = one.expect("a build");
+        let (one, many) = (
+            machine.unpack(&one, &format!("one-{at}")),
+            machine.unpack(&many, &format!("many-{at}")),
+        );
+        assert_eq!(describe(&one), describe(&many), "{steps}");
+    }
 }
 
 fn an_epoch_makes_builds_reproducible() {
