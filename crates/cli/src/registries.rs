@@ -9,6 +9,8 @@ use clap::Args;
 use credentials::{ClientConfig, HelperError, HelperRequest, Lookup, RegistryAuth};
 use oci_model::Reference;
 use registry_client::{Client, ClientOptions, Proxy, RegistryError, RegistryErrorKind};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 
 use crate::exit::{Failure, Kind};
 use crate::globals::docker_config_dir;
@@ -29,13 +31,9 @@ pub(crate) struct RegistryArgs {
 
 /// Makes the client that the flags and the environment describe.
 pub(crate) fn client(args: &RegistryArgs) -> Result<Client, Failure> {
-    let mut extra_roots_pem = Vec::new();
-    let from_environment = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
-    for path in args.certificates.iter().chain(&from_environment) {
-        let pem = std::fs::read(path).map_err(|error| {
-            Failure::usage(format!("cannot read certificates {}: {error}", path.display()))
-        })?;
-        extra_roots_pem.push(pem);
+    let mut extra_roots_pem = roots_of_environment()?;
+    for path in &args.certificates {
+        extra_roots_pem.push(read_certificates(path)?);
     }
     let options = ClientOptions {
         insecure_registries: args.insecure_registries.clone(),
@@ -46,6 +44,64 @@ pub(crate) fn client(args: &RegistryArgs) -> Result<Client, Failure> {
         ..ClientOptions::default()
     };
     Client::new(options).map_err(|error| Failure::new(Kind::Usage, error))
+}
+
+/// Certificates (PEM) to trust beside the system's: those of `SSL_CERT_FILE`, and of the
+/// directories in `SSL_CERT_DIR`.
+pub(crate) fn roots_of_environment() -> Result<Vec<Vec<u8>>, Failure> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let mut roots = Vec::new();
+    if let Some(path) = set("SSL_CERT_FILE") {
+        roots.push(read_certificates(Path::new(&path))?);
+    }
+    for directory in set("SSL_CERT_DIR").iter().flat_map(std::env::split_paths) {
+        roots.extend(roots_in(&directory)?);
+    }
+    Ok(roots)
+}
+
+fn read_certificates(path: &Path) -> Result<Vec<u8>, Failure> {
+    std::fs::read(path).map_err(|error| {
+        Failure::usage(format!("cannot read certificates {}: {error}", path.display()))
+    })
+}
+
+/// The `*.crt` and `*.pem` files of a directory, if it is there; what is no certificate that can
+/// be used is left aside, as the directories of systems hold all sorts of files.
+fn roots_in(directory: &Path) -> Result<Vec<Vec<u8>>, Failure> {
+    let unreadable = |error: std::io::Error| {
+        Failure::usage(format!("cannot read certificates in {}: {error}", directory.display()))
+    };
+    let mut paths = Vec::new();
+    let listing = match std::fs::read_dir(directory) {
+        Ok(listing) => listing,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(unreadable(error)),
+    };
+    for item in listing {
+        let path = item.map_err(unreadable)?.path();
+        let is_certificate =
+            path.extension().is_some_and(|suffix| suffix == "crt" || suffix == "pem");
+        if is_certificate && path.is_file() {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    let mut roots = Vec::new();
+    for path in paths {
+        match std::fs::read(&path) {
+            Ok(pem) if is_usable(&pem) => roots.push(pem),
+            Ok(_) => tracing::debug!(path = %path.display(), "no usable certificate"),
+            Err(error) => tracing::warn!(path = %path.display(), %error, "cannot be read"),
+        }
+    }
+    Ok(roots)
+}
+
+fn is_usable(pem: &[u8]) -> bool {
+    let mut store = rustls::RootCertStore::empty();
+    let mut all = CertificateDer::pem_slice_iter(pem);
+    all.all(|one| one.is_ok_and(|one| store.add(one).is_ok())) && !store.is_empty()
 }
 
 pub(crate) fn proxy_of_environment() -> Option<Proxy> {
@@ -189,10 +245,57 @@ pub(crate) fn failure(error: RegistryError) -> Failure {
     }
 }
 
+/// The same for verbs without `--registry-ca`: `build`, the executor and its own.
+pub(crate) fn failure_of_build(error: RegistryError) -> Failure {
+    let is_untrusted = matches!(error.kind(), RegistryErrorKind::Tls { .. });
+    let failure = failure(error);
+    if !is_untrusted {
+        return failure;
+    }
+    failure.hint(
+        "SSL_CERT_FILE=FILE to trust its certificate, or with the executor \
+         --registry-certificate HOST=FILE",
+    )
+}
+
 /// Reads a reference that the user typed.
 pub(crate) fn reference(text: &str) -> Result<Reference, Failure> {
     let text = text.strip_prefix("docker://").unwrap_or(text);
     text.parse::<Reference>()
         .map_err(|error| Failure::usage(format!("{text:?}: {error}")))
         .map(|reference| reference.with_default_tag())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Signed by itself, for nobody.
+    const CERTIFICATE: &str = "\
+-----BEGIN CERTIFICATE-----\n\
+MIIBczCCARmgAwIBAgIUAY7U1BEJjTd6SxVmwueArzpm4C4wCgYIKoZIzj0EAwIw\n\
+DzENMAsGA1UEAwwEdGVzdDAeFw0yNjExMjEwOTE3MDFaFw0zNjExMTgwOTE3MDFa\n\
+MA8xDTALBgNVBAMMBHRlc3QwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAAS3I/L0\n\
+VZKkssnSocBAoDsa29wtIQN1gE7BPspGU/2HSCTBFkTHw9IxZh+3d7p9+2O6jZ39\n\
+Cv/x6NEmmFaIyW10o1MwUTAdBgNVHQ4EFgQU97xtwBL7VcP4jdiuWdfO+i273XAw\n\
+HwYDVR0jBBgwFoAU97xtwBL7VcP4jdiuWdfO+i273XAwDwYDVR0TAQH/BAUwAwEB\n\
+/zAKBggqhkjOPQQDAgNIADBFAiAitBlmcNoBskSIPsriEinq2509/SuHCPPVxzlg\n\
+QXbOHgIhAJuDstSFCcWcXuP9H9OcKT77wt/CJXzbL1DmmH+jbe60\n\
+-----END CERTIFICATE-----\n\
+";
+
+    #[test]
+    fn directories_of_certificates_may_hold_other_files() {
+        let place = tempfile::tempdir().expect("a directory");
+        let files =
+            [("key.pem", "no certificate"), ("README", "read me"), ("own.crt", CERTIFICATE)];
+        for (name, text) in files {
+            std::fs::write(place.path().join(name), text).expect("a file");
+        }
+        let found = roots_in(place.path()).unwrap_or_default();
+        assert_eq!(found, [CERTIFICATE.as_bytes()]);
+        assert!(roots_in(&place.path().join("missing")).is_ok_and(|found| found.is_empty()));
+        assert!(roots_in(&place.path().join("README")).is_err());
+        assert!(read_certificates(&place.path().join("missing")).is_err());
+    }
 }

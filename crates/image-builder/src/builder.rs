@@ -161,7 +161,7 @@ pub struct BuildRequest {
     pub agents: BTreeMap<String, PathBuf>,
     /// Limits and surroundings of commands.
     pub resources: RunResources,
-    /// Credentials for git repositories of ADD.
+    /// Credentials for git repositories; ADD uses them for their own server only.
     pub git: GitCredentials,
     /// Whether earlier results count.
     pub cache: CacheUse,

@@ -72,12 +72,14 @@ pub async fn pack_context(
     .await
 }
 
-/// Fetches the archive of a context that was pushed; it is read from the store.
+/// Fetches the archive of a context that was pushed, at most `bytes_max` bytes; it is read from
+/// the store.
 pub(crate) async fn fetch(
     reference: &Reference,
     client: &Client,
     credentials: &CredentialSource,
     store: &BlobStore,
+    bytes_max: u64,
 ) -> Result<File, StepError> {
     let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
         StepError::layer(format!("cannot fetch context {reference}"), error)
@@ -86,6 +88,10 @@ pub(crate) async fn fetch(
     let manifest =
         client.fetch_manifest(reference, &auths).await.map_err(|error| failed(error.into()))?;
     let layer = archive_of(&manifest).map_err(|reason| failed(reason.into()))?;
+    if bytes_max < layer.size {
+        let text = format!("{} bytes are more than a context may have, {bytes_max}", layer.size);
+        return Err(failed(text.into()));
+    }
     let lease = store.lease().map_err(|error| failed(error.into()))?;
     let none = Progress::none();
     client

@@ -92,6 +92,13 @@ pub struct FetchedContext {
     _scratch: Option<Workspace>,
 }
 
+impl FetchedContext {
+    /// Whether it came from elsewhere, so that its links are not those of whoever runs the build.
+    pub fn is_fetched(&self) -> bool {
+        self._scratch.is_some()
+    }
+}
+
 /// Fetches a context.
 ///
 /// # Errors
@@ -170,8 +177,9 @@ pub async fn fetch_context(
             let store = BlobStore::open(&access.blobs)
                 .map_err(|error| state(Box::<dyn std::error::Error + Send + Sync>::from(error)))?;
             let client = &access.client;
+            let (credentials, most) = (&access.credentials, access.limits.bytes_max);
             let fetched =
-                context_artifact::fetch(reference, client, &access.credentials, &store).await?;
+                context_artifact::fetch(reference, client, credentials, &store, most).await?;
             Source { name: reference.to_string(), bytes: Box::new(fetched) }
         }
     };
@@ -179,7 +187,8 @@ pub async fn fetch_context(
     let unpacked = blocking(move || {
         let dockerfile_only = unpack(source, &root, limits)?;
         let Some(hashed) = hashed else { return Ok((dockerfile_only, None, None)) };
-        let digest = hashed.finish().map_err(|error| StepError::io(&root, error))?;
+        let digest =
+            hashed.finish(limits.bytes_max).map_err(|error| StepError::io(&root, error))?;
         let newest = if dockerfile_only { None } else { crate::epoch::newest_file(&root) };
         Ok((dockerfile_only, Some(digest), newest))
     });
@@ -210,6 +219,26 @@ pub fn below_context(root: &Path, below: &Path) -> Result<PathBuf, StepError> {
     Ok(found)
 }
 
+/// A file of a context; links cannot lead out of it.
+///
+/// # Errors
+/// [`StepError::Source`] if it leaves the context or is no file, [`StepError::Io`] if it does not
+/// exist.
+pub fn file_below_context(root: &Path, below: &Path) -> Result<PathBuf, StepError> {
+    let leaves = || StepError::Source(format!("{} is not a file of the context", below.display()));
+    if below.components().any(|part| matches!(part, Component::ParentDir)) {
+        return Err(leaves());
+    }
+    let relative: PathBuf =
+        below.components().filter(|part| matches!(part, Component::Normal(_))).collect();
+    let real = |path: &Path| path.canonicalize().map_err(|error| StepError::io(path, error));
+    let (root, found) = (real(root)?, real(&root.join(relative))?);
+    if !found.starts_with(&root) || !found.is_file() {
+        return Err(leaves());
+    }
+    Ok(found)
+}
+
 fn remove_git_directory(root: &Path) -> Result<(), StepError> {
     let path = root.join(".git");
     match std::fs::remove_dir_all(&path) {
@@ -233,8 +262,13 @@ impl Hashed {
         (Self(Arc::clone(&shared)), Self(shared))
     }
 
-    fn finish(mut self) -> io::Result<Digest> {
-        io::copy(&mut self, &mut io::sink())?;
+    /// The digest of everything, if not more than `rest_max` bytes are left unread.
+    fn finish(mut self, rest_max: u64) -> io::Result<Digest> {
+        let rest = io::copy(&mut (&mut self).take(rest_max), &mut io::sink())?;
+        if rest == rest_max {
+            let text = format!("more than {rest_max} bytes follow the archive");
+            return Err(io::Error::other(text));
+        }
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let hasher = std::mem::replace(&mut inner.1, Hasher::sha256());
         Ok(hasher.finish())

@@ -94,6 +94,8 @@ impl Builder {
             FileSource::Git(reference) => {
                 let mut wanted = GitReference::parse(reference).map_err(BuildError::Request)?;
                 wanted.commit = checksum.map(str::to_owned).or(wanted.commit);
+                let none = crate::run::mounts::Secrets::new();
+                let credentials = &credentials.or_secrets(&none, &wanted.repository);
                 let resolved = git::resolve(&wanted, credentials).await.map_err(failed)?;
                 let to = workspace.path().join("source");
                 let found = git::checkout(&wanted, &resolved, credentials, &to).await;

@@ -59,20 +59,33 @@ pub(crate) fn failed(url: &str, reason: impl std::fmt::Display) -> StepError {
     StepError::Fetch { url: redacted(url), reason: reason.to_string() }
 }
 
-/// A URL without the password and the signature it may carry.
-pub(crate) fn redacted(url: &str) -> String {
+/// A URL as messages and statements may show it: without what is secret or may be, which is the
+/// user and the password (replaced as BuildKit does), and the whole query. The user of an ssh URL
+/// is no secret.
+pub fn redacted(url: &str) -> String {
+    const HIDDEN: &str = "xxxxx";
     match url::Url::parse(url) {
         Ok(mut url) => {
-            if url.password().is_some() {
-                // Only URLs that cannot have a password refuse one.
-                let _ = url.set_password(Some("****"));
+            let is_token = !url.username().is_empty() && url.scheme() != "ssh";
+            // Only URLs that cannot have them refuse.
+            if url.password().is_some() || is_token {
+                let _ = url.set_username(HIDDEN);
+                let _ = url.set_password(Some(HIDDEN));
             }
-            if url.query().is_some_and(|query| query.to_ascii_lowercase().contains("sig")) {
-                url.set_query(Some("****"));
+            if url.query().is_some() {
+                url.set_query(Some(HIDDEN));
             }
             url.to_string()
         }
-        Err(_) => url.to_owned(),
+        // What is no URL may have been meant as one.
+        Err(_) => match url.split_once("://") {
+            Some((scheme, rest)) => {
+                let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
+                let rest = rest.split_once('?').map_or(rest, |(rest, _)| rest);
+                format!("{scheme}://{rest}")
+            }
+            None => url.to_owned(),
+        },
     }
 }
 
@@ -299,9 +312,26 @@ mod tests {
 
     #[test]
     fn passwords_and_signatures_of_urls_do_not_reach_messages() {
-        for url in ["https://me:hunter2@host/x", "https://host/x?sv=1&sig=hunter2"] {
+        for url in [
+            "https://me:hunter2@host/x",
+            "https://hunter2@host/x",
+            "https://host/x?sv=1&sig=hunter2",
+            "https://host/x?token=hunter2",
+            "https://me:hunter2@host:none/x?token=hunter2",
+            "ssh://git:hunter2@host/x",
+        ] {
             let error = failed(url, "gone").to_string();
-            assert!(!error.contains("hunter2"), "{error}");
+            assert!(!error.contains("hunter2") && error.contains("host"), "{error}");
+        }
+        for (url, shown) in [
+            ("https://user:s@example.com/a.git#main", "https://xxxxx:xxxxx@example.com/a.git#main"),
+            ("https://token@example.com/a", "https://xxxxx:xxxxx@example.com/a"),
+            ("https://example.com/@a?b=c#d", "https://example.com/@a?xxxxx#d"),
+            ("ssh://git@example.com/a", "ssh://git@example.com/a"),
+            ("https://example.com/a", "https://example.com/a"),
+            ("git@example.com:a/b", "git@example.com:a/b"),
+        ] {
+            assert_eq!(redacted(url), shown);
         }
     }
 

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use crate::error::StepError;
 use crate::fetch::failed;
@@ -18,6 +19,36 @@ const AUTH_TOKEN: &str = "GIT_AUTH_TOKEN";
 const AUTH_HEADER: &str = "GIT_AUTH_HEADER";
 /// User name that goes with [`AUTH_TOKEN`].
 const TOKEN_USER: &str = "x-access-token";
+/// Longest that one command of git may take.
+const COMMAND_TIME_MAX: Duration = Duration::from_secs(30 * 60);
+/// Variables of whoever runs the build that would let git read their files, ask their helpers or
+/// work elsewhere.
+const NOT_INHERITED: [&str; 24] = [
+    "SSH_AUTH_SOCK",
+    "SSH_ASKPASS",
+    "GIT_ASKPASS",
+    "GIT_SSH",
+    "GIT_SSH_VARIANT",
+    "GIT_TOKEN",
+    "GIT_USERNAME",
+    "GIT_PASSWORD",
+    "XDG_CONFIG_HOME",
+    "GIT_CONFIG",
+    "GIT_CONFIG_SYSTEM",
+    "GIT_CONFIG_PARAMETERS",
+    "GIT_TEMPLATE_DIR",
+    "GIT_DIR",
+    "GIT_COMMON_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_NAMESPACE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_SHALLOW_FILE",
+    "GIT_TRACE",
+    "GIT_TRACE_CURL",
+    "GIT_CURL_VERBOSE",
+];
 
 /// A git reference of a Dockerfile or context: repository, ref, subdirectory.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -167,7 +198,7 @@ pub(crate) fn is_commit(text: &str) -> bool {
     matches!(text.len(), 40 | 64) && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Credentials for a git server, handed to git without touching its arguments.
+/// What git may use of whoever runs the build, handed to it without touching its arguments.
 #[derive(Clone, Default)]
 pub struct GitCredentials {
     /// User name; a token may stand here.
@@ -176,6 +207,15 @@ pub struct GitCredentials {
     pub password: Option<String>,
     /// A whole `Authorization` header instead of both.
     pub header: Option<String>,
+    /// The only server that is told ([`GitCredentials::bound_to`]); `None` is that of the one
+    /// context that is fetched with them, and no source of ADD.
+    pub server: Option<String>,
+    /// Socket of the agent that ssh may ask.
+    pub ssh_agent: Option<PathBuf>,
+    /// Whether ssh may use the keys and the configuration of whoever runs the build.
+    pub own_keys: bool,
+    /// Certificates (PEM) to check servers with; no secret.
+    pub certificates: Option<PathBuf>,
 }
 
 impl std::fmt::Debug for GitCredentials {
@@ -185,9 +225,32 @@ impl std::fmt::Debug for GitCredentials {
 }
 
 impl GitCredentials {
-    /// The same, or what the secrets of a build hold for the server of a repository
+    /// The same for the server of one repository and no other; a text that names no server is
+    /// nobody.
+    #[must_use]
+    pub fn bound_to(self, repository: &str) -> Self {
+        Self { server: Some(server_of(repository).unwrap_or_default()), ..self }
+    }
+
+    /// What a repository may be told of them.
+    fn told_to(&self, repository: &str) -> Self {
+        match &self.server {
+            Some(own) if server_of(repository).as_ref() != Some(own) => self.for_strangers(),
+            _ => self.clone(),
+        }
+    }
+
+    fn for_strangers(&self) -> Self {
+        Self { certificates: self.certificates.clone(), ..Self::default() }
+    }
+
+    /// The same if they belong to the server of the repository that ADD names, or what the secrets of a build hold for the server of a repository
     /// (`GIT_AUTH_TOKEN[.HOST]`, `GIT_AUTH_HEADER[.HOST]`).
     pub(crate) fn or_secrets(&self, secrets: &Secrets, repository: &str) -> Self {
+        let own = match self.server {
+            Some(_) => self.told_to(repository),
+            None => self.for_strangers(),
+        };
         let host =
             url::Url::parse(repository).ok().and_then(|url| url.host_str().map(str::to_owned));
         let secret = |name: &str| {
@@ -199,15 +262,35 @@ impl GitCredentials {
             Some(String::from_utf8(bytes).ok()?.trim().to_owned()).filter(|text| !text.is_empty())
         };
         if let Some(header) = secret(AUTH_HEADER) {
-            return Self { header: Some(header), ..Self::default() };
+            return Self { header: Some(header), username: None, password: None, ..own };
         }
         match secret(AUTH_TOKEN) {
-            Some(token) => {
-                Self { username: Some(TOKEN_USER.to_owned()), password: Some(token), header: None }
-            }
-            None => self.clone(),
+            Some(token) => Self {
+                username: Some(TOKEN_USER.to_owned()),
+                password: Some(token),
+                header: None,
+                ..own
+            },
+            None => own,
         }
     }
+}
+
+/// Scheme, host and port of a repository; `user@host:path` is ssh.
+fn server_of(repository: &str) -> Option<String> {
+    let (scheme, host, port) = match url::Url::parse(repository) {
+        Ok(url) if repository.contains("://") => {
+            let scheme = url.scheme().to_owned();
+            let port = url.port_or_known_default().or((scheme == "ssh").then_some(22));
+            (scheme, url.host_str()?.to_ascii_lowercase(), port)
+        }
+        _ => {
+            let (host, _) = repository.split_once(':')?;
+            let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+            ("ssh".to_owned(), host.to_ascii_lowercase(), Some(22))
+        }
+    };
+    Some(format!("{scheme}://{host}:{}", port.unwrap_or_default()))
 }
 
 /// A commit that was checked out.
@@ -350,7 +433,7 @@ struct Git<'a> {
     directory: Option<&'a Path>,
     /// Without user name and password.
     url: String,
-    environment: Vec<(String, String)>,
+    environment: Vec<(String, OsString)>,
 }
 
 impl<'a> Git<'a> {
@@ -359,29 +442,50 @@ impl<'a> Git<'a> {
         credentials: &GitCredentials,
         directory: Option<&'a Path>,
     ) -> Result<Self, StepError> {
-        let (url, credentials) = apart(&wanted.repository, credentials);
+        let told = credentials.told_to(&wanted.repository);
+        let (url, credentials) = apart(&wanted.repository, &told);
         if url.contains("::") && !url.contains("://") {
             return Err(failed(&url, "transports of other programs are not used"));
         }
-        let mut environment: Vec<(String, String)> = vec![
+        // ssh finds the home directory by itself, whatever HOME says.
+        let ssh = if credentials.own_keys {
+            "ssh -o BatchMode=yes"
+        } else {
+            "ssh -F none -o BatchMode=yes -o IdentityFile=none"
+        };
+        let mut environment: Vec<(String, OsString)> = Vec::new();
+        for (name, value) in [
             // Nobody is there to answer a question for a password or a host key.
-            ("GIT_TERMINAL_PROMPT".to_owned(), "0".to_owned()),
-            ("GIT_CONFIG_NOSYSTEM".to_owned(), "1".to_owned()),
-            ("GIT_ALLOW_PROTOCOL".to_owned(), TRANSPORTS.to_owned()),
-            ("GIT_SSH_COMMAND".to_owned(), "ssh -o BatchMode=yes".to_owned()),
-            ("LC_ALL".to_owned(), "C".to_owned()),
-        ];
-        if wanted.any_certificate {
-            environment.push(("GIT_SSL_NO_VERIFY".to_owned(), "1".to_owned()));
+            ("GIT_TERMINAL_PROMPT", "0"),
+            // Neither settings nor passwords (.netrc) of the person are a build's.
+            ("HOME", "/dev/null"),
+            ("GIT_CONFIG_GLOBAL", "/dev/null"),
+            ("GIT_CONFIG_NOSYSTEM", "1"),
+            ("GIT_ALLOW_PROTOCOL", TRANSPORTS),
+            ("GIT_SSH_COMMAND", ssh),
+            ("LC_ALL", "C"),
+        ] {
+            environment.push((name.to_owned(), value.into()));
         }
-        let settings = settings(&url, &credentials);
-        environment.push(("GIT_CONFIG_COUNT".to_owned(), settings.len().to_string()));
-        for (number, (key, value)) in settings.into_iter().enumerate() {
-            environment.push((format!("GIT_CONFIG_KEY_{number}"), key));
-            environment.push((format!("GIT_CONFIG_VALUE_{number}"), value));
+        if wanted.any_certificate {
+            environment.push(("GIT_SSL_NO_VERIFY".to_owned(), "1".into()));
+        }
+        if let Some(path) = &credentials.certificates {
+            environment.push(("GIT_SSL_CAINFO".to_owned(), path.into()));
+        }
+        if let Some(socket) = &credentials.ssh_agent {
+            environment.push(("SSH_AUTH_SOCK".to_owned(), socket.into()));
+        }
+        // An empty helper forgets those that are configured anywhere.
+        let mut all = vec![("credential.helper".to_owned(), String::new())];
+        all.extend(settings(&url, &credentials));
+        environment.push(("GIT_CONFIG_COUNT".to_owned(), all.len().to_string().into()));
+        for (number, (key, value)) in all.into_iter().enumerate() {
+            environment.push((format!("GIT_CONFIG_KEY_{number}"), key.into()));
+            environment.push((format!("GIT_CONFIG_VALUE_{number}"), value.into()));
         }
         if credentials.username.is_some() || credentials.password.is_some() {
-            let text = |value: &Option<String>| value.clone().unwrap_or_default();
+            let text = |value: &Option<String>| value.clone().unwrap_or_default().into();
             environment.push(("SHIPWAY_GIT_USERNAME".to_owned(), text(&credentials.username)));
             environment.push(("SHIPWAY_GIT_PASSWORD".to_owned(), text(&credentials.password)));
         }
@@ -415,6 +519,9 @@ impl<'a> Git<'a> {
             command.current_dir(directory);
         }
         command.stdin(Stdio::null()).kill_on_drop(true);
+        for name in NOT_INHERITED {
+            command.env_remove(name);
+        }
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
         command.args(arguments);
@@ -422,9 +529,16 @@ impl<'a> Git<'a> {
     }
 
     async fn run(&self, arguments: &[&str]) -> Result<String, StepError> {
-        let output = self.command(arguments).output().await.map_err(|error| {
+        let output = tokio::time::timeout(COMMAND_TIME_MAX, self.command(arguments).output());
+        let output = output.await.map_err(|_| {
+            let minutes = COMMAND_TIME_MAX.as_secs() / 60;
+            failed(&self.url, format!("git did not finish in {minutes} minutes"))
+        })?;
+        let output = output.map_err(|error| {
             let reason = if error.kind() == std::io::ErrorKind::NotFound {
-                "the git program is needed and not installed".to_owned()
+                "the git program is needed and not installed: install it, or give the files as an \
+                 archive (https://, s3://, tar://) or as oci:// from `shipway context push`"
+                    .to_owned()
             } else {
                 format!("cannot start git: {error}")
             };
@@ -456,6 +570,7 @@ fn apart(repository: &str, credentials: &GitCredentials) -> (String, GitCredenti
         username: decoded(url.username()),
         password: url.password().and_then(decoded),
         header: None,
+        ..credentials.clone()
     };
     // Both succeed for every URL with a host, which these schemes require.
     let _ = url.set_username("");
@@ -560,6 +675,64 @@ mod tests {
         let header = GitCredentials { header: Some("h".to_owned()), ..GitCredentials::default() };
         let settings = super::settings("https://host/a/x.git", &header);
         assert_eq!(settings[0].0, "http.https://host/.extraheader");
+    }
+
+    #[test]
+    fn the_persons_own_files_agent_and_keys_are_not_used_unless_they_are_handed_over() {
+        let wanted =
+            GitReference { repository: "ssh://git@host/x.git".to_owned(), ..Default::default() };
+        let variables = |credentials: &GitCredentials| {
+            let git = Git::new(&wanted, credentials, None).expect("usable");
+            let command = git.command(&["version"]);
+            let all = command.as_std().get_envs();
+            all.map(|(name, value)| {
+                let text = |text: &std::ffi::OsStr| text.to_string_lossy().into_owned();
+                (text(name), value.map(text))
+            })
+            .collect::<BTreeMap<String, Option<String>>>()
+        };
+        let alone = variables(&GitCredentials::default());
+        assert_eq!(alone["SSH_AUTH_SOCK"], None);
+        assert_eq!(alone["GIT_ASKPASS"], None);
+        assert_eq!(alone["HOME"].as_deref(), Some("/dev/null"));
+        assert_eq!(alone["GIT_CONFIG_KEY_0"].as_deref(), Some("credential.helper"));
+        assert!(alone["GIT_SSH_COMMAND"].as_ref().is_some_and(|ssh| ssh.contains("-F none")));
+        let own = GitCredentials {
+            ssh_agent: Some("/agent".into()),
+            own_keys: true,
+            certificates: Some("/ca.pem".into()),
+            ..GitCredentials::default()
+        };
+        let own = own.bound_to("git@HOST:other.git");
+        let handed = variables(&own);
+        assert_eq!(handed["SSH_AUTH_SOCK"].as_deref(), Some("/agent"));
+        assert_eq!(handed["GIT_SSH_COMMAND"].as_deref(), Some("ssh -o BatchMode=yes"));
+        let stranger = variables(&own.bound_to("https://host/x.git"));
+        assert_eq!(stranger["SSH_AUTH_SOCK"], None);
+        assert_eq!(stranger["GIT_SSL_CAINFO"].as_deref(), Some("/ca.pem"));
+        assert!(stranger["GIT_SSH_COMMAND"] == alone["GIT_SSH_COMMAND"]);
+    }
+
+    #[test]
+    fn credentials_of_a_context_reach_added_repositories_of_its_server_only() {
+        let own = GitCredentials { username: Some("t".to_owned()), ..GitCredentials::default() };
+        let none = Secrets::new();
+        let told = |own: &GitCredentials, url| own.or_secrets(&none, url).username.is_some();
+        let bound = own.clone().bound_to("https://host/a.git");
+        assert!(told(&bound, "https://HOST:443/other.git"));
+        for url in [
+            "https://other/a.git",
+            "http://host/a.git",
+            "https://host:8443/a.git",
+            "https://host.evil.example/a.git",
+            "https://evil.example/host/a.git",
+            "git@host:a.git",
+            "",
+        ] {
+            assert!(!told(&bound, url), "{url}");
+        }
+        assert!(!told(&own, "https://host/a.git"), "of no server in particular");
+        assert!(!told(&own.bound_to(""), ""), "of nobody");
     }
 
     #[test]

@@ -74,9 +74,11 @@ pub use commit::Family;
 pub use context_artifact::{CONTEXT_ARTIFACT, pack_context};
 pub use context_source::{
     ContextAccess, ContextLimits, ContextLocation, FetchedContext, below_context, fetch_context,
+    file_below_context,
 };
 pub use error::{BuildError, StepError};
 pub use event::{BuildEvent, Events, OutputStream, PushEnd, StepEnd, StepNumber};
+pub use fetch::redacted;
 pub use git::{GitCredentials, GitReference, GitTimes, Submodules};
 pub use image::BuiltImage;
 pub use object_storage::{Cloud, ObjectLocation};

@@ -135,34 +135,39 @@ impl ObjectLocation {
         let connector = Shared(http.clone());
         Ok(match &self.cloud {
             Cloud::S3 => {
-                let mut builder = AmazonS3Builder::new().with_bucket_name(&self.bucket);
+                let mut builder = AmazonS3Builder::new();
                 for (name, value) in self.settings_like("aws_") {
                     if let Ok(key) = name.parse() {
                         builder = builder.with_config(key, value);
                     }
                 }
+                // What the location says counts, whatever the environment says besides.
+                builder = builder.with_bucket_name(&self.bucket);
                 // An endpoint of one's own is chosen on purpose, whatever it speaks.
                 Arc::new(builder.with_allow_http(true).with_http_connector(connector).build()?)
             }
             Cloud::Google => {
-                let mut builder = GoogleCloudStorageBuilder::new().with_bucket_name(&self.bucket);
+                let mut builder = GoogleCloudStorageBuilder::new();
                 for (name, value) in self.settings_like("google_") {
                     if let Ok(key) = name.parse() {
                         builder = builder.with_config(key, value);
                     }
                 }
+                builder = builder.with_bucket_name(&self.bucket);
                 Arc::new(builder.with_http_connector(connector).build()?)
             }
             Cloud::Azure { account, endpoint } => {
-                let mut builder = MicrosoftAzureBuilder::new()
-                    .with_account(account)
-                    .with_endpoint(endpoint.clone())
-                    .with_container_name(&self.bucket);
+                let mut builder = MicrosoftAzureBuilder::new();
                 for (name, value) in self.settings_like("azure_") {
                     if let Ok(key) = name.parse() {
                         builder = builder.with_config(key, value);
                     }
                 }
+                builder = builder
+                    .with_account(account)
+                    .with_endpoint(endpoint.clone())
+                    .with_container_name(&self.bucket)
+                    .with_use_emulator(false);
                 let plain = endpoint.starts_with("http://");
                 Arc::new(builder.with_allow_http(plain).with_http_connector(connector).build()?)
             }
@@ -227,6 +232,41 @@ mod tests {
         }
         let short = ObjectLocation::azure("https://a.blob.core.windows.net/box", BTreeMap::new());
         assert!(short.expect("azure").is_err());
+    }
+
+    #[test]
+    fn settings_do_not_choose_another_place_than_the_location() {
+        // Only the first call can succeed, and only that one counts.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = registry_client::Client::new(registry_client::ClientOptions::default());
+        let http = client.expect("a client").http_client();
+        let settings: BTreeMap<String, String> = [
+            ("aws_bucket", "other"),
+            ("aws_access_key_id", "id"),
+            ("aws_secret_access_key", "key"),
+            ("google_bucket_name", "other"),
+            ("google_skip_signature", "true"),
+            ("azure_container_name", "other"),
+            ("azure_storage_account_name", "other"),
+            ("azure_storage_endpoint", "https://other.example"),
+            ("azure_storage_use_emulator", "true"),
+            ("azure_storage_account_key", "a2V5"),
+        ]
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+        let shown = |object: ObjectLocation| {
+            let store = object.store(&http).unwrap_or_else(|error| panic!("{object}: {error}"));
+            format!("{store} {store:?}")
+        };
+        let place = |cloud| ObjectLocation::new(cloud, "own/key", settings.clone()).expect("valid");
+        let azure =
+            ObjectLocation::azure("https://acc.blob.core.windows.net/own/key", settings.clone());
+        let azure = azure.expect("azure").expect("valid");
+        for object in [place(Cloud::S3), place(Cloud::Google), azure] {
+            let text = shown(object);
+            assert!(text.contains("own") && !text.contains("other"), "{text}");
+        }
     }
 
     #[test]

@@ -169,7 +169,7 @@ impl Session {
     ) -> Result<Arc<FetchedContext>, StepError> {
         let git = match location {
             ContextLocation::Git(wanted) => self.git_credentials(wanted),
-            _ => self.request.git.clone(),
+            _ => GitCredentials::default(),
         };
         let access = ContextAccess {
             scratch: self.inner.directory.join("work"),
@@ -558,7 +558,9 @@ impl Session {
     }
 
     fn git_credentials(&self, wanted: &GitReference) -> GitCredentials {
-        self.request.git.or_secrets(&self.request.secrets, &wanted.repository)
+        let found = self.request.git.or_secrets(&self.request.secrets, &wanted.repository);
+        let forwarded = || self.request.agents.get("default").cloned();
+        GitCredentials { ssh_agent: found.ssh_agent.clone().or_else(forwarded), ..found }
     }
 
     /// A git repository, cloned once per build.

@@ -205,13 +205,22 @@ fn git_setting(found: &mut GitReference, setting: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Credentials of git contexts; a token stands in for the user name.
-pub(crate) fn git_credentials() -> GitCredentials {
+/// Credentials of a git context, for its server only; a token stands in for the user name.
+pub(crate) fn git_credentials(context: &ContextLocation) -> GitCredentials {
     let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-    GitCredentials {
+    let path = |name| variable(name).map(PathBuf::from);
+    let all = GitCredentials {
         username: variable("GIT_TOKEN").or_else(|| variable("GIT_USERNAME")),
         password: variable("GIT_PASSWORD"),
-        header: None,
+        ssh_agent: path("SSH_AUTH_SOCK"),
+        own_keys: true,
+        certificates: path("SSL_CERT_FILE"),
+        ..GitCredentials::default()
+    };
+    match context {
+        ContextLocation::Git(reference) => all.bound_to(&reference.repository),
+        // Nobody else is told.
+        _ => all.bound_to(""),
     }
 }
 

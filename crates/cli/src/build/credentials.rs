@@ -9,7 +9,9 @@ use oci_model::Reference;
 use registry_client::ClientOptions;
 
 use crate::exit::Failure;
-use crate::registries::{config_at, proxy_of_environment, run_helper, stored_credential};
+use crate::registries::{
+    config_at, proxy_of_environment, roots_of_environment, run_helper, stored_credential,
+};
 
 /// Sources of credentials besides config files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,13 +187,12 @@ fn of_gitlab(host: &str, variable: &dyn Fn(&str) -> Option<String>) -> Option<Re
 }
 
 /// Client options that follow from the environment.
-pub(crate) fn client_options() -> ClientOptions {
-    let roots = std::env::var_os("SSL_CERT_FILE").and_then(|path| std::fs::read(path).ok());
-    ClientOptions {
+pub(crate) fn client_options() -> Result<ClientOptions, Failure> {
+    Ok(ClientOptions {
         proxy: proxy_of_environment(),
-        extra_roots_pem: roots.into_iter().collect(),
+        extra_roots_pem: roots_of_environment()?,
         ..ClientOptions::default()
-    }
+    })
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use image_builder::{
     BasePolicy, BuildError, BuildOutcome, BuildRequest, Builder, BuilderOptions, ContextAccess,
     ContextDirectory, ContextLocation, Events, FetchedContext, GitCredentials, Invocation,
     IsolationChoice, Material, NamedContext, StepError, WarmedBases, below_context, fetch_context,
+    file_below_context, redacted,
 };
 use layers::UnpackedLayers;
 use oci_model::{Platform, Reference};
@@ -24,6 +25,9 @@ use registry_client::{Client, ClientOptions};
 use crate::build::credentials::CredentialFile;
 use crate::build::progress::Tail;
 use crate::exit::{Failure, Kind, Place};
+
+/// Largest Dockerfile or ignore file, in bytes: 64 MiB are nothing that a person wrote.
+const TEXT_BYTES_MAX: u64 = 64 << 20;
 
 /// Where the Dockerfile is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,10 +104,14 @@ pub(crate) async fn prepare(
         context.root = below_context(&context.root, below)
             .map_err(|error| Failure::new(Kind::Usage, error).hint("check --context-sub-path"))?;
     }
-    let (name, bytes) = read_dockerfile(subject, &context, access).await?;
+    let found = read_dockerfile(subject, &context, access).await?;
+    let FoundDockerfile { name, bytes, is_elsewhere } = found;
     let file = Dockerfile::parse(&name, &bytes)
         .map_err(|error| mistake(error, &String::from_utf8_lossy(&bytes)))?;
-    let ignore = read_ignore_file(&context.root, &name)?;
+    let ignore = match ignore_text(&context.root, &name, is_elsewhere, context.is_fetched())? {
+        Some(text) => IgnoreFile::parse(&text).map_err(dockerfile_failure)?,
+        None => IgnoreFile::default(),
+    };
     let directory = ContextDirectory { root: context.root.clone(), ignore };
     let epoch = b"SOURCE_DATE_EPOCH";
     let mentions_epoch = bytes.windows(epoch.len()).any(|window| window == epoch);
@@ -133,18 +141,20 @@ pub(crate) async fn fetch_named(
         if let Some(time) = fetched.time {
             subject.context_times.insert(name.clone(), time);
         }
-        subject.named_contexts.insert(name, named_directory(fetched.root.clone())?);
+        subject.named_contexts.insert(name, named_directory(fetched.root.clone(), true)?);
         kept.push(fetched);
     }
     Ok(kept)
 }
 
-/// A directory as a named context, with its own ignore file.
-pub(crate) fn named_directory(root: PathBuf) -> Result<NamedContext, Failure> {
-    let ignore = std::fs::read_to_string(root.join(".dockerignore"))
-        .map(|text| IgnoreFile::parse(&text))
-        .unwrap_or_else(|_| Ok(IgnoreFile::default()))
-        .map_err(dockerfile_failure)?;
+/// A directory as a named context, with its own ignore file; `is_fetched` if it came from
+/// elsewhere.
+pub(crate) fn named_directory(root: PathBuf, is_fetched: bool) -> Result<NamedContext, Failure> {
+    let path = Path::new(".dockerignore");
+    let ignore = match read_text(ContextFile { root: &root, path, is_fetched })? {
+        Some(text) => IgnoreFile::parse(&text).map_err(dockerfile_failure)?,
+        None => IgnoreFile::default(),
+    };
     Ok(NamedContext::Directory(ContextDirectory { root, ignore }))
 }
 
@@ -167,44 +177,60 @@ pub(crate) fn mistake(error: dockerfile::DockerfileError, text: &str) -> Failure
     Failure::usage(error).details(details).at(place)
 }
 
+/// A Dockerfile as it was found.
+struct FoundDockerfile {
+    name: String,
+    bytes: Vec<u8>,
+    /// Whether it was named by a path outside of the context, so that its ignore file may be
+    /// beside it.
+    is_elsewhere: bool,
+}
+
 async fn read_dockerfile(
     subject: &Subject,
     context: &FetchedContext,
     access: &ContextAccess,
-) -> Result<(String, Vec<u8>), Failure> {
-    let read = |path: &Path| {
-        std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+) -> Result<FoundDockerfile, Failure> {
+    let found = |name: String, bytes| FoundDockerfile { name, bytes, is_elsewhere: false };
+    let inside = |path: &Path| {
+        let is_fetched = context.is_fetched();
+        read_file(ContextFile { root: &context.root, path, is_fetched })
     };
     match &subject.dockerfile {
         DockerfileLocation::Stdin => {
-            let mut bytes = Vec::new();
-            std::io::Read::read_to_end(&mut std::io::stdin().lock(), &mut bytes)?;
-            Ok(("Dockerfile".to_owned(), bytes))
+            let bytes = read_bounded(std::io::stdin().lock(), "standard input")?;
+            Ok(found("Dockerfile".to_owned(), bytes))
         }
         DockerfileLocation::Url(url) => {
             let location = ContextLocation::Url(url.clone());
             let fetched = fetch_context(&location, access).await?;
-            Ok((url.clone(), read(&fetched.root.join("Dockerfile"))?))
+            let (root, path, url) = (&fetched.root, Path::new("Dockerfile"), redacted(url));
+            let read = read_file(ContextFile { root, path, is_fetched: true })?;
+            let missing = || Failure::usage(format!("there is no Dockerfile in {url}"));
+            Ok(found(url.clone(), read.ok_or_else(missing)?))
         }
         DockerfileLocation::Path(path) if path.is_file() => {
-            Ok((path.display().to_string(), read(path)?))
+            let name = path.display().to_string();
+            let file = std::fs::File::open(path);
+            let file = file.with_context(|| format!("cannot read {name}"))?;
+            let bytes = read_bounded(file, &name)?;
+            Ok(FoundDockerfile { name, bytes, is_elsewhere: true })
         }
         DockerfileLocation::Path(path) => {
-            let inside = context.root.join(path.strip_prefix("/").unwrap_or(path));
-            if !inside.is_file() {
-                return Err(Failure::usage(format!(
+            let below = path.strip_prefix("/").unwrap_or(path);
+            let missing = || {
+                Failure::usage(format!(
                     "please provide a valid path to a Dockerfile within the build context with \
                      --dockerfile: {} does not exist",
                     path.display()
-                )));
-            }
-            Ok((path.display().to_string(), read(&inside)?))
+                ))
+            };
+            Ok(found(path.display().to_string(), inside(below)?.ok_or_else(missing)?))
         }
         DockerfileLocation::Default => {
             for name in ["Dockerfile", "dockerfile"] {
-                let path = context.root.join(name);
-                if path.is_file() {
-                    return Ok((name.to_owned(), read(&path)?));
+                if let Some(bytes) = inside(Path::new(name))? {
+                    return Ok(found(name.to_owned(), bytes));
                 }
             }
             let text = format!("there is no Dockerfile in {}", context.root.display());
@@ -213,32 +239,86 @@ async fn read_dockerfile(
     }
 }
 
-fn read_ignore_file(root: &Path, dockerfile: &str) -> Result<IgnoreFile, Failure> {
-    match ignore_text(root, dockerfile)? {
-        Some(text) => IgnoreFile::parse(&text).map_err(dockerfile_failure),
-        None => Ok(IgnoreFile::default()),
-    }
+/// A file of a context.
+#[derive(Clone, Copy)]
+struct ContextFile<'a> {
+    root: &'a Path,
+    path: &'a Path,
+    /// Whether the context came from elsewhere: then links must not lead out of it.
+    is_fetched: bool,
 }
 
-/// The ignore file that counts for a Dockerfile, if there is one.
-pub(crate) fn ignore_text(root: &Path, dockerfile: &str) -> Result<Option<String>, Failure> {
-    for name in ignore_file_names(dockerfile) {
-        // The first is beside the Dockerfile, wherever that is; the second in the context.
-        for path in [PathBuf::from(&name), root.join(&name)] {
-            let is_general = name == ".dockerignore";
-            if is_general && !path.starts_with(root) {
-                continue;
-            }
-            match std::fs::read_to_string(&path) {
-                Ok(text) => return Ok(Some(text)),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {}
-                Err(error) => {
-                    return Err(anyhow::Error::from(error)
-                        .context(format!("cannot read {}", path.display()))
-                        .into());
-                }
-            }
+/// The bytes of a file of a context, if it is there and a file.
+fn read_file(wanted: ContextFile<'_>) -> Result<Option<Vec<u8>>, Failure> {
+    let ContextFile { root, path, is_fetched } = wanted;
+    let found = root.join(path);
+    let is_missing = match std::fs::metadata(&found) {
+        Ok(metadata) => !metadata.is_file(),
+        Err(error)
+            if matches!(
+                error.kind(),
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+            ) =>
+        {
+            true
+        }
+        Err(error) => {
+            let text = format!("cannot read {}", found.display());
+            return Err(anyhow::Error::from(error).context(text).into());
+        }
+    };
+    if is_missing {
+        return Ok(None);
+    }
+    let found = if is_fetched {
+        file_below_context(root, path).map_err(|error| Failure::new(Kind::Usage, error))?
+    } else {
+        found
+    };
+    let name = found.display().to_string();
+    let file = std::fs::File::open(&found).with_context(|| format!("cannot read {name}"))?;
+    read_bounded(file, &name).map(Some)
+}
+
+fn read_text(wanted: ContextFile<'_>) -> Result<Option<String>, Failure> {
+    let Some(bytes) = read_file(wanted)? else { return Ok(None) };
+    let name = wanted.root.join(wanted.path);
+    let bad = |_| Failure::usage(format!("{} is not UTF-8", name.display()));
+    String::from_utf8(bytes).map(Some).map_err(bad)
+}
+
+/// What a reader gives, if that can be something a person wrote.
+fn read_bounded(from: impl std::io::Read, name: &str) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    let mut limited = std::io::Read::take(from, TEXT_BYTES_MAX + 1);
+    std::io::Read::read_to_end(&mut limited, &mut bytes)
+        .with_context(|| format!("cannot read {name}"))?;
+    if TEXT_BYTES_MAX < bytes.len() as u64 {
+        return Err(Failure::usage(format!("{name} has more than {TEXT_BYTES_MAX} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// The ignore file that counts for a Dockerfile, if there is one: beside the Dockerfile if that
+/// was named by a path elsewhere, else in the context.
+pub(crate) fn ignore_text(
+    root: &Path,
+    dockerfile: &str,
+    is_elsewhere: bool,
+    is_fetched: bool,
+) -> Result<Option<String>, Failure> {
+    let [own, general] = ignore_file_names(dockerfile);
+    if is_elsewhere {
+        let (root, path) = (Path::new(""), Path::new(&own));
+        if let Some(text) = read_text(ContextFile { root, path, is_fetched: false })? {
+            return Ok(Some(text));
+        }
+    }
+    for name in [own, general] {
+        let path = Path::new(&name);
+        let path = path.strip_prefix("/").unwrap_or(path);
+        if let Some(text) = read_text(ContextFile { root, path, is_fetched })? {
+            return Ok(Some(text));
         }
     }
     Ok(None)
@@ -339,7 +419,7 @@ async fn dated(
         subject.context_times.get(text).copied()
     } else {
         let target = Some(text.to_owned());
-        let git: GitCredentials = contexts::git_credentials();
+        let git: GitCredentials = contexts::git_credentials(&subject.context);
         let of_stage = PlanOptions { target, ..options.clone() };
         let plan = Box::pin(plan(builder, subject, prepared, of_stage)).await?;
         let found = builder.epoch_of_stage(plan.stage(plan.target), &git).await;
@@ -533,15 +613,15 @@ pub(crate) fn failure_without_place(error: BuildError) -> Failure {
     };
     let error = match error {
         BuildError::Push { reference, source } => match of_registry(source) {
-            Ok(error) => return crate::registries::failure(*error),
+            Ok(error) => return crate::registries::failure_of_build(*error),
             Err(source) => BuildError::Push { reference, source },
         },
         BuildError::Cache { place, source } => match of_registry(source) {
-            Ok(error) => return crate::registries::failure(*error),
+            Ok(error) => return crate::registries::failure_of_build(*error),
             Err(source) => BuildError::Cache { place, source },
         },
         BuildError::Image { reference, source } => match of_registry(source) {
-            Ok(error) => return crate::registries::failure(*error),
+            Ok(error) => return crate::registries::failure_of_build(*error),
             Err(source) => BuildError::Image { reference, source },
         },
         other => other,
@@ -682,4 +762,57 @@ pub(crate) fn secrets(arguments: &[String]) -> Result<image_builder::Secrets, Fa
         found.insert(id.to_owned(), source);
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[test]
+    fn files_of_a_fetched_context_do_not_come_from_outside() {
+        let place = tempfile::tempdir().expect("a directory");
+        let root = place.path().join("context");
+        std::fs::create_dir(&root).expect("a directory");
+        std::fs::write(place.path().join("token"), "secret").expect("a file");
+        std::fs::write(root.join("real"), "FROM scratch\n").expect("a file");
+        for (name, target) in [("out", "../token"), ("in", "real"), ("Dockerfile", "../token")] {
+            std::os::unix::fs::symlink(target, root.join(name)).expect("a link");
+        }
+        std::os::unix::fs::symlink("../token", root.join(".dockerignore")).expect("a link");
+        let read = |name: &str, is_fetched| {
+            read_file(ContextFile { root: &root, path: Path::new(name), is_fetched })
+        };
+        for name in ["out", "Dockerfile", ".dockerignore", "../token"] {
+            assert!(read(name, true).is_err(), "{name}");
+            // The person's own directory is theirs.
+            assert_eq!(read(name, false).ok().flatten().as_deref(), Some(&b"secret"[..]), "{name}");
+        }
+        assert!(read("in", true).is_ok_and(|bytes| bytes.is_some()));
+        assert!(read("missing", true).is_ok_and(|bytes| bytes.is_none()));
+        assert!(ignore_text(&root, "Dockerfile", false, true).is_err());
+        assert!(named_directory(root.clone(), true).is_err());
+        std::fs::remove_file(root.join(".dockerignore")).expect("the link");
+        std::fs::create_dir(root.join(".dockerignore")).expect("a directory");
+        assert!(named_directory(root, true).is_ok());
+    }
+
+    #[test]
+    fn ignore_files_outside_of_the_context_belong_to_dockerfiles_named_by_path() {
+        let place = tempfile::tempdir().expect("a directory");
+        let (root, elsewhere) = (place.path().join("context"), place.path().join("elsewhere"));
+        for directory in [&root, &elsewhere] {
+            std::fs::create_dir(directory).expect("a directory");
+        }
+        std::fs::write(root.join(".dockerignore"), "general").expect("a file");
+        std::fs::write(elsewhere.join("Dockerfile.dockerignore"), "own").expect("a file");
+        let dockerfile = elsewhere.join("Dockerfile").display().to_string();
+        let text = |is_elsewhere| ignore_text(&root, &dockerfile, is_elsewhere, false);
+        assert_eq!(text(true).ok().flatten().as_deref(), Some("own"));
+        assert_eq!(text(false).ok().flatten().as_deref(), Some("general"));
+    }
+
+    #[test]
+    fn no_text_is_read_without_limit() {
+        assert!(read_bounded(std::io::repeat(b'#'), "it").is_err());
+        assert_eq!(read_bounded(&b"FROM x"[..], "it").ok().as_deref(), Some(&b"FROM x"[..]));
+    }
 }

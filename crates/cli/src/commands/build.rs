@@ -151,10 +151,10 @@ async fn run_shown(
         .hint("it exists for `shipway executor` in its own image"));
     }
     let mut subject = subject(args, &outputs)?;
-    let mut options = client_options();
+    let mut options = client_options()?;
     options.insecure_registries.clone_from(&args.insecure_registries);
     let credentials = CredentialFile::read(crate::globals::docker_config_dir().as_deref())?;
-    let git = contexts::git_credentials();
+    let git = contexts::git_credentials(&subject.context);
     let access = contexts::access(&state_dir, options.clone(), &credentials, git.clone())?;
     let prepared = build::until_stopped(build::prepare(&subject, &access)).await?;
     let named = build::fetch_named(&mut subject, &prepared, &access);

@@ -296,7 +296,7 @@ fn open_store(globals: &Globals) -> Result<BlobStore, Failure> {
 }
 
 fn builder(args: &PlaceArgs, globals: &Globals) -> Result<Builder, Failure> {
-    let mut options = client_options();
+    let mut options = client_options()?;
     options.insecure_registries.clone_from(&args.insecure_registries);
     build::builder(Machinery {
         warmed: None,

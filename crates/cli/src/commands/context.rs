@@ -98,7 +98,8 @@ fn directory(args: &PushArgs) -> Result<ContextDirectory, Failure> {
         return Err(Failure::usage(format!("{} is not a directory", root.display())));
     }
     let dockerfile = args.file.as_deref().unwrap_or("Dockerfile");
-    let ignore = crate::build::ignore_text(&root, dockerfile)?;
+    let is_named = args.file.is_some();
+    let ignore = crate::build::ignore_text(&root, dockerfile, is_named, false)?;
     let ignore = match ignore {
         None => dockerfile::IgnoreFile::default(),
         Some(text) => {

@@ -15,7 +15,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use image_builder::{BasePolicy, BuildRequest, Family, FamilyChoice, Snapshots, WarmedBases};
+use image_builder::{
+    BasePolicy, BuildRequest, Family, FamilyChoice, GitCredentials, Snapshots, WarmedBases,
+};
 use oci_model::Reference;
 
 pub(crate) use self::flags::ExecutorArgs;
@@ -57,17 +59,16 @@ pub(crate) async fn run(args: ExecutorArgs, globals: &Globals) -> Result<ExitCod
 }
 
 async fn run_verb(verb: &ExecutorVerb, globals: &Globals) -> Result<ExitCode, Failure> {
-    let kaniko_dir = PathBuf::from(KANIKO_DIR);
-    let credentials = || CredentialFile::read(Some(&docker_config_dir(&kaniko_dir)));
+    let kaniko_dir = kaniko_dir();
     match verb {
         ExecutorVerb::Version => {
             output::line(&format!("Kaniko version : shipway {}", env!("CARGO_PKG_VERSION")));
             Ok(ExitCode::SUCCESS)
         }
-        ExecutorVerb::Login(args) => verbs::login(args),
+        ExecutorVerb::Login(args) => verbs::login(args, &docker_config_dir(&kaniko_dir)),
         ExecutorVerb::Push(args) => {
             let scratch = state_dir(globals, &kaniko_dir).join("build/work");
-            verbs::push(args, &credentials()?, &scratch).await
+            verbs::push(args, &credentials(&kaniko_dir)?, &scratch).await
         }
         ExecutorVerb::Warmer(args) => warmer::run(args, globals).await,
     }
@@ -105,11 +106,11 @@ async fn execute(args: &ExecutorArgs, globals: &Globals, log: KanikoLog) -> Resu
     let shown = Progress::start(Style::Kaniko(log));
     let credentials =
         CredentialFile::read(Some(&docker_config_dir(&kaniko_dir)))?.with_helpers(&args.helpers());
-    let git = contexts::git_credentials();
+    let git = contexts::git_credentials(&subject.context);
     let pull = registry_flags::pull_options(&args.registry, &credentials)?;
     let push = registry_flags::push_options(&args.registry, &args.push)?;
-    let access = contexts::access(&state_dir, pull.clone(), &credentials, git)?;
-    let prepared = build::prepare(&subject, &access).await?;
+    let access = contexts::access(&state_dir, pull.clone(), &credentials, git.clone())?;
+    let prepared = build::until_stopped(build::prepare(&subject, &access)).await?;
     let in_place = in_place(args, &kaniko_dir, &state_dir, &prepared);
     let builder = build::builder(Machinery {
         state_dir,
@@ -121,19 +122,20 @@ async fn execute(args: &ExecutorArgs, globals: &Globals, log: KanikoLog) -> Resu
         isolation: args.isolation().choice(in_place),
         events: shown.events(),
     })?;
-    if !args.no_push() && !args.skip_push_permission_check {
-        for destination in &destinations {
-            builder
-                .check_push(destination)
-                .await
-                .map_err(|error| build::failure(error, &prepared, None))?;
-        }
-    }
     let failed = |error| build::failure(error, &prepared, None);
+    if !args.no_push() && !args.skip_push_permission_check && !args.dryrun {
+        let check = async {
+            for destination in &destinations {
+                builder.check_push(destination).await.map_err(failed)?;
+            }
+            Ok(())
+        };
+        build::until_stopped(check).await?;
+    }
     for output in outputs::files(args) {
         output.check(subject.platforms.len()).map_err(failed)?;
     }
-    let plans = build::plans(&builder, &subject, &prepared).await?;
+    let plans = build::until_stopped(build::plans(&builder, &subject, &prepared)).await?;
     let mut known = std::collections::BTreeSet::new();
     for warning in plans.iter().flat_map(|plan| &plan.warnings).map(ToString::to_string) {
         if known.insert(warning.clone()) {
@@ -149,32 +151,34 @@ async fn execute(args: &ExecutorArgs, globals: &Globals, log: KanikoLog) -> Resu
         return Ok(());
     }
     let epoch = build::epoch(&plans)?;
-    let request = request(args, &prepared, &destinations, epoch)?;
+    let request = request(args, &prepared, &destinations, epoch, git)?;
     let outcome = match builder_run(&builder, plans, request, &prepared, &shown).await {
         Ok(outcome) => outcome,
         Err(stopped) => return Err(stopped),
     };
-    for output in outputs::files(args) {
-        builder.write(&outcome, &output, &destinations).await.map_err(failed)?;
-    }
-    if !args.no_push() {
-        let pushed = builder.push_all(&outcome, &destinations).await;
-        for (destination, pushed) in destinations.iter().zip(pushed) {
-            match pushed {
-                Err(error)
-                    if args.push_ignore_immutable_tag_errors
-                        && registry_flags::says_tag_is_immutable(&error) =>
-                {
-                    let text = format!("{destination} exists and is immutable; not pushed");
-                    progress::kaniko_line(log, "warning", &text, start);
+    let deliver = async {
+        for output in outputs::files(args) {
+            builder.write(&outcome, &output, &destinations).await.map_err(failed)?;
+        }
+        if !args.no_push() {
+            let pushed = builder.push_all(&outcome, &destinations).await;
+            for (destination, pushed) in destinations.iter().zip(pushed) {
+                match pushed {
+                    Err(error)
+                        if args.push_ignore_immutable_tag_errors
+                            && registry_flags::says_tag_is_immutable(&error) =>
+                    {
+                        let text = format!("{destination} exists and is immutable; not pushed");
+                        progress::kaniko_line(log, "warning", &text, start);
+                    }
+                    pushed => pushed.map_err(failed)?,
                 }
-                pushed => pushed.map_err(failed)?,
             }
         }
-    }
-    outputs::write(args, &destinations, outcome.root.digest(), push).await?;
-    outputs::write_benchmark(outcome.duration, start.elapsed(), &access.client).await?;
-    Ok(())
+        outputs::write(args, &destinations, outcome.root.digest(), push).await?;
+        outputs::write_benchmark(outcome.duration, start.elapsed(), &access.client).await
+    };
+    Ok(build::until_stopped(deliver).await?)
 }
 
 async fn builder_run(
@@ -211,10 +215,11 @@ fn request(
     prepared: &build::Prepared,
     destinations: &[Reference],
     epoch: Option<i64>,
+    git: GitCredentials,
 ) -> Result<BuildRequest, Failure> {
     let mut request = BuildRequest::new(Some(prepared.directory.clone()));
     request.secrets = build::secrets(&args.secrets)?;
-    request.git = contexts::git_credentials();
+    request.git = git;
     for text in &args.annotations {
         let added = request.annotations.add(text);
         added.map_err(|error| Failure::usage(format!("--annotation: {error}")))?;
@@ -254,6 +259,18 @@ fn state_dir(globals: &Globals, kaniko_dir: &Path) -> PathBuf {
 /// Whether this program is the executor of an image that holds nothing else.
 fn is_executor_image(kaniko_dir: &Path) -> bool {
     std::env::current_exe().is_ok_and(|program| program.starts_with(kaniko_dir))
+}
+
+/// Where the executor and its state are for verbs that have no flag for it.
+pub(crate) fn kaniko_dir() -> PathBuf {
+    let given = std::env::var_os("KANIKO_DIR").filter(|directory| !directory.is_empty());
+    given.map_or_else(|| KANIKO_DIR.into(), PathBuf::from)
+}
+
+/// Credentials as the executor finds them when no flag says anything about them.
+pub(crate) fn credentials(kaniko_dir: &Path) -> Result<CredentialFile, Failure> {
+    let found = CredentialFile::read(Some(&docker_config_dir(kaniko_dir)))?;
+    Ok(found.with_helpers(&flags::HELPERS))
 }
 
 fn docker_config_dir(kaniko_dir: &Path) -> PathBuf {

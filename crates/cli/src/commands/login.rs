@@ -9,11 +9,11 @@ use clap::Args;
 use credentials::{ClientConfig, HelperRequest, RegistryAuth, Secret, server_key};
 
 use crate::exit::{Failure, Kind};
-use crate::globals::docker_config_dir;
 use crate::output;
 use crate::password;
 use crate::registries::{
-    RegistryArgs, client, docker_config, docker_config_path, failure, run_helper, stored_credential,
+    RegistryArgs, client, config_at, docker_config, docker_config_path, failure, run_helper,
+    stored_credential,
 };
 
 /// Docker Hub, as docker spells it.
@@ -48,6 +48,7 @@ pub(crate) struct LogoutArgs {
 /// Checks a credential against the registry and keeps it.
 pub(crate) async fn login(args: LoginArgs) -> Result<ExitCode, Failure> {
     let server = host_of(&args.server)?;
+    let path = docker_config_path()?;
     let mut config = docker_config()?;
     let client = client(&args.registry)?;
     if args.username.is_none()
@@ -72,17 +73,19 @@ pub(crate) async fn login(args: LoginArgs) -> Result<ExitCode, Failure> {
         let failure = failure(error);
         if denied { failure.hint("check the user name and the password") } else { failure }
     })?;
-    keep(&mut config, &server, &auth)?;
+    keep(&mut config, &path, &server, &auth)?;
     output::line("Login Succeeded");
     Ok(ExitCode::SUCCESS)
 }
 
-/// Keeps a credential without asking the registry whether it is one, as kaniko's executor does.
-pub(crate) fn keep_without_asking(args: &LoginArgs) -> Result<(), Failure> {
+/// Keeps a credential below a directory without asking the registry whether it is one, as
+/// kaniko's executor does.
+pub(crate) fn keep_without_asking(args: &LoginArgs, directory: &Path) -> Result<(), Failure> {
     let server = host_of(&args.server)?;
-    let mut config = docker_config()?;
+    let path = directory.join("config.json");
+    let mut config = config_at(&path)?.unwrap_or_default();
     let auth = ask(args)?;
-    keep(&mut config, &server, &auth)
+    keep(&mut config, &path, &server, &auth)
 }
 
 /// Forgets the credential of a registry.
@@ -104,7 +107,7 @@ pub(crate) fn logout(args: &LogoutArgs) -> Result<ExitCode, Failure> {
         }
     }
     if removed {
-        write_config(&config)?;
+        write_config(&config, &docker_config_path()?)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -162,7 +165,12 @@ fn prompt(question: &str) -> Result<String, Failure> {
     Ok(answer.trim().to_owned())
 }
 
-fn keep(config: &mut ClientConfig, server: &str, auth: &RegistryAuth) -> Result<(), Failure> {
+fn keep(
+    config: &mut ClientConfig,
+    path: &Path,
+    server: &str,
+    auth: &RegistryAuth,
+) -> Result<(), Failure> {
     if let Some(helper) = config.helper_for(server).map(str::to_owned) {
         let request = HelperRequest::store(&helper, &server_key(server), auth);
         let (stored, message) = run_helper(&request)?;
@@ -174,23 +182,22 @@ fn keep(config: &mut ClientConfig, server: &str, auth: &RegistryAuth) -> Result<
             ));
         }
         config.set(server, auth);
-        return write_config(config);
+        return write_config(config, path);
     }
     config.set(server, auth);
-    write_config(config)?;
+    write_config(config, path)?;
     output::error_line(&format!(
         "WARNING! Your credentials are stored unencrypted in '{}'.\nConfigure a credential \
          helper to remove this warning.",
-        docker_config_path()?.display()
+        path.display()
     ));
     Ok(())
 }
 
 /// Replaces the config file in one step; it stays what it was, or is readable by its owner only.
-fn write_config(config: &ClientConfig) -> Result<(), Failure> {
-    let path = docker_config_path()?;
+fn write_config(config: &ClientConfig, path: &Path) -> Result<(), Failure> {
     // A link to a shared file stays a link.
-    let path = std::fs::canonicalize(&path).unwrap_or(path);
+    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let written = replace_file(&path, config.to_text().expose().as_bytes());
     written.map_err(|error| {
         Failure::new(Kind::Environment, anyhow::anyhow!("cannot write {}: {error}", path.display()))
@@ -198,7 +205,7 @@ fn write_config(config: &ClientConfig) -> Result<(), Failure> {
 }
 
 fn replace_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    if let Some(directory) = path.parent().map(Path::to_owned).or_else(docker_config_dir) {
+    if let Some(directory) = path.parent() {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     }
     let mode = std::fs::metadata(path).map_or(0o600, |metadata| metadata.permissions().mode());

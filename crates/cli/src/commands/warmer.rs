@@ -16,10 +16,11 @@ use registry_client::{Client, Layers, Platforms, Progress, PullOptions, write_oc
 use crate::build;
 use crate::build::credentials::CredentialFile;
 use crate::build::progress::{self, KanikoLog};
+use crate::commands::executor;
 use crate::commands::executor::registry_flags::{self, LogFlags, RegistryFlags};
 use crate::exit::{Failure, Kind};
-use crate::globals::{Globals, docker_config_dir};
-use crate::registries::failure;
+use crate::globals::Globals;
+use crate::registries::failure_of_build as failure;
 
 /// Flags of kaniko's warmer.
 #[derive(Args, Debug)]
@@ -76,8 +77,7 @@ async fn warm(args: &WarmerArgs) -> Result<(), Failure> {
         None => Platform::host(),
         Some(text) => text.parse().map_err(Failure::usage)?,
     };
-    let credentials = CredentialFile::read(docker_config_dir().as_deref())?
-        .with_helpers(&["env", "google", "ecr", "acr", "gitlab"]);
+    let credentials = executor::credentials(&executor::kaniko_dir())?;
     let client = Client::new(registry_flags::pull_options(&args.registry, &credentials)?)?;
     let images = images(args, &platform)?;
     if images.is_empty() {

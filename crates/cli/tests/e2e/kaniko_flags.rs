@@ -529,7 +529,8 @@ fn flags_with_effect_elsewhere_are_accepted() {
 
 #[test]
 fn a_dry_run_prints_steps_and_builds_nothing() {
-    let lab = Lab::new();
+    // Nor does it ask whether it might push.
+    let lab = private();
     lab.write("ws/Dockerfile", "FROM scratch\nCOPY missing /\nLABEL a=b\n");
     let printed = lab.executor("--dryrun --destination REG/app:1").ok();
     assert!(printed.contains("COPY missing /"), "{printed}");
@@ -749,6 +750,10 @@ fn verbs_of_the_executor_work() {
     let mut login = lab.command("executor login nobody.example -u me --password-stdin");
     run(login.env("DOCKER_CONFIG", &config), "pw\n").ok();
     assert!(lab.read("docker/config.json").contains("nobody.example"));
+    std::fs::create_dir_all(lab.path("kaniko/.docker")).expect("a directory");
+    let mut login = lab.command("executor login other.example -u me --password-stdin");
+    run(login.env("KANIKO_DIR", lab.path("kaniko")), "pw\n").ok();
+    assert!(lab.read("kaniko/.docker/config.json").contains("other.example"));
     assert_eq!(lab.shipway("executor fly").code, 1);
     // By its name the program knows what it is.
     for (name, arguments) in [("executor", "version"), ("warmer", "--help")] {

@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 
 pub(crate) use self::provenance::Times;
 use crate::error::BuildError;
+use crate::fetch::redacted;
 use crate::image::{BuiltImage, put};
 use crate::index::Attached;
 use crate::session::Session;
@@ -93,13 +94,15 @@ impl Material {
     pub fn git(url: &str, commit: &str) -> Self {
         let algorithm = if commit.len() == 64 { "sha256" } else { "sha1" };
         let digest = [(algorithm.to_owned(), commit.to_owned())].into();
-        Self { uri: materials::redacted(url), digest }
+        // A query of a repository chooses what is checked out, and can say nothing else.
+        let (repository, choice) = url.split_at(url.find(['?', '#']).unwrap_or(url.len()));
+        Self { uri: format!("{}{choice}", redacted(repository)), digest }
     }
 
     /// Bytes from a URL.
     pub fn bytes(url: &str, digest: &Digest) -> Self {
         let digest = [(digest.algorithm().name().to_owned(), digest.encoded())].into();
-        Self { uri: materials::redacted(url), digest }
+        Self { uri: redacted(url), digest }
     }
 }
 

@@ -26,6 +26,7 @@ tests![
     azure_blobs_are_asked_for_with_the_accounts_key,
     git_contexts_have_refs_commits_and_directories,
     git_servers_get_credentials_and_nobody_else_does,
+    added_repositories_elsewhere_are_not_told_the_credentials_of_the_context,
     links_of_a_repository_do_not_lead_out_of_it,
     an_unchanged_url_is_not_fetched_again,
     a_checksum_is_enough_for_a_hit,
@@ -354,7 +355,7 @@ fn git_servers_get_credentials_and_nobody_else_does() {
     let credentials = GitCredentials {
         username: Some("user".into()),
         password: Some("pass".into()),
-        header: None,
+        ..GitCredentials::default()
     };
     let mut wanted = git_context(&web, "r");
     assert!(fetch(&ContextLocation::Git(wanted.clone())).is_err(), "nobody may enter");
@@ -375,6 +376,35 @@ fn git_servers_get_credentials_and_nobody_else_does() {
     url.reference = Some("nobody".into());
     let error = fetch(&ContextLocation::Git(url)).expect_err("no such ref").to_string();
     assert!(!error.contains("pass"), "{error}");
+}
+
+fn added_repositories_elsewhere_are_not_told_the_credentials_of_the_context() {
+    let machine = Machine::new();
+    let root = tempfile::tempdir().expect("a directory");
+    repository(root.path(), "r", "sha1", "echo own > f; git add .; git commit -q -m 1");
+    // user:pass
+    let web = Web::git(root.path(), |auth| auth == Some("Basic dXNlcjpwYXNz"));
+    let stranger = Web::git(root.path(), |auth| auth.is_some());
+    let credentials = GitCredentials {
+        username: Some("user".into()),
+        password: Some("pass".into()),
+        ..GitCredentials::default()
+    };
+    let credentials = credentials.bound_to(&web.url("/context.git"));
+    let context = machine.root.path().join("empty");
+    std::fs::create_dir_all(&context).expect("a directory");
+    let build = |web: &Web| {
+        let text = format!("FROM scratch\nADD {} /src\n", web.url("/r.git"));
+        let git = credentials.clone();
+        machine.build_with(Mode::None, &text, &context, |_, request| request.git = git)
+    };
+    assert!(build(&stranger).is_err());
+    let asked = stranger.requests();
+    assert!(!asked.is_empty());
+    assert!(asked.iter().all(|request| request.header("authorization").is_none()));
+    let location = ContextLocation::Git(git_context(&stranger, "r"));
+    assert!(fetch_with(&location, credentials.clone()).is_err(), "nor is a named context");
+    assert!(build(&web).is_ok());
 }
 
 fn links_of_a_repository_do_not_lead_out_of_it() {

@@ -69,7 +69,7 @@ fn one(value: &str) -> Result<NamedContext, Failure> {
             if !root.is_dir() {
                 return Err(Failure::usage(format!("{} is not a directory", root.display())));
             }
-            named_directory(root)
+            named_directory(root, false)
         }
         elsewhere => Ok(NamedContext::Remote(elsewhere)),
     }

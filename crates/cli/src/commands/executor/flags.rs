@@ -13,7 +13,7 @@ use crate::commands::build::IsolationArg;
 use crate::exit::Failure;
 
 /// Values of `--credential-helpers`.
-const HELPERS: [&str; 5] = ["env", "google", "ecr", "acr", "gitlab"];
+pub(super) const HELPERS: [&str; 5] = ["env", "google", "ecr", "acr", "gitlab"];
 
 /// Flags of kaniko's executor.
 #[derive(Args, Debug)]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use image_builder::{Cloud, ObjectLocation, Output, OutputTarget};
+use image_builder::{Cloud, ObjectLocation, Output, OutputTarget, redacted};
 use oci_model::{Digest, Reference};
 
 use registry_client::{Client, ClientOptions};
@@ -78,8 +78,9 @@ pub(super) async fn write(
 async fn put(url: &str, text: String, options: ClientOptions) -> anyhow::Result<()> {
     let client = Client::new(options)?.http_client();
     let request = client.put(url).header("Content-Type", "text/plain").body(text);
-    let answer =
-        request.send().await.with_context(|| format!("cannot send the digest to {url}"))?;
+    let url = redacted(url);
+    let answer = request.send().await.map_err(|error| error.without_url());
+    let answer = answer.with_context(|| format!("cannot send the digest to {url}"))?;
     let status = answer.status();
     anyhow::ensure!(status.is_success(), "cannot send the digest to {url}: status {status}");
     Ok(())

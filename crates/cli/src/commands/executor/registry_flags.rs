@@ -185,7 +185,7 @@ pub(crate) fn push_options(
 }
 
 fn common_options(flags: &RegistryFlags) -> Result<ClientOptions, Failure> {
-    let mut options = client_options();
+    let mut options = client_options()?;
     let upstream = std::env::var("UPSTREAM_CLIENT_TYPE").ok();
     options.user_agent = user_agent(&options.user_agent, upstream.as_deref());
     options.insecure_registries.clone_from(&flags.insecure_registries);

@@ -15,7 +15,7 @@ use crate::commands::login::{self, LoginArgs};
 use crate::commands::warmer::WarmerArgs;
 use crate::exit::Failure;
 use crate::output;
-use crate::registries::failure;
+use crate::registries::failure_of_build as failure;
 
 /// Verbs of the executor.
 #[derive(Subcommand, Debug)]
@@ -58,8 +58,8 @@ pub(crate) struct ExecutorPushArgs {
 }
 
 /// `executor login`: the file only, as kaniko does.
-pub(super) fn login(args: &ExecutorLoginArgs) -> Result<ExitCode, Failure> {
-    login::keep_without_asking(&args.login)?;
+pub(super) fn login(args: &ExecutorLoginArgs, config_dir: &Path) -> Result<ExitCode, Failure> {
+    login::keep_without_asking(&args.login, config_dir)?;
     Ok(ExitCode::SUCCESS)
 }
 
