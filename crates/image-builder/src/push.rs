@@ -134,7 +134,9 @@ async fn push(
     }
     for layer in outcome.layers() {
         let digest = &layer.descriptor.digest;
-        if inner.store.contains(digest) {
+        // Held first: a collection may run beside us.
+        let is_held = outcome.source.lease().add(digest).map_err(|error| failed(error.into()))?;
+        if is_held && inner.store.contains(digest) {
             continue;
         }
         let there = inner.registry.has_or_mounts(reference, digest, &mount_from).await;

@@ -1,8 +1,9 @@
 //! RUN steps: what their mounts show, made ready, and the command given to the engine.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use container_runtime::UserNamespace;
 use dockerfile::{Access, Action, Mount, RunAction, Sharing, Source};
@@ -19,7 +20,7 @@ use crate::isolation::Engine;
 use crate::layer_source::{LayerRef, blocking};
 use crate::layer_stack::LayerStack;
 use crate::run::agent::AgentSocket;
-use crate::run::caches::{self, CacheLook};
+use crate::run::caches::{self, CacheDirectory, CacheLook};
 use crate::run::mounts::{FileLook, Ownership, Ready, ReadyMount, ReadySource};
 use crate::run::touched::Baseline;
 use crate::run::{Command, sandbox};
@@ -28,11 +29,14 @@ use crate::session::{Session, StageFiles, StepOrBuild};
 use crate::sources::collect;
 use crate::tree::{Content, Files as _, resolve, tree_path};
 
+/// How long a step waits before it asks again for a cache that another one uses.
+const CACHE_RETRY: Duration = Duration::from_millis(100);
+
 impl Session {
-    /// Before the first command runs: whether all commands of the build can.
+    /// Before the first command runs: whether all those can that may have to.
     fn refuse_foreign(&self) -> Result<(), BuildError> {
         for stage in &self.plan.stages {
-            for step in &stage.steps {
+            for step in self.open_steps(stage) {
                 let Action::Run(run) = &step.action else { continue };
                 if let Some(reason) = crate::emulation::obstacle(&run.platform) {
                     let (platform, host) = (run.platform.clone(), Platform::host());
@@ -126,6 +130,7 @@ impl Session {
     ) -> Result<Ready, StepOrBuild> {
         let mut ready = Ready::default();
         let scratch = self.workspace.path().to_owned();
+        let opened = self.open_caches(action, number, engine).await?;
         for mount in &action.mounts {
             match mount {
                 Mount::Bind { source, source_path, target, access } => {
@@ -135,21 +140,33 @@ impl Session {
                     let from = self.bound(source, source_path, own).await?;
                     ready.mounts.push(ReadyMount { target: tree_path(target), from, is_writable });
                 }
-                Mount::Cache { id, target, sharing, access, seed, source_path, mode, uid, gid } => {
-                    let look = CacheLook { mode: *mode, uid: *uid, gid: *gid };
-                    // Without mounts the directory itself is moved to its target.
-                    let sharing = match sharing {
-                        Sharing::Shared if engine.is_single_root() => Sharing::Locked,
-                        sharing => *sharing,
-                    };
-                    let cache = self.cache_mount(id, sharing, look, number).await?;
+                Mount::Cache { id, target, access, seed, source_path, .. } => {
+                    let Some(cache) = opened.get(id).cloned() else { continue };
                     let below = resolve(
                         &LayerStack::new(vec![cache.path.clone()]),
                         &tree_path(source_path),
                     )?;
+                    let earlier = || {
+                        ready.mounts.iter().filter_map(|mount| match &mount.from {
+                            ReadySource::Cache { directory, below }
+                                if directory.path == cache.path =>
+                            {
+                                Some(below)
+                            }
+                            _ => None,
+                        })
+                    };
+                    let overlaps =
+                        |one: &PathBuf| one.starts_with(&below) || below.starts_with(one);
+                    if engine.is_single_root() && earlier().any(overlaps) {
+                        let text = format!(
+                            "cache {id} has a second target, which takes a sandbox with mounts"
+                        );
+                        return Err(StepError::Mount(text).into());
+                    }
                     let shown = cache.path.join(&below);
                     let is_new = if below.as_os_str().is_empty() {
-                        cache.is_new
+                        cache.is_new && !earlier().any(|one| *one == below)
                     } else {
                         std::fs::symlink_metadata(&shown).is_err()
                     };
@@ -214,6 +231,37 @@ impl Session {
         Ok(ready)
     }
 
+    /// The caches that a command mounts by id. Each is opened once however many mounts show it,
+    /// and all commands open theirs in the same order, so that no two wait for each other.
+    async fn open_caches(
+        self: &Arc<Self>,
+        action: &RunAction,
+        number: StepNumber,
+        engine: &Engine,
+    ) -> Result<BTreeMap<String, CacheDirectory>, StepOrBuild> {
+        let mut wanted: BTreeMap<&str, (Sharing, CacheLook)> = BTreeMap::new();
+        for mount in &action.mounts {
+            let Mount::Cache { id, sharing, mode, uid, gid, .. } = mount else { continue };
+            let look = CacheLook { mode: *mode, uid: *uid, gid: *gid };
+            // Without mounts the directory itself is moved to its target.
+            let sharing = match sharing {
+                Sharing::Shared if engine.is_single_root() => Sharing::Locked,
+                sharing => *sharing,
+            };
+            let known = wanted.entry(id).or_insert((sharing, look));
+            if known.0 != sharing {
+                // The one directory with nobody else in it is what every kind allows.
+                known.0 = Sharing::Locked;
+            }
+        }
+        let mut opened = BTreeMap::new();
+        for (id, (sharing, look)) in wanted {
+            let cache = self.cache_mount(id, sharing, look, number).await?;
+            opened.insert(id.to_owned(), cache);
+        }
+        Ok(opened)
+    }
+
     /// The directory of a cache mount: what earlier builds left, or what an exported cache holds.
     async fn cache_mount(
         self: &Arc<Self>,
@@ -221,7 +269,7 @@ impl Session {
         sharing: Sharing,
         look: CacheLook,
         number: StepNumber,
-    ) -> Result<caches::CacheDirectory, StepOrBuild> {
+    ) -> Result<CacheDirectory, StepOrBuild> {
         let home = self.inner.directory.join("cache-mounts");
         let exported = self.shelf.mount(&caches::identity(id));
         let known = exported.as_ref().map(|(record, _)| record.clone());
@@ -233,10 +281,21 @@ impl Session {
         {
             self.restore_mount(&home, record, place).await?;
         }
-        let id = id.to_owned();
+        let (id, session) = (id.to_owned(), Arc::clone(self));
         let cache = blocking(move || {
-            let cache = caches::open(&home, &id, sharing, look)
-                .map_err(|error| StepError::io(&home, error))?;
+            let mut is_said = false;
+            let mut wait = || {
+                if !std::mem::replace(&mut is_said, true) {
+                    let text = format!("waiting for cache mount {id}, which another step uses");
+                    session.inner.events.send(BuildEvent::Warning(text));
+                }
+                match session.cancel.wait(CACHE_RETRY) {
+                    Ok(false) => Ok(()),
+                    Ok(true) => Err(StepError::Start(container_runtime::StepError::Cancelled)),
+                    Err(error) => Err(StepError::io(&home, error)),
+                }
+            };
+            let cache = caches::open_when_free(&home, &id, sharing, look, &mut wait)?;
             if starts_empty {
                 caches::clear(&cache).map_err(|error| StepError::io(&cache.path, error))?;
             }

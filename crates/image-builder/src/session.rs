@@ -25,7 +25,7 @@ use crate::cache::export::Exports;
 use crate::cache::key::{content_key, definition_parts};
 use crate::cache::local::LocalCache;
 use crate::cache::lookahead::{Hit, Lookahead};
-use crate::cache::record::{About, CachedStep, KeyPart, StepOutput};
+use crate::cache::record::{About, CachedStep, KeyPart, StepKind, StepOutput};
 use crate::cache::shelf::{Found, Shelf};
 use crate::commit::LayerForm;
 use crate::content_digest::Framed;
@@ -299,12 +299,15 @@ impl Session {
 
     /// Whether a command of the stage may have to be executed.
     fn executes_run(&self, stage: &Stage) -> bool {
-        let known = self.ahead.get().and_then(|ahead| ahead.hit(stage.id)).map(|hit| hit.step);
-        let mut steps = stage.steps.iter().enumerate();
-        self.needs(stage.id)
-            && steps.any(|(at, step)| {
-                matches!(step.action, Action::Run(_)) && known.is_none_or(|known| known < at)
-            })
+        self.open_steps(stage).any(|step| matches!(step.action, Action::Run(_)))
+    }
+
+    /// The steps of a stage that are not known to be cached; none if nobody needs the stage.
+    pub(crate) fn open_steps<'a>(&self, stage: &'a Stage) -> impl Iterator<Item = &'a Step> {
+        let known = self.ahead.get().and_then(|ahead| ahead.hit(stage.id));
+        let first = known.map_or(0, |hit| hit.step + 1);
+        let first = if self.needs(stage.id) { first } else { stage.steps.len() };
+        stage.steps.iter().skip(first)
     }
 
     /// Whether the build has to go through a stage.
@@ -774,6 +777,7 @@ impl Session {
         let mut records = Records::default();
         for key in keys {
             let step = CachedStep {
+                kind: StepKind::Content,
                 outputs: vec![output.clone()],
                 used,
                 about: Some(Arc::clone(&about)),
@@ -784,12 +788,13 @@ impl Session {
         if let Some(chain) = self.ahead.get().and_then(|ahead| ahead.chain(number)) {
             let outputs = work.outputs.iter().chain([output]).cloned().collect();
             let content = keys.first().copied();
-            records.steps.insert(chain, CachedStep { outputs, used, about: None, content });
+            let kind = StepKind::Chain;
+            records.steps.insert(chain, CachedStep { kind, outputs, used, about: None, content });
         }
         if origin.is_none() {
             // First what keeps the layer, then what points to it.
             let (chains, contents): (Vec<_>, Vec<_>) =
-                records.steps.iter().partition(|(_, step)| step.about.is_none());
+                records.steps.iter().partition(|(_, step)| step.kind == StepKind::Chain);
             for (key, step) in contents.into_iter().chain(chains) {
                 self.shelf.local.record(key, step);
             }
@@ -802,7 +807,8 @@ impl Session {
         let Some(chain) = self.ahead.get().and_then(|ahead| ahead.chain(number)) else { return };
         self.shelf.local.touch_chain(&chain);
         let outputs = work.outputs.iter().chain([output]).cloned().collect();
-        let step = CachedStep { outputs, used: self.clock, about: None, content: None };
+        let (kind, used) = (StepKind::Chain, self.clock);
+        let step = CachedStep { kind, outputs, used, about: None, content: None };
         let mut records = Records::default();
         records.steps.insert(chain, step);
         self.exports.note(number.stage, records, hit.found.origin.as_ref());

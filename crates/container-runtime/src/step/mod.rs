@@ -8,8 +8,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStderr, ChildStdout, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::time::Timespec;
 use thiserror::Error;
 
 pub(crate) use helper::main;
@@ -81,6 +83,21 @@ impl Cancel {
     pub fn cancel(&self) {
         // Fails only if the counter is full, and then the handle is used already.
         let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+    }
+
+    /// Waits until the handle is used, no longer than `timeout`; says whether it is used.
+    ///
+    /// # Errors
+    /// The event cannot be waited for.
+    pub fn wait(&self, timeout: Duration) -> io::Result<bool> {
+        let mut events = [PollFd::new(&self.event, PollFlags::IN)];
+        // A time that the kernel cannot express is as good as none.
+        let timeout = Timespec::try_from(timeout).ok();
+        match poll(&mut events, timeout.as_ref()) {
+            Ok(ready) => Ok(0 < ready),
+            Err(rustix::io::Errno::INTR) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

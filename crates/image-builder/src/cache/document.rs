@@ -8,7 +8,7 @@ use oci_model::{Descriptor, DiffId, Digest, MediaType};
 use serde::{Deserialize, Serialize};
 
 use super::mounts::MountRecord;
-use super::record::{About, CachedStep, KeyPart, StepOutput};
+use super::record::{About, CachedStep, KeyPart, StepKind, StepOutput};
 
 /// Media type of the document where it stands alone.
 pub(crate) const CACHE_CONFIG: &str = "application/vnd.shipway.build-cache.v2+json";
@@ -19,7 +19,10 @@ const RECORDS_MAX: usize = 5_000;
 /// Most key parts a document keeps; the oldest records lose theirs first.
 const PARTS_MAX: usize = 40_000;
 /// Version of the format.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
+/// Oldest version that is read. Its records do not say their kind: those that tell what their
+/// key was made of are known to be of contents.
+const VERSION_MIN: u32 = 2;
 
 /// All records of one cache.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,6 +50,9 @@ impl Records {
             match self.steps.get_mut(key) {
                 Some(known) if known.outputs == step.outputs => {
                     known.used = known.used.max(step.used);
+                    if step.kind == StepKind::Content {
+                        known.kind = step.kind;
+                    }
                     known.about = step.about.clone().or_else(|| known.about.take());
                 }
                 Some(known) if step.used < known.used => {}
@@ -169,6 +175,9 @@ struct Layer {
 
 #[derive(Serialize, Deserialize)]
 struct Record {
+    /// Missing before version 3.
+    #[serde(default)]
+    kind: Option<StepKind>,
     used: i64,
     outputs: Vec<Output>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -213,6 +222,7 @@ impl Document {
                 layer: output.layer.as_ref().map(|(descriptor, id)| number(descriptor, id)),
             });
             let record = Record {
+                kind: Some(step.kind),
                 used: step.used,
                 content: step.content,
                 outputs: outputs.collect(),
@@ -234,7 +244,7 @@ impl Document {
     }
 
     fn into_records(self) -> Records {
-        if self.version != VERSION {
+        if !(VERSION_MIN..=VERSION).contains(&self.version) {
             return Records::default();
         }
         let layers: Vec<(Descriptor, DiffId)> = self
@@ -259,7 +269,9 @@ impl Document {
             });
             let outputs: Vec<StepOutput> = outputs.collect::<Option<_>>()?;
             let (used, content) = (record.used, record.content);
-            (!outputs.is_empty()).then_some(CachedStep { outputs, used, about, content })
+            let told = if about.is_some() { StepKind::Content } else { StepKind::Chain };
+            let kind = record.kind.unwrap_or(told);
+            (!outputs.is_empty()).then_some(CachedStep { kind, outputs, used, about, content })
         };
         let steps = self.records.into_iter();
         let mounts = self.mounts.into_iter();
@@ -282,7 +294,8 @@ mod tests {
     }
 
     fn step(bytes: &[u8], used: i64) -> CachedStep {
-        CachedStep { outputs: vec![output(bytes, 1)], used, about: None, content: None }
+        let outputs = vec![output(bytes, 1)];
+        CachedStep { kind: StepKind::Content, outputs, used, about: None, content: None }
     }
 
     fn records(steps: &[(&[u8], CachedStep)]) -> Records {
@@ -299,7 +312,7 @@ mod tests {
         let nothing = StepOutput { created: 3, layer: None };
         let stack = vec![output(b"a", 1), nothing, output(b"b", 2)];
         let mut told = records(&[
-            (b"chain", CachedStep { outputs: stack, used: 5, about: None, content: None }),
+            (b"chain", CachedStep { kind: StepKind::Chain, outputs: stack, ..step(b"", 5) }),
             (b"content", CachedStep { about: Some(Arc::new(about)), ..step(b"b", 4) }),
         ]);
         assert_eq!(Records::parse(&told.write().expect("json")), told);
@@ -327,6 +340,21 @@ mod tests {
         assert_eq!(one.steps[&Digest::of(b"both")], step(b"b", 5));
         one.merge(&records(&[(b"both", step(b"d", 9))]));
         assert_eq!(one.steps[&Digest::of(b"both")], step(b"d", 9));
+    }
+
+    #[test]
+    fn records_of_version_2_are_of_contents_if_they_tell_what_their_key_was_made_of() {
+        let key = Digest::of(b"key");
+        for (about, kind) in [
+            (r#","about":{"stage":"a","title":"RUN x","parts":[]}"#, StepKind::Content),
+            ("", StepKind::Chain),
+        ] {
+            let outputs = r#"[{"created":1}]"#;
+            let text = format!(
+                r#"{{"version":2,"layers":[],"records":{{"{key}":{{"used":1,"outputs":{outputs}{about}}}}}}}"#
+            );
+            assert_eq!(Records::parse(text.as_bytes()).steps[&key].kind, kind);
+        }
     }
 
     #[test]

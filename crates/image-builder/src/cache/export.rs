@@ -11,7 +11,7 @@ use oci_model::{DiffId, Digest, Reference, Repository};
 use super::document::Records;
 use super::mounts::{self, MountRecord};
 use super::place::{CacheError, CachePlace, CacheScope, CacheSink};
-use super::record::CachedStep;
+use super::record::{CachedStep, StepKind};
 use super::{layout, remote};
 use crate::error::{BuildError, StepError};
 use crate::event::BuildEvent;
@@ -87,7 +87,7 @@ impl Exports {
 /// between two builds of the same image.
 pub(crate) fn inline_records(session: &Session, stage: StageId) -> Records {
     let mut records = session.exports.of(&below(session, stage));
-    records.steps.retain(|_, step| step.about.is_none());
+    records.steps.retain(|_, step| step.kind == StepKind::Chain);
     for step in records.steps.values_mut() {
         step.content = None;
         for output in &mut step.outputs {
@@ -205,9 +205,7 @@ fn differs(known: &Records, new: &Records, ttl: Option<Duration>, now: i64) -> b
 
 fn without_layers_in(records: &Records, directory: &std::path::Path) -> Records {
     let mut missing = records.clone();
-    missing
-        .steps
-        .retain(|_, step| step.layers().any(|(layer, _)| !layout::has(directory, &layer.digest)));
+    missing.steps.retain(|_, step| step.layers().any(|(layer, _)| !layout::has(directory, layer)));
     missing
 }
 
@@ -221,7 +219,9 @@ async fn fetch_for(
     let origins = session.exports.origins();
     let mut mount_from = Vec::new();
     for (layer, diff_id) in records.steps.values().flat_map(CachedStep::layers) {
-        if session.inner.store.contains(&layer.digest) {
+        // Held first: a collection may run beside us.
+        let is_held = session.source.lease().add(&layer.digest)?;
+        if is_held && session.inner.store.contains(&layer.digest) {
             continue;
         }
         let Some(origin) = origins.get(&layer.digest) else { continue };
@@ -313,7 +313,8 @@ mod tests {
         let descriptor = Descriptor::of(MediaType::OCI_LAYER_GZIP, bytes);
         let layer = Some((descriptor, DiffId(Digest::of(bytes))));
         let outputs = vec![StepOutput { created: 1, layer }];
-        let step = CachedStep { outputs, used, about: None, content: None };
+        let kind = StepKind::Chain;
+        let step = CachedStep { kind, outputs, used, about: None, content: None };
         Records { steps: [(Digest::of(b"key"), step)].into(), ..Records::default() }
     }
 

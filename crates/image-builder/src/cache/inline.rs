@@ -46,7 +46,7 @@ mod tests {
     use oci_model::{Digest, ImageConfig, MediaType};
 
     use super::*;
-    use crate::cache::record::{CachedStep, StepOutput};
+    use crate::cache::record::{CachedStep, StepKind, StepOutput};
 
     fn layer(bytes: &[u8]) -> (Descriptor, DiffId) {
         (Descriptor::of(MediaType::OCI_LAYER_GZIP, bytes), DiffId(Digest::of(bytes)))
@@ -55,6 +55,7 @@ mod tests {
     #[test]
     fn records_come_back_with_the_layers_of_the_manifest() {
         let step = |bytes: &[u8]| CachedStep {
+            kind: StepKind::Chain,
             outputs: vec![StepOutput { created: 1, layer: Some(layer(bytes)) }],
             used: 1,
             about: None,

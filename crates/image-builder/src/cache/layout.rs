@@ -57,9 +57,10 @@ pub(crate) fn take(
     Ok(())
 }
 
-/// Whether the layout has a blob already.
-pub(crate) fn has(directory: &Path, digest: &Digest) -> bool {
-    blob_path(directory, digest).exists()
+/// Whether the layout has a blob already, and not only the beginning of it.
+pub(crate) fn has(directory: &Path, blob: &Descriptor) -> bool {
+    let metadata = fs::metadata(blob_path(directory, &blob.digest));
+    metadata.is_ok_and(|metadata| metadata.is_file() && metadata.len() == blob.size)
 }
 
 /// Merges records into those behind a name. Layers that the layout lacks come out of the store.
@@ -79,16 +80,15 @@ pub(crate) fn write(
     let mut records = read(directory, name)?.unwrap_or_default();
     change(&mut records);
     // A layer that is nowhere makes its records worthless.
-    let present = |digest: &Digest| has(directory, digest) || store.contains(digest);
-    records.steps.retain(|_, step| step.layers().all(|(layer, _)| present(&layer.digest)));
-    records.mounts.retain(|_, mount| present(&mount.layer.digest));
+    let present = |layer: &Descriptor| has(directory, layer) || store.contains(&layer.digest);
+    records.steps.retain(|_, step| step.layers().all(|(layer, _)| present(layer)));
+    records.mounts.retain(|_, mount| present(&mount.layer));
     let document = records.write()?;
     let layers = records.layers();
     for layer in &layers {
-        let path = blob_path(directory, &layer.digest);
-        if !path.exists() {
+        if !has(directory, layer) {
             let blob = store.open_blob(&layer.digest)?;
-            write_whole(&path, &mut blob.into_file())?;
+            write_whole(&blob_path(directory, &layer.digest), &mut blob.into_file())?;
         }
     }
     write_whole(&blob_path(directory, &Digest::of(&document)), &mut &document[..])?;
@@ -152,8 +152,8 @@ fn entries(directory: &Path) -> io::Result<Option<Vec<Value>>> {
         Err(error) => return Err(error),
     };
     let mut index: Value = serde_json::from_slice(&text)?;
-    match index["manifests"].take() {
-        Value::Array(entries) => Ok(Some(entries)),
+    match index.get_mut("manifests").map(Value::take) {
+        Some(Value::Array(entries)) => Ok(Some(entries)),
         _ => Err(io::Error::other("its index has no list of manifests")),
     }
 }
@@ -178,6 +178,56 @@ fn write_whole(path: &Path, content: &mut impl io::Read) -> io::Result<()> {
     io::copy(content, &mut file)?;
     use std::os::unix::fs::PermissionsExt as _;
     file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
+    // The name must not outlive a crash without the bytes.
+    file.as_file().sync_all()?;
     file.persist(path)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use oci_model::DiffId;
+
+    use super::*;
+    use crate::cache::record::{CachedStep, StepKind, StepOutput};
+
+    #[test]
+    fn an_index_of_another_shape_is_an_error() {
+        let root = tempfile::tempdir().expect("a directory");
+        for text in ["[]", "{}", "7", r#"{"manifests":{}}"#, "\"manifests\""] {
+            fs::write(root.path().join("index.json"), text).expect("ours");
+            assert!(read(root.path(), "cache").is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_torn_blob_is_written_again() {
+        let root = tempfile::tempdir().expect("a directory");
+        let store = BlobStore::open(root.path().join("blobs")).expect("a store");
+        let digest = store.put(b"layer").expect("a blob");
+        let layer = Descriptor::of(MediaType::OCI_LAYER_GZIP, b"layer");
+        let step = CachedStep {
+            kind: StepKind::Content,
+            outputs: vec![StepOutput { created: 1, layer: Some((layer.clone(), DiffId(digest))) }],
+            used: 1,
+            about: None,
+            content: None,
+        };
+        let layout = root.path().join("layout");
+        let write = || {
+            write(&layout, "cache", &store, |records| {
+                records.steps.insert(Digest::of(b"key"), step.clone());
+            })
+        };
+        write().expect("written");
+        fs::write(blob_path(&layout, &digest), "lay").expect("ours");
+        assert!(!has(&layout, &layer));
+        write().expect("written");
+        assert!(has(&layout, &layer));
+        fs::write(blob_path(&layout, &digest), "lay").expect("ours");
+        fs::remove_file(store.path(&digest)).expect("ours");
+        write().expect("written");
+        let records = read(&layout, "cache").expect("readable").expect("records");
+        assert!(records.steps.is_empty(), "its layer is nowhere");
+    }
 }

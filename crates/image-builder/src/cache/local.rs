@@ -13,7 +13,7 @@ use blob_store::{BlobStore, Lease, RefName};
 use oci_model::Digest;
 
 use super::document::Records;
-use super::record::CachedStep;
+use super::record::{CachedStep, StepKind};
 use crate::workspace::make_private;
 
 /// What the names of our refs begin with.
@@ -76,7 +76,7 @@ impl LocalCache {
         step: &CachedStep,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         // What lies below has records of its own, which keep it.
-        if let ([output], Some(_)) = (&step.outputs[..], &step.about)
+        if let ([output], StepKind::Content) = (&step.outputs[..], step.kind)
             && let Some((descriptor, _)) = &output.layer
         {
             self.store.set_ref(&ref_name(key)?, &[descriptor.digest])?;
@@ -177,6 +177,7 @@ mod tests {
         let descriptor = Descriptor::of(MediaType::OCI_LAYER_GZIP, b"layer");
         let layer = Some((descriptor, DiffId(digest)));
         let step = CachedStep {
+            kind: StepKind::Content,
             outputs: vec![StepOutput { created: 1, layer }],
             used: 1,
             about: Some(Arc::new(About::default())),

@@ -14,6 +14,7 @@ use super::document::{Records, is_fresh};
 use super::local::{LocalCache, ref_name, used_at};
 use super::mounts::summarize;
 use super::place::CachePlace;
+use super::record::{CachedStep, StepKind};
 use super::{layout, remote};
 use crate::builder::Builder;
 use crate::error::BuildError;
@@ -35,7 +36,8 @@ pub struct CacheEntry {
     pub kind: CacheKind,
     /// The key of a step, or the identity of a cache mount.
     pub key: Digest,
-    /// The step as its Dockerfile had it, or the id of the mount.
+    /// The step as its Dockerfile had it, or the id of the mount; `?` if it is not on record any
+    /// more.
     pub title: String,
     /// Bytes: the compressed layer of the step, or all files of the directory.
     pub bytes: u64,
@@ -110,17 +112,7 @@ impl LocalCaches {
         let mut entries = Vec::new();
         for (key, path) in steps.files() {
             let Some(step) = steps.read(&path, &key) else { continue };
-            // Chains only point to what other records keep.
-            let Some(about) = &step.about else { continue };
-            let layer = step.own().and_then(|output| output.layer.as_ref());
-            entries.push(CacheEntry {
-                kind: CacheKind::Step,
-                key,
-                title: about.title.clone(),
-                bytes: layer.map_or(0, |(descriptor, _)| descriptor.size),
-                layer: layer.map(|(descriptor, _)| descriptor.digest),
-                used: used_at(&path).unwrap_or(step.used),
-            });
+            entries.extend(step_entry(key, &step, used_at(&path).unwrap_or(step.used)));
         }
         Ok(entries)
     }
@@ -208,19 +200,26 @@ fn mount_entry(cache: &caches::KnownCache) -> CacheEntry {
     }
 }
 
+/// A record that keeps something; chains only point to what other records keep.
+fn step_entry(key: Digest, step: &CachedStep, used: i64) -> Option<CacheEntry> {
+    if step.kind == StepKind::Chain {
+        return None;
+    }
+    let layer = step.own().and_then(|output| output.layer.as_ref());
+    Some(CacheEntry {
+        kind: CacheKind::Step,
+        key,
+        title: step.about.as_ref().map_or_else(|| "?".to_owned(), |about| about.title.clone()),
+        bytes: layer.map_or(0, |(descriptor, _)| descriptor.size),
+        layer: layer.map(|(descriptor, _)| descriptor.digest),
+        used,
+    })
+}
+
 fn record_entries(records: &Records) -> Vec<CacheEntry> {
     let mut entries: Vec<CacheEntry> = Vec::new();
     for (key, step) in &records.steps {
-        let Some(about) = &step.about else { continue };
-        let layer = step.own().and_then(|output| output.layer.as_ref());
-        entries.push(CacheEntry {
-            kind: CacheKind::Step,
-            key: *key,
-            title: about.title.clone(),
-            bytes: layer.map_or(0, |(descriptor, _)| descriptor.size),
-            layer: layer.map(|(descriptor, _)| descriptor.digest),
-            used: step.used,
-        });
+        entries.extend(step_entry(*key, step, step.used));
     }
     for (key, mount) in &records.mounts {
         entries.push(CacheEntry {
@@ -247,11 +246,12 @@ fn without(records: &mut Records, removed: &[CacheEntry]) {
     let kept: std::collections::BTreeSet<Digest> = records
         .steps
         .values()
-        .filter(|step| step.about.is_some())
+        .filter(|step| step.kind == StepKind::Content)
         .flat_map(|step| step.layers().map(|(layer, _)| layer.digest))
         .collect();
     records.steps.retain(|_, step| {
-        step.about.is_some() || step.layers().all(|(layer, _)| kept.contains(&layer.digest))
+        step.kind == StepKind::Content
+            || step.layers().all(|(layer, _)| kept.contains(&layer.digest))
     });
 }
 
@@ -343,11 +343,42 @@ impl Builder {
 
 #[cfg(test)]
 mod tests {
+    use oci_model::{Descriptor, DiffId, MediaType};
+
     use super::*;
+    use crate::cache::record::StepOutput;
 
     fn entry(title: &str, bytes: u64, used: i64) -> CacheEntry {
         let key = Digest::of(title.as_bytes());
         CacheEntry { kind: CacheKind::Step, key, title: title.into(), bytes, layer: None, used }
+    }
+
+    #[test]
+    fn records_that_lost_their_explanation_are_listed_and_keep_their_chains() {
+        let layer = |bytes: &[u8]| {
+            let descriptor = Descriptor::of(MediaType::OCI_LAYER_GZIP, bytes);
+            StepOutput { created: 1, layer: Some((descriptor, DiffId(Digest::of(bytes)))) }
+        };
+        let step =
+            |kind, outputs| CachedStep { kind, outputs, used: 1, about: None, content: None };
+        let key = |name: &str| Digest::of(name.as_bytes());
+        let mut records = Records::default();
+        records.steps.insert(key("one"), step(StepKind::Content, vec![layer(b"1")]));
+        records.steps.insert(key("two"), step(StepKind::Content, vec![layer(b"2")]));
+        records.steps.insert(key("chain"), step(StepKind::Chain, vec![layer(b"1"), layer(b"2")]));
+        records.steps.insert(key("start"), step(StepKind::Chain, vec![layer(b"1")]));
+        let mut records = Records::parse(&records.write().expect("json"));
+        let entries = record_entries(&records);
+        assert_eq!(entries.len(), 2);
+        without(&mut records, &entries[..0]);
+        assert_eq!(records.steps.len(), 4);
+        let two: Vec<CacheEntry> =
+            entries.into_iter().filter(|entry| entry.key == key("two")).collect();
+        without(&mut records, &two);
+        let left: Vec<&Digest> = records.steps.keys().collect();
+        let mut expected = [key("one"), key("start")];
+        expected.sort();
+        assert_eq!(left, expected.iter().collect::<Vec<_>>());
     }
 
     #[test]

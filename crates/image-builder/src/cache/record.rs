@@ -13,15 +13,26 @@ pub(crate) struct StepOutput {
     pub(crate) layer: Option<(Descriptor, DiffId)>,
 }
 
+/// What the key of a record stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum StepKind {
+    /// The files that the step starts from and reads. Such a record keeps the step's layer.
+    Content,
+    /// How those files came about. Such a record points to layers that others keep.
+    Chain,
+}
+
 /// What is found under a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CachedStep {
+    pub(crate) kind: StepKind,
     /// The step's own output is the last one. Under a chain key those of all steps below it come
     /// first, from the image at the bottom on; under a content key there is only its own.
     pub(crate) outputs: Vec<StepOutput>,
     /// When it was last made or found, unix seconds.
     pub(crate) used: i64,
-    /// What the key was made of; only content keys have it.
+    /// What the key was made of; only content keys have it, unless it took too much space.
     pub(crate) about: Option<Arc<About>>,
     /// The content key of the same step; only chain keys have it.
     pub(crate) content: Option<Digest>,

@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use blob_store::BlobStore;
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use oci_model::{
     Descriptor, Digest, ImageManifest, Manifest, MediaType, Platform, RawManifest, Reference,
     Repository,
@@ -19,6 +20,8 @@ use super::document::{CACHE_CONFIG, DOCUMENT_BYTES_MAX, Records};
 use super::inline;
 use crate::registry::{Expected, Registry};
 
+/// How many blobs a registry is asked about at once.
+const QUESTIONS_AT_ONCE: usize = 8;
 /// How often a writer that lost against others merges again.
 const ATTEMPTS_MAX: u32 = 32;
 
@@ -176,16 +179,16 @@ impl Write<'_> {
             .map(|layer| layer.digest)
             .filter(|digest| !self.store.contains(digest))
             .collect();
-        let there = missing
-            .iter()
-            .map(|digest| self.registry.has_or_mounts(self.reference, digest, &self.mount_from));
-        let there = futures_util::future::join_all(there).await;
-        let mut lost = BTreeSet::new();
-        for (digest, there) in missing.iter().zip(there) {
-            if !there? {
-                lost.insert(*digest);
-            }
-        }
+        let asked = missing.iter().map(|digest| async move {
+            let there = self.registry.has_or_mounts(self.reference, digest, &self.mount_from);
+            there.await.map(|there| (!there).then_some(*digest))
+        });
+        let asked: Vec<_> = asked.map(|question| question.boxed()).collect();
+        let lost: BTreeSet<Digest> = futures_util::stream::iter(asked)
+            .buffered(QUESTIONS_AT_ONCE)
+            .try_filter_map(|lost| async move { Ok(lost) })
+            .try_collect()
+            .await?;
         if !lost.is_empty() {
             records
                 .steps

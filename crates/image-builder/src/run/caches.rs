@@ -8,6 +8,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use dockerfile::Sharing;
@@ -15,6 +16,7 @@ use oci_model::Digest;
 use rustix::fs::{FlockOperation, Gid, Mode, Uid};
 
 use crate::content_digest::Framed;
+use crate::error::StepError;
 use crate::workspace::{make_private, remove_tree};
 
 /// Most copies of one cache that `sharing=private` makes.
@@ -23,13 +25,13 @@ const COPIES_MAX: u32 = 64;
 /// Name of the file that holds the id.
 const ID_FILE: &str = "id";
 
-/// A cache in use.
-#[derive(Debug)]
+/// A cache in use, until the last clone is dropped.
+#[derive(Clone, Debug)]
 pub(crate) struct CacheDirectory {
     pub(crate) path: PathBuf,
     /// Whether nobody had used it before.
     pub(crate) is_new: bool,
-    _lock: File,
+    _lock: Arc<File>,
 }
 
 /// Identity of a cache: what its directory is called.
@@ -141,41 +143,57 @@ pub(crate) struct CacheLook {
     pub(crate) gid: u32,
 }
 
-/// Opens the cache `id`; `sharing=locked` waits for others.
+/// Opens the cache `id`. While others use it in a way that excludes this one, `wait` is called
+/// before every further attempt; its error ends the waiting.
+pub(crate) fn open_when_free(
+    caches: &Path,
+    id: &str,
+    sharing: Sharing,
+    look: CacheLook,
+    wait: &mut dyn FnMut() -> Result<(), StepError>,
+) -> Result<CacheDirectory, StepError> {
+    let home = caches.join(identity(id).encoded());
+    let failed = |error: io::Error| StepError::io(&home, error);
+    make_private(&home).map_err(failed)?;
+    fs::write(home.join(ID_FILE), id).map_err(failed)?;
+    let lock_of = |number: u32| {
+        let path = home.join(format!("{number}.lock"));
+        File::options().create(true).truncate(false).write(true).open(path).map_err(failed)
+    };
+    let operation = match sharing {
+        Sharing::Shared => FlockOperation::NonBlockingLockShared,
+        Sharing::Locked => FlockOperation::NonBlockingLockExclusive,
+        Sharing::Private => {
+            for number in 0..COPIES_MAX {
+                let lock = lock_of(number)?;
+                if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+                    return directory(&home, number, lock, look).map_err(failed);
+                }
+            }
+            let text = format!("{COPIES_MAX} steps use private copies of cache {id}");
+            return Err(StepError::Mount(text));
+        }
+    };
+    let lock = lock_of(0)?;
+    loop {
+        match rustix::fs::flock(&lock, operation) {
+            Ok(()) => return directory(&home, 0, lock, look).map_err(failed),
+            Err(rustix::io::Errno::WOULDBLOCK) => wait()?,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(failed(error.into())),
+        }
+    }
+}
+
+/// The same for a cache that is free.
+#[cfg(test)]
 pub(crate) fn open(
     caches: &Path,
     id: &str,
     sharing: Sharing,
     look: CacheLook,
-) -> io::Result<CacheDirectory> {
-    let home = caches.join(identity(id).encoded());
-    make_private(&home)?;
-    fs::write(home.join(ID_FILE), id)?;
-    let lock_of = |number: u32| {
-        let path = home.join(format!("{number}.lock"));
-        File::options().create(true).truncate(false).write(true).open(path)
-    };
-    match sharing {
-        Sharing::Shared => {
-            let lock = lock_of(0)?;
-            rustix::fs::flock(&lock, FlockOperation::LockShared)?;
-            directory(&home, 0, lock, look)
-        }
-        Sharing::Locked => {
-            let lock = lock_of(0)?;
-            rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
-            directory(&home, 0, lock, look)
-        }
-        Sharing::Private => {
-            for number in 0..COPIES_MAX {
-                let lock = lock_of(number)?;
-                if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
-                    return directory(&home, number, lock, look);
-                }
-            }
-            Err(io::Error::other(format!("{COPIES_MAX} steps use private copies of cache {id}")))
-        }
-    }
+) -> Result<CacheDirectory, StepError> {
+    open_when_free(caches, id, sharing, look, &mut || Err(StepError::Panicked))
 }
 
 /// Empties the cache `id`, as a build without cache wants it.
@@ -205,7 +223,7 @@ fn directory(home: &Path, number: u32, lock: File, look: CacheLook) -> io::Resul
         }
         rustix::fs::chmod(&path, Mode::from_raw_mode(look.mode))?;
     }
-    Ok(CacheDirectory { path, is_new, _lock: lock })
+    Ok(CacheDirectory { path, is_new, _lock: Arc::new(lock) })
 }
 
 #[cfg(test)]
@@ -225,6 +243,26 @@ mod tests {
         assert_ne!(private.path, one.path);
         drop((one, two, private));
         assert!(open(Sharing::Private).path.ends_with("0"));
+    }
+
+    #[test]
+    fn who_waits_for_a_cache_gets_it_or_is_told_to_stop() {
+        let root = tempfile::tempdir().expect("a directory");
+        let mut user = open(root.path(), "id", Sharing::Shared, LOOK).ok();
+        assert!(user.is_some());
+        let stopped = open(root.path(), "id", Sharing::Locked, LOOK);
+        assert!(matches!(stopped, Err(StepError::Panicked)));
+        let mut waits = 0;
+        let got = open_when_free(root.path(), "id", Sharing::Locked, LOOK, &mut || {
+            waits += 1;
+            // The second attempt fails like the first; before the third the other one is done.
+            if waits == 2 {
+                user = None;
+            }
+            Ok(())
+        });
+        assert!(got.expect("a cache").path.ends_with("0"));
+        assert_eq!(waits, 2);
     }
 
     #[test]

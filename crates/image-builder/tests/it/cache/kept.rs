@@ -23,6 +23,8 @@ tests![
     every_decision_is_explained_and_no_value_is_on_record,
     pruning_takes_the_old_and_the_too_many_and_leaves_what_is_in_use,
     a_registry_cache_is_listed_and_pruned,
+    a_command_may_show_a_cache_twice_and_stages_lock_several_in_any_order,
+    a_failure_elsewhere_ends_the_wait_for_a_cache,
 ];
 
 fn without_cache_everything_or_a_stage_is_executed() {
@@ -304,4 +306,43 @@ fn a_registry_cache_is_listed_and_pruned() {
     let other = CachePlace::of_repository(&reference(&registry.name("none")));
     let none = site.machine.runtime.block_on(builder.list_cache(&other)).expect("no error");
     assert_eq!(none, None);
+}
+
+fn a_command_may_show_a_cache_twice_and_stages_lock_several_in_any_order() {
+    let site = Site::new();
+    let twice = "RUN --mount=type=cache,id=one,target=/a,sharing=locked \
+                 --mount=type=cache,id=one,target=/b,sharing=shared \
+                 echo twice > /a/f && cat /b/f";
+    site.build(&format!("FROM base\n{twice}\n"));
+    assert!(site.machine.printed().contains("twice"), "{}", site.machine.printed());
+    let stage = |name: &str, first: &str, second: &str| {
+        format!(
+            "FROM base AS {name}\nRUN --mount=type=cache,id={first},target=/1,sharing=locked \
+             --mount=type=cache,id={second},target=/2,sharing=locked echo {name} > /{name}\n"
+        )
+    };
+    let text = format!(
+        "{}{}FROM base\nCOPY --from=s /s /\nCOPY --from=t /t /\n",
+        stage("s", "x", "y"),
+        stage("t", "y", "x")
+    );
+    assert_eq!(site.executed(&text), 4);
+}
+
+fn a_failure_elsewhere_ends_the_wait_for_a_cache() {
+    let site = Site::new();
+    // The holder ends only when it is killed, so the waiter must not keep the build.
+    let text = "FROM base AS holder
+RUN --mount=type=cache,id=c,target=/c,sharing=locked echo > /c/held && while true; do sleep 1; done
+FROM base AS waiter
+RUN --mount=type=cache,id=c,target=/c,sharing=shared cat /c/held
+FROM base AS failing
+RUN --mount=type=cache,id=d,target=/d false
+FROM base
+COPY --from=holder / /h
+COPY --from=waiter / /w
+COPY --from=failing / /f
+";
+    let built = site.machine.build(Mode::Overlay, text, &site.context);
+    assert!(built.expect_err("a step fails").to_string().contains("false"));
 }
