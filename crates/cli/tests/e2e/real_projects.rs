@@ -15,9 +15,34 @@ const EPOCH: &str = "1700000000";
 /// Where this machine keeps the authorities that its mirrors are signed by.
 const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
+/// Tools that are mounted and not installed: Debian's Rust is large and its npm is 400 packages.
+const TOOLS: &str = r#"
+    context=$PWD
+    mkdir rust npm
+    cd "$(rustc --print sysroot)"
+    files="bin/cargo bin/rustc $(echo lib/*.so*) lib/rustlib/*/lib lib/rustlib/*/bin"
+    cp -al --parents $files "$context/rust" 2>/dev/null || cp -a --parents $files "$context/rust"
+    cd "$context/npm"
+    npm pack --silent npm@10
+    tar xzf npm-*.tgz --strip-components=1
+    rm npm-*.tgz
+"#;
+
+/// What this machine says of its mirrors, for pip, npm and cargo in a container.
+const SETTINGS: &str = r#"
+    echo '[global]' > pip
+    echo 'cert = /run/secrets/ca' >> pip
+    mirror=${PIP_INDEX_URL:-$(python3 -m pip config get global.index-url 2>/dev/null || true)}
+    [ -z "$mirror" ] || echo "index-url = $mirror" >> pip
+    cat ~/.npmrc > npm 2>/dev/null || true
+    echo "registry=$(npm config get registry 2>/dev/null)" >> npm
+    echo 'cafile=/run/secrets/ca' >> npm
+    cat "${CARGO_HOME:-$HOME/.cargo}/config.toml" > cargo 2>/dev/null || true
+"#;
+
 static DEBIAN: OnceLock<PathBuf> = OnceLock::new();
 
-/// The build context: the projects, a minimal Debian and this machine's settings of apt.
+/// The build context: the projects, a minimal Debian, this machine's settings of apt, and tools.
 struct Desk {
     context: TempDir,
     secrets: TempDir,
@@ -34,10 +59,12 @@ impl Desk {
         // Links: nothing writes to a build context.
         copy("-al", DEBIAN.get_or_init(minimal_debian), &context.path().join("debian"));
         copy("-rL", Path::new("/etc/apt"), &context.path().join("apt"));
+        run(Command::new("sh").args(["-ec", TOOLS]).current_dir(context.path()), "").ok();
         let readable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(context.path(), readable).expect("ours");
         let secrets = tempfile::tempdir().expect("a directory");
         std::fs::copy(AUTHORITIES, secrets.path().join("ca")).expect(AUTHORITIES);
+        run(Command::new("sh").args(["-ec", SETTINGS]).current_dir(secrets.path()), "").ok();
         Self { context, secrets }
     }
 
@@ -105,7 +132,7 @@ fn copy(how: &str, from: &Path, to: &Path) {
 }
 
 #[test]
-fn projects_build_to_the_same_image_in_every_mode() {
+fn rust_node_python_and_debian_projects_build_to_the_same_image_in_every_mode() {
     let desk = Desk::new();
     let pods = [
         ("overlay", Context::Privileged),
@@ -127,7 +154,9 @@ fn projects_build_to_the_same_image_in_every_mode() {
 #[test]
 fn projects_without_commands_build_to_the_same_image_with_no_isolation() {
     let desk = Desk::new();
-    let dockerfile = "FROM scratch AS base\nCOPY debian /\nFROM base\nWORKDIR /src\nCOPY greeting greeting\n\
+    // Owners, links and setuid programs, without the size of it all.
+    let dockerfile = "FROM scratch AS base\nCOPY debian/etc /etc\nCOPY debian/usr/bin /usr/bin\nFROM base\n\
+                      WORKDIR /src\nCOPY greeting shapes ./\nADD wordcount digits /opt/\n\
                       ADD --chmod=755 --chown=7:8 greeting/greeting /usr/bin/\nCMD [\"greeting\"]\n";
     std::fs::write(desk.context.path().join("Dockerfile"), dockerfile).expect("ours");
     let none = desk.in_pod(Context::Default, &["--isolation=none"]);
