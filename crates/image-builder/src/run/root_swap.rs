@@ -18,9 +18,7 @@ use rustix::fs::{CWD, FlockOperation, RenameFlags};
 use serde::{Deserialize, Serialize};
 
 use super::covers::{return_caches, trees_with_caches};
-use super::relocate::{
-    exchange, identity, mount_points, move_tree, read_journal, remove, write_journal,
-};
+use super::relocate::{exchange, identity, mount_points, read_journal, remove, write_journal};
 use crate::workspace::make_private;
 
 /// Entries of `/` that commands need as the machine has them.
@@ -87,14 +85,17 @@ fn act(act: Act, from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
+/// Inode and change time.
+type Stamp = (u64, i64, i64);
+
 /// What there was to see when a tree went in.
 #[derive(Debug)]
 pub(crate) struct SwappedIn {
     /// Entries of the tree with their inode and change time: renaming changes it, so what has
     /// the same still afterwards was not touched by the command.
-    stamps: BTreeMap<OsString, (u64, i64, i64)>,
+    stamps: BTreeMap<OsString, Stamp>,
     /// What directories that do not move held.
-    held: BTreeMap<OsString, BTreeSet<OsString>>,
+    held: BTreeMap<OsString, BTreeMap<OsString, Stamp>>,
 }
 
 /// What a command did at the top of the tree.
@@ -102,7 +103,8 @@ pub(crate) struct SwappedIn {
 pub(crate) struct SwappedOut {
     /// Entries of the tree that it did not touch themselves.
     pub(crate) untouched: BTreeSet<PathBuf>,
-    /// Paths that it wrote to although they are not the image's.
+    /// Entries of volumes of the pod that changed meanwhile; what happens further below them does
+    /// not show.
     pub(crate) lost: Vec<PathBuf>,
 }
 
@@ -250,19 +252,15 @@ impl RootSwap {
         Ok(names)
     }
 
-    /// The entry of the root that hides files of a tree, or its working directory, from a
+    /// The entry of the root that hides what a tree has there, or its working directory, from a
     /// command.
     pub(crate) fn in_the_way(&self, tree: &Path, cwd: &Path) -> Option<PathBuf> {
         let cwd = cwd.strip_prefix("/").unwrap_or(cwd).components().next();
         let hides = |name: &&OsString| {
             let of_cwd = cwd.is_some_and(|first| first.as_os_str() == name.as_os_str());
-            let path = tree.join(name);
-            let has_files = match fs::symlink_metadata(&path) {
-                Ok(metadata) if metadata.is_dir() => !names(&path).is_ok_and(|n| n.is_empty()),
-                Ok(_) => true,
-                Err(_) => false,
-            };
-            of_cwd || has_files
+            // Even an empty directory: what a command puts there is the image's, and nobody could
+            // tell it from what the pod puts on its volume meanwhile.
+            of_cwd || fs::symlink_metadata(tree.join(name)).is_ok()
         };
         let name = self.volumes().find(hides)?;
         Some(Path::new("/").join(name))
@@ -302,8 +300,7 @@ impl RootSwap {
         let mut held = BTreeMap::new();
         for name in self.volumes() {
             if !self.home.starts_with(self.root.join(name)) {
-                let listed = names(&self.root.join(name)).unwrap_or_default();
-                held.insert(name.clone(), listed.into_iter().collect());
+                held.insert(name.clone(), stamps_in(&self.root.join(name)));
             }
         }
         Ok(SwappedIn { stamps, held })
@@ -357,19 +354,11 @@ impl RootSwap {
             return Err(error);
         }
         for (name, held) in &before.held {
-            let (volume, of_tree) = (self.root.join(name), tree.join(name));
-            let is_of_image = fs::symlink_metadata(&of_tree).is_ok_and(|found| found.is_dir());
-            for new in names(&volume).unwrap_or_default() {
-                if held.contains(&new) {
-                    continue;
-                }
-                // The image has such a directory: a command cannot know that it saw another.
-                if is_of_image {
-                    move_tree(&volume.join(&new), &of_tree.join(&new))?;
-                } else {
-                    done.lost.push(volume.join(&new));
-                }
-            }
+            let volume = self.root.join(name);
+            let now = stamps_in(&volume);
+            let names: BTreeSet<&OsString> = held.keys().chain(now.keys()).collect();
+            let changed = names.into_iter().filter(|name| held.get(*name) != now.get(*name));
+            done.lost.extend(changed.map(|name| volume.join(name)));
         }
         Ok(done)
     }
@@ -403,9 +392,17 @@ fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     Ok(rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?)
 }
 
-fn stamp(path: &Path) -> io::Result<(u64, i64, i64)> {
+fn stamp(path: &Path) -> io::Result<Stamp> {
     let metadata = fs::symlink_metadata(path)?;
     Ok((metadata.ino(), metadata.ctime(), metadata.ctime_nsec()))
+}
+
+fn stamps_in(directory: &Path) -> BTreeMap<OsString, Stamp> {
+    let names = names(directory).unwrap_or_default().into_iter();
+    names
+        .filter_map(|name| Some((stamp(&directory.join(&name)).ok()?, name)))
+        .map(|(s, n)| (n, s))
+        .collect()
 }
 
 /// The name of an entry of the root itself.
@@ -490,22 +487,37 @@ mod tests {
     }
 
     #[test]
-    fn what_lands_on_a_volume_that_the_image_has_too_is_the_image_s() {
+    fn a_volume_is_in_the_way_of_whatever_the_image_has_there() {
+        let root = tempfile::tempdir().expect("a directory");
+        let swap = swap(root.path());
+        let tree = swap.home.join("1");
+        fs::create_dir_all(tree.join("proc")).expect("a directory");
+        let in_the_way = |cwd: &str| swap.in_the_way(&tree, Path::new(cwd));
+        assert_eq!(in_the_way("/"), None);
+        assert_eq!(in_the_way("/work/x"), Some("/work".into()));
+        fs::create_dir(tree.join("work")).expect("a directory");
+        assert_eq!(in_the_way("/"), Some("/work".into()));
+    }
+
+    #[test]
+    fn what_changes_on_a_volume_is_said_and_stays_there() {
         let root = tempfile::tempdir().expect("a directory");
         let root = root.path();
         let swap = swap(root);
+        write(root, &["work/same/x", "work/gone", "work/deep/x", "work/written"]);
         let tree = swap.home.join("1");
-        fs::create_dir_all(tree.join("work")).expect("a directory");
-        assert_eq!(swap.in_the_way(&tree, Path::new("/")), None);
+        write(&tree, &["bin/sh"]);
         let before = swap.enter(&tree).expect("swapped");
-        write(root, &["work/made"]);
+        write(root, &["work/made", "work/deep/made"]);
+        fs::remove_file(root.join("work/gone")).expect("there");
+        // The other kind of change of a file: its change time is not its modification time.
+        fs::hard_link(root.join("work/written"), root.join("work/linked")).expect("a link");
         let done = swap.leave(&tree, &before).expect("swapped");
-        assert_eq!(listing(&tree), ["work/made"]);
-        assert_eq!(listing(&root.join("work")), ["context"]);
-        assert!(done.lost.is_empty());
-        // From now on the volume would hide it.
-        assert_eq!(swap.in_the_way(&tree, Path::new("/")), Some("/work".into()));
-        assert_eq!(swap.in_the_way(&swap.pod, Path::new("/work/x")), Some("/work".into()));
+        let lost = ["deep", "gone", "linked", "made", "written"];
+        assert_eq!(done.lost, lost.map(|name| root.join("work").join(name)));
+        assert_eq!(listing(&tree), ["bin/sh"]);
+        let left = ["context", "deep/made", "deep/x", "linked", "made", "same/x", "written"];
+        assert_eq!(listing(&root.join("work")), left);
     }
 
     #[test]

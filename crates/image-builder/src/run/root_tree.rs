@@ -158,7 +158,7 @@ impl RootTree {
         if !self.may_chroot {
             return Err(StepError::NoIsolation {
                 reason: format!(
-                    "the image has files in {hidden}, where this pod has a mount of its own: \
+                    "the image uses {hidden}, where this pod has a mount of its own: \
                      mount that elsewhere, for example below /kaniko"
                 ),
             });
@@ -210,8 +210,16 @@ impl RootTree {
         let (outcome, done) = self.execute(&root, way, command, ready)?;
         check_exit(command, &outcome, &root)?;
         for path in &done.lost {
+            let below = path.strip_prefix("/").unwrap_or(path);
+            let holds = |ours: &Path| ours.starts_with(below) || below.starts_with(ours);
+            // What the builder itself has there may change.
+            if options.exclude.iter().any(|ours| holds(ours))
+                || self.keep.iter().any(|ours| holds(ours.strip_prefix("/").unwrap_or(ours)))
+            {
+                continue;
+            }
             command.events.send(BuildEvent::Warning(format!(
-                "{} is on a mount of this pod and does not become part of the image",
+                "{} changed on a mount of this pod: it does not become part of the image",
                 path.display()
             )));
         }
