@@ -1,0 +1,54 @@
+//! `shipway registry`: serve, users, garbage. One file per group of verbs.
+
+mod config;
+mod gc;
+mod serve;
+mod user;
+mod verify;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use blob_store::BlobStore;
+use clap::{Args, Subcommand};
+
+use crate::exit::{Failure, Kind};
+use crate::globals::Globals;
+
+/// A private registry on this machine.
+#[derive(Args, Debug)]
+pub(crate) struct RegistryArgs {
+    #[command(subcommand)]
+    verb: RegistryVerb,
+}
+
+#[derive(Subcommand, Debug)]
+enum RegistryVerb {
+    /// Serve the registry until stopped
+    Serve(serve::ServeArgs),
+    /// Manage who may log in
+    User(user::UserArgs),
+    /// Remove blobs that no image needs any more
+    Gc(gc::GcArgs),
+    /// Read every blob again and put damaged ones away
+    Verify(verify::VerifyArgs),
+}
+
+/// Runs the verb.
+pub(crate) async fn run(args: RegistryArgs, globals: &Globals) -> Result<ExitCode, Failure> {
+    match args.verb {
+        RegistryVerb::Serve(args) => serve::run(args, globals).await,
+        RegistryVerb::User(args) => user::run(&args, globals),
+        RegistryVerb::Gc(args) => gc::run(&args, globals).await,
+        RegistryVerb::Verify(args) => verify::run(&args, globals).await,
+    }
+}
+
+fn open_store(state: &Path) -> Result<BlobStore, Failure> {
+    BlobStore::open(state.join("blobs")).map_err(|error| Failure::new(Kind::Environment, error))
+}
+
+/// The user file that `registry user add` writes and `registry serve` finds.
+fn default_users(state: &Path) -> PathBuf {
+    state.join("registry/htpasswd")
+}
