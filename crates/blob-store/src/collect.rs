@@ -11,7 +11,11 @@ use crate::ingest::sweep_staging;
 use crate::lease;
 use crate::ref_log::{LogMark, Record, RefLog};
 use crate::refs::is_reconciled;
-use crate::store::{BlobStore, last_use};
+use crate::store::{BlobStore, LAST_USE_GRANULARITY, last_use};
+
+mod history;
+
+pub use self::history::{Keepers, LastCollection};
 
 /// Blobs removed under one hold of the lock, so that a pull or a push never waits for long.
 const BATCH_BLOBS: usize = 256;
@@ -48,8 +52,20 @@ pub struct Collected {
     pub bytes: u64,
     /// Blobs that stay.
     pub kept_blobs: u64,
+    /// Of those, blobs that nothing keeps and whose delay is not over.
+    pub waiting_blobs: u64,
+    /// Their bytes.
+    pub waiting_bytes: u64,
     /// Uploads dropped.
     pub uploads: usize,
+}
+
+impl Collected {
+    fn wait(&mut self, metadata: &std::fs::Metadata) {
+        self.kept_blobs += 1;
+        self.waiting_blobs += 1;
+        self.waiting_bytes += metadata.len();
+    }
 }
 
 impl BlobStore {
@@ -72,6 +88,7 @@ impl BlobStore {
         if options.mode == CollectMode::Apply {
             sweep_staging(self)?;
             self.empty_trash()?;
+            self.drop_repaired()?;
             let lock = FileLock::acquire(&root.join("locks/collect"), LockKind::Exclusive)?;
             lease::living(self)?;
             drop(lock);
@@ -81,8 +98,12 @@ impl BlobStore {
         roots.read_on(self)?;
         let mut candidates = Vec::new();
         self.walk(|digest, metadata| -> Result<(), CollectError> {
-            if roots.live.contains(&digest) || !is_due(metadata, options) {
+            if roots.live.contains(&digest) {
                 collected.kept_blobs += 1;
+                return Ok(());
+            }
+            if !is_due(metadata, options) {
+                collected.wait(metadata);
                 return Ok(());
             }
             candidates.push(digest);
@@ -97,6 +118,7 @@ impl BlobStore {
             for owner in self.inner.refs.owners()? {
                 self.inner.refs.log(&owner).compact()?;
             }
+            history::note(self, options.now, &collected)?;
         }
         Ok(collected)
     }
@@ -123,11 +145,12 @@ impl BlobStore {
                 let path = self.path(digest);
                 // Gone meanwhile: quarantined.
                 let Ok(metadata) = std::fs::metadata(&path) else { continue };
-                if roots.live.contains(digest)
-                    || leased.contains(digest)
-                    || !is_due(&metadata, options)
-                {
+                if roots.live.contains(digest) {
                     collected.kept_blobs += 1;
+                    continue;
+                }
+                if leased.contains(digest) || !is_due(&metadata, options) {
+                    collected.wait(&metadata);
                     continue;
                 }
                 collected.blobs += 1;
@@ -203,6 +226,14 @@ impl Roots {
     }
 }
 
+/// Whether the delay after the last use is over. A use is noted only if the last note is older
+/// than the granularity, so that is added; not to shorter delays, which promise nothing to those
+/// who saw a blob.
 fn is_due(metadata: &std::fs::Metadata, options: &CollectOptions) -> bool {
-    options.now.duration_since(last_use(metadata)).is_ok_and(|unused| unused >= options.delay)
+    let delay = if options.delay >= LAST_USE_GRANULARITY {
+        options.delay + LAST_USE_GRANULARITY
+    } else {
+        options.delay
+    };
+    options.now.duration_since(last_use(metadata)).is_ok_and(|unused| unused >= delay)
 }

@@ -11,6 +11,8 @@ use oci_model::{Algorithm, Digest, Hasher};
 use crate::durable::{remove_file, try_lock};
 use crate::error::{Context as _, DiskError, IngestError, is_full};
 use crate::lease::Lease;
+use crate::reserve::{DiskReserve, Room};
+use crate::scrub::hash_whole;
 use crate::store::{BlobStore, create_new, hash_file};
 use crate::tail::{End, Tail};
 
@@ -46,6 +48,7 @@ pub(crate) struct Staged {
     running: Option<JoinHandle<rustix::io::Result<()>>>,
     /// Who reads along.
     tail: Option<Tail>,
+    room: Room,
 }
 
 /// When a new blob's directory entry becomes durable.
@@ -59,6 +62,7 @@ pub(crate) enum Settle {
 
 impl Ingest {
     pub(crate) fn begin(store: &BlobStore, algorithm: Algorithm) -> Result<Self, IngestError> {
+        store.require_room()?;
         loop {
             let name = uuid::Uuid::new_v4().simple().to_string();
             let path = store.inner.root.join("staging").join(name);
@@ -68,7 +72,7 @@ impl Ingest {
             if !locked || file.metadata().doing("stat", &path)?.nlink() == 0 {
                 continue;
             }
-            let staged = Staged::new(file, path, Hasher::new(algorithm), 0);
+            let staged = Staged::new(file, path, Hasher::new(algorithm), 0, store.reserve);
             return Ok(Self { store: store.clone(), staged, gathered: Vec::new(), lease: None });
         }
     }
@@ -138,6 +142,17 @@ impl Ingest {
         Ok(digest)
     }
 
+    /// Takes in all of a file, sharing its blocks where the file system can, and hashes what
+    /// arrived. Nothing was written before.
+    pub(crate) fn fill_from(&mut self, source: &mut File) -> Result<(), IngestError> {
+        let path = &self.staged.path;
+        self.staged.size = io::copy(source, &mut self.staged.file).doing("write", path)?;
+        self.staged.behind = self.staged.size;
+        let algorithm = self.staged.hasher.algorithm();
+        self.staged.hasher = hash_whole(&mut self.staged.file, algorithm).doing("read", path)?;
+        Ok(())
+    }
+
     fn guard(&self, digest: &Digest) -> Result<(), DiskError> {
         match &self.lease {
             Some(lease) => lease.add(digest).map(drop),
@@ -190,12 +205,20 @@ impl Drop for Ingest {
 }
 
 impl Staged {
-    pub(crate) const fn new(file: File, path: PathBuf, hasher: Hasher, size: u64) -> Self {
-        Self { file, path, hasher, size, behind: size, running: None, tail: None }
+    pub(crate) const fn new(
+        file: File,
+        path: PathBuf,
+        hasher: Hasher,
+        size: u64,
+        reserve: DiskReserve,
+    ) -> Self {
+        let room = Room::new(reserve);
+        Self { file, path, hasher, size, behind: size, running: None, tail: None, room }
     }
 
     /// Writes all of `bytes` and counts what was written even if the end fails.
     pub(crate) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.room.before(&self.file, bytes.len())?;
         let mut rest = bytes;
         while !rest.is_empty() {
             match self.file.write(rest) {

@@ -17,6 +17,9 @@
 //! | `leases/<id>` | digests, one per line; alive as long as its process holds an exclusive `flock` |
 //! | `locks/…` | files that exist to be locked |
 //! | `quarantine/<algorithm>-<hex>` | blobs whose bytes no longer hash to their name |
+//! | `scrubbed` | the last blob that an unfinished scrub read |
+//! | `scrub-done` | seconds since 1970 at which a scrub last reached the end |
+//! | `collected` | what the last collection did: lines `<what> <number>` |
 //! | `trash/<id>` | blobs between removal from view and removal from disk |
 //!
 //! # Ref log
@@ -28,6 +31,7 @@
 //! until it is repaired.
 #![forbid(unsafe_code)]
 
+mod adopt;
 mod collect;
 mod durable;
 mod error;
@@ -35,17 +39,22 @@ mod ingest;
 mod lease;
 mod ref_log;
 mod refs;
+mod reserve;
+mod scrub;
 mod store;
 mod tail;
 mod upload;
 
-pub use collect::{CollectMode, CollectOptions, Collected};
+pub use adopt::{AdoptMode, Adopted};
+pub use collect::{CollectMode, CollectOptions, Collected, Keepers, LastCollection};
 pub use error::{
     CollectError, DiskError, IngestError, OpenError, ReadError, RefError, UploadError,
 };
 pub use ingest::Ingest;
 pub use lease::Lease;
 pub use refs::{MirroredRefs, RefName, RefNameError};
+pub use reserve::{DiskReserve, DiskSpace};
+pub use scrub::{Quarantined, Scrubbed};
 pub use store::{Blob, BlobStore, Verdict};
 pub use tail::{Tail, TailReader};
 pub use upload::{Upload, UploadId, UploadStatus};

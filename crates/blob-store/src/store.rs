@@ -2,7 +2,6 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write as _};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -10,10 +9,14 @@ use std::time::{Duration, SystemTime};
 use oci_model::{Algorithm, Digest, Hasher};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
-use crate::durable::{FileLock, GroupSync, LockKind, SyncKind, create_directory, replace_file};
+use crate::durable::{
+    FileLock, GroupSync, LockKind, SyncKind, create_directory, replace_file, sync_directory,
+};
 use crate::error::{Context as _, DiskError, IngestError, OpenError, ReadError};
 use crate::ingest::{Ingest, sweep_staging};
 use crate::ref_log::RefLogs;
+use crate::reserve::DiskReserve;
+use crate::scrub::{hash_whole, is_media_error};
 use crate::upload::HashStates;
 
 /// Content of the `format` file.
@@ -21,7 +24,8 @@ const FORMAT: &str = "shipway blob-store 1\n";
 
 /// How exact the time of a blob's last use is: uses closer together are recorded once, so that a
 /// busy blob does not cost a write per read.
-const LAST_USE_GRANULARITY: Duration = Duration::from_secs(600);
+/// Collections add it to their delay, so that each use counts for the whole delay.
+pub(crate) const LAST_USE_GRANULARITY: Duration = Duration::from_secs(60);
 
 /// Bytes read at once while hashing.
 pub(crate) const READ_CHUNK_BYTES: usize = 256 * 1024;
@@ -30,6 +34,7 @@ pub(crate) const READ_CHUNK_BYTES: usize = 256 * 1024;
 #[derive(Clone, Debug)]
 pub struct BlobStore {
     pub(crate) inner: Arc<Inner>,
+    pub(crate) reserve: DiskReserve,
 }
 
 #[derive(Debug)]
@@ -66,6 +71,7 @@ impl BlobStore {
     /// [`OpenError::Format`] if another version wrote the store.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, OpenError> {
         let root = root.into();
+        let is_new = !root.exists();
         create_directory(&root)?;
         let format = root.join("format");
         match std::fs::read_to_string(&format) {
@@ -92,7 +98,12 @@ impl BlobStore {
         ];
         let refs = RefLogs::new(root.join("refs"));
         let inner = Inner { root, directories, refs, hash_states: HashStates::default() };
-        let store = Self { inner: Arc::new(inner) };
+        let store = Self { inner: Arc::new(inner), reserve: DiskReserve::NONE };
+        if is_new {
+            // The directories must not be what a power failure takes from the first blob.
+            sync_directory(&store.inner.root)?;
+            store.inner.root.parent().map_or(Ok(()), sync_directory)?;
+        }
         sweep_staging(&store)?;
         Ok(store)
     }
@@ -209,9 +220,11 @@ impl BlobStore {
     /// [`ReadError::Missing`], or a failure of the disk.
     pub fn verify(&self, digest: &Digest) -> Result<Verdict, ReadError> {
         let mut blob = self.open_blob(digest)?;
-        let path = self.path(digest);
-        if hash_file(&mut blob.file, digest.algorithm(), &path)? == *digest {
-            return Ok(Verdict::Intact);
+        match hash_whole(&mut blob.file, digest.algorithm()).map(Hasher::finish) {
+            Ok(actual) if actual == *digest => return Ok(Verdict::Intact),
+            Ok(_) => {}
+            Err(error) if is_media_error(&error) => {}
+            Err(source) => return Err(DiskError::new("read", &self.path(digest), source).into()),
         }
         self.quarantine(digest)?;
         Ok(Verdict::Quarantined)
@@ -249,18 +262,21 @@ impl BlobStore {
     }
 
     /// Puts a blob out of sight and keeps its bytes for inspection.
-    fn quarantine(&self, digest: &Digest) -> Result<(), DiskError> {
+    pub(crate) fn quarantine(&self, digest: &Digest) -> Result<(), DiskError> {
         let path = self.path(digest);
-        let name = format!("{}-{}", digest.algorithm().name(), digest.encoded());
-        match std::fs::rename(&path, self.inner.root.join("quarantine").join(name)) {
+        match std::fs::rename(&path, self.quarantine_path(digest)) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 Err(DiskError::new("quarantine", &path, source))
             }
-            Ok(()) | Err(_) => {
-                self.directory(digest.algorithm()).mark();
-                Ok(())
-            }
+            // Durable at once: after a power failure it must not be visible again.
+            Ok(()) => self.settle_directory(digest),
+            Err(_) => Ok(()),
         }
+    }
+
+    pub(crate) fn quarantine_path(&self, digest: &Digest) -> PathBuf {
+        let name = format!("{}-{}", digest.algorithm().name(), digest.encoded());
+        self.inner.root.join("quarantine").join(name)
     }
 
     /// Whether the blob is already there with the right size; if so, its use is noted.
@@ -369,8 +385,7 @@ pub(crate) fn touch_now(path: &Path) -> Result<bool, DiskError> {
 
 /// When a blob was last used.
 pub(crate) fn last_use(metadata: &std::fs::Metadata) -> SystemTime {
-    let seconds = u64::try_from(metadata.mtime()).unwrap_or(0);
-    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// Hashes a file from its beginning.
@@ -379,17 +394,7 @@ pub(crate) fn hash_file(
     algorithm: Algorithm,
     path: &Path,
 ) -> Result<Digest, DiskError> {
-    let mut hasher = Hasher::new(algorithm);
-    file.seek(SeekFrom::Start(0)).doing("seek in", path)?;
-    let mut buffer = vec![0; READ_CHUNK_BYTES];
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => return Ok(hasher.finish()),
-            Ok(count) => hasher.update(&buffer[..count]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(source) => return Err(DiskError::new("read", path, source)),
-        }
-    }
+    Ok(hash_whole(file, algorithm).doing("read", path)?.finish())
 }
 
 /// Creates a file for reading and writing that did not exist.

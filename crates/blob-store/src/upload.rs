@@ -79,13 +79,14 @@ impl BlobStore {
     /// # Errors
     /// [`IngestError::NoSpace`] inside [`UploadError::Ingest`], or a failure of the disk.
     pub fn begin_upload(&self, label: &str, algorithm: Algorithm) -> Result<Upload, UploadError> {
+        self.require_room()?;
         let id = UploadId(uuid::Uuid::new_v4());
         let label_path = self.label_path(id);
         std::fs::write(&label_path, label).doing("write", &label_path)?;
         let path = self.upload_path(id);
         let file = create_new(&path)?;
         try_lock(&file, &path)?;
-        let staged = Staged::new(file, path, Hasher::new(algorithm), 0);
+        let staged = Staged::new(file, path, Hasher::new(algorithm), 0, self.reserve);
         Ok(Upload { store: self.clone(), id, label: label.to_owned(), staged, ended: false })
     }
 
@@ -118,7 +119,7 @@ impl BlobStore {
             Some((hashed, hasher)) if hashed == size => hasher,
             Some(_) | None => rehash(&mut file, &path, size)?,
         };
-        let staged = Staged::new(file, path, hasher, size);
+        let staged = Staged::new(file, path, hasher, size, self.reserve);
         Ok(Upload { store: self.clone(), id, label, staged, ended: false })
     }
 

@@ -108,6 +108,46 @@ fn a_removed_ref_restarts_the_delay() {
 }
 
 #[test]
+fn what_waits_for_its_delay_is_told_and_every_use_counts_for_all_of_it() {
+    let (_directory, store) = store();
+    store.put(b"loose").expect("a blob");
+    let delay = Duration::from_secs(120);
+    let at = |after: u64| CollectOptions {
+        now: SystemTime::now() + Duration::from_secs(after),
+        delay,
+        mode: CollectMode::Plan,
+        ..collect_now()
+    };
+    // A use up to a minute after the noted one is not noted and must count as well.
+    let early = store.collect(&at(170), |_, _| {}).expect("a plan");
+    assert_eq!((early.blobs, early.waiting_blobs, early.waiting_bytes), (0, 1, 5));
+    assert_eq!(store.collect(&at(190), |_, _| {}).expect("a plan").blobs, 1);
+}
+
+#[test]
+fn it_is_known_why_a_blob_stays_and_what_the_last_collection_did() {
+    let (_directory, store) = store();
+    assert_eq!(store.last_collection(), None);
+    let (kept, loose) = (store.put(b"kept").expect("a"), store.put(b"loose").expect("b"));
+    for text in ["node/a", "node/b", "build/c"] {
+        store.set_ref(&name(text), &[kept]).expect("a ref");
+    }
+    let keepers = store.keepers(&kept, 2).expect("an answer");
+    assert_eq!(
+        (keepers.size, keepers.refs),
+        (Some(4), vec!["build/c".to_owned(), "node/a".to_owned()])
+    );
+    let lease = store.lease().expect("a lease");
+    lease.add(&loose).expect("a guard");
+    let keepers = store.keepers(&loose, 2).expect("an answer");
+    assert_eq!((keepers.refs.len(), keepers.leased), (0, true));
+    drop(lease);
+    let collected = store.collect(&collect_now(), |_, _| {}).expect("a collection");
+    assert_eq!(store.keepers(&loose, 2).expect("an answer").size, None);
+    assert_eq!(store.last_collection().expect("a collection").collected, collected);
+}
+
+#[test]
 fn a_plan_removes_nothing_and_tells_the_same() {
     let (_directory, store) = store();
     let digest = store.put(b"12345").expect("a blob");

@@ -1,8 +1,10 @@
 //! The store as other crates and other processes see it.
 
+mod adopt;
 mod collection;
 mod crash;
 mod ingest;
+mod scrub;
 mod uploads;
 
 use std::time::{Duration, SystemTime};
