@@ -39,12 +39,14 @@ pub enum ErrorCode {
     RangeInvalid,
     /// The `n` or `last` of a list is wrong.
     PaginationNumberInvalid,
+    /// The server cannot answer now; a later request may succeed.
+    Unavailable,
     /// The server failed.
     Unknown,
 }
 
 impl ErrorCode {
-    const ALL: [(Self, &'static str); 18] = [
+    const ALL: [(Self, &'static str); 19] = [
         (Self::BlobUnknown, "BLOB_UNKNOWN"),
         (Self::BlobUploadInvalid, "BLOB_UPLOAD_INVALID"),
         (Self::BlobUploadUnknown, "BLOB_UPLOAD_UNKNOWN"),
@@ -62,6 +64,7 @@ impl ErrorCode {
         (Self::TooManyRequests, "TOOMANYREQUESTS"),
         (Self::RangeInvalid, "RANGE_INVALID"),
         (Self::PaginationNumberInvalid, "PAGINATION_NUMBER_INVALID"),
+        (Self::Unavailable, "UNAVAILABLE"),
         (Self::Unknown, "UNKNOWN"),
     ];
 

@@ -151,7 +151,12 @@ impl RawManifest {
             (None, None) if outline.manifests.is_some() => MediaType::OCI_INDEX,
             (None, None) => MediaType::OCI_MANIFEST,
         };
-        if image_fields && outline.manifests.is_some() {
+        let is_ambiguous = match media_type.manifest_kind() {
+            Some(ManifestKind::Image) => outline.manifests.is_some(),
+            Some(ManifestKind::Index) => image_fields,
+            None => image_fields && outline.manifests.is_some(),
+        };
+        if is_ambiguous {
             return Err(ManifestError::Ambiguous);
         }
         let (parsed, schema_version) = match media_type.manifest_kind() {
@@ -323,11 +328,15 @@ mod tests {
 
     #[test]
     fn image_and_index_in_one_document_are_refused() {
-        let bytes = image_json(r#""manifests":[],"#);
-        assert_eq!(
-            refusal(Some(&MediaType::OCI_INDEX), bytes),
-            "manifest has fields of both an image and an index"
-        );
+        let expected = "manifest has fields of both an image and an index";
+        for (media_type, bytes) in [
+            (MediaType::OCI_INDEX, image_json(r#""manifests":[],"#)),
+            (MediaType::OCI_MANIFEST, image_json(r#""manifests":[],"#)),
+            (MediaType::OCI_INDEX, image_json("")),
+            (MediaType::OCI_INDEX, br#"{"schemaVersion":2,"fsLayers":[]}"#.to_vec()),
+        ] {
+            assert_eq!(refusal(Some(&media_type), bytes), expected);
+        }
     }
 
     #[test]

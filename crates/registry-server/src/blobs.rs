@@ -1,9 +1,9 @@
 //! Blobs: GET and DELETE (distribution-spec end-2, end-10).
 
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Method, Response, StatusCode, header};
 use oci_model::{Digest, ErrorCode};
 
-use crate::body::Body;
+use crate::body::{Body, Part};
 use crate::manifests::DIGEST_HEADER;
 use crate::metadata::{Change, ChangeError};
 use crate::range::{self, Wanted};
@@ -38,13 +38,23 @@ pub(crate) async fn get(call: &Call<'_>, digest: &Digest) -> Answer {
         return Ok(response);
     }
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    let (first, length) = match range::wanted(call.header(header::RANGE), size) {
+    let mut parts = None;
+    let (first, length) = match range::wanted(asked(call, &entity_tag), size) {
         Wanted::Whole => (0, size),
         Wanted::Part { first, last } => {
             let content_range = format!("bytes {first}-{last}/{size}");
             headers.insert(header::CONTENT_RANGE, header_value(&content_range));
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
             (first, last - first + 1)
+        }
+        Wanted::Parts(ranges) => {
+            let boundary = uuid::Uuid::new_v4().simple().to_string();
+            let content_type = format!("multipart/byteranges; boundary={boundary}");
+            headers.insert(header::CONTENT_TYPE, header_value(&content_type));
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            let (several, length) = multipart(&ranges, size, &boundary);
+            parts = Some(several);
+            (0, length)
         }
         Wanted::Unsatisfiable => {
             let text = format!("the blob has {size} bytes");
@@ -53,8 +63,47 @@ pub(crate) async fn get(call: &Call<'_>, digest: &Digest) -> Answer {
         }
     };
     response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-    *response.body_mut() = Body::file(blob.into_file(), first, length, call.spans.clone());
+    // Nothing is promised to the connection for a body that is not sent.
+    if call.method != Method::HEAD {
+        let (file, spans) = (blob.into_file(), call.spans.clone());
+        *response.body_mut() = match parts {
+            None => Body::file(file, first, length, spans),
+            Some(parts) => Body::parts(file, parts, spans),
+        };
+    }
     Ok(response)
+}
+
+/// The ranges that count: only a GET has any (RFC 9110, section 14.2), and only of the blob that
+/// the client has a part of (section 13.1.5).
+fn asked<'a>(call: &'a Call<'_>, entity_tag: &str) -> Option<&'a str> {
+    if call.method != Method::GET {
+        return None;
+    }
+    match call.header(header::IF_RANGE) {
+        Some(condition) if condition != entity_tag => None,
+        _ => call.header(header::RANGE),
+    }
+}
+
+/// The body of a `multipart/byteranges` answer (RFC 9110, section 14.6) and its size.
+fn multipart(ranges: &[(u64, u64)], size: u64, boundary: &str) -> (Vec<Part>, u64) {
+    let mut parts = Vec::with_capacity(ranges.len() * 2 + 1);
+    let mut length = 0;
+    for (index, (first, last)) in ranges.iter().enumerate() {
+        let line = if index == 0 { "" } else { "\r\n" };
+        let head = format!(
+            "{line}--{boundary}\r\nContent-Type: application/octet-stream\r\n\
+             Content-Range: bytes {first}-{last}/{size}\r\n\r\n"
+        );
+        length += head.len() as u64 + (last - first + 1);
+        parts.push(Part::Text(head.into()));
+        parts.push(Part::File { first: *first, size: last - first + 1 });
+    }
+    let end = format!("\r\n--{boundary}--\r\n");
+    length += end.len() as u64;
+    parts.push(Part::Text(end.into()));
+    (parts, length)
 }
 
 /// Takes the blob out of this repository; others keep it.

@@ -1,5 +1,6 @@
 //! Bodies of responses, and of requests on their way into an upload.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::future::Future as _;
 use std::io;
@@ -8,7 +9,7 @@ use std::os::unix::fs::FileExt as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
@@ -18,6 +19,7 @@ use oci_model::ErrorCode;
 use rustix::fs::Advice;
 use tokio::task::JoinHandle;
 
+use crate::limits::Limits;
 use crate::refusal::Refusal;
 use crate::send_file::{FileSpans, SPAN_BYTES_MAX};
 
@@ -26,9 +28,6 @@ const PIECE_BYTES: u64 = 512 * 1024;
 
 /// Bytes of a blob that the kernel is asked to have ready before they are sent.
 const READ_AHEAD_BYTES: u64 = 4 * 1024 * 1024;
-
-/// How long a client may send nothing in the middle of a body.
-const BODY_IDLE_MAX: Duration = Duration::from_secs(60);
 
 /// How much of a refused body is read so that the client sees the refusal, in bytes.
 const DRAIN_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -44,6 +43,30 @@ pub(crate) enum Body {
     File(FileBody),
     /// A part of a file that the connection sends by itself.
     Sent(SentBody),
+    /// One after the other, texts and parts of a file.
+    Parts(PartsBody),
+}
+
+/// Texts and parts of a file in turn.
+pub(crate) struct PartsBody {
+    file: Arc<File>,
+    waiting: VecDeque<Part>,
+    current: Option<Box<Body>>,
+    unsent: u64,
+    spans: Option<FileSpans>,
+}
+
+/// A piece of a [`PartsBody`].
+pub(crate) enum Part {
+    /// What stands between the parts of the file.
+    Text(Bytes),
+    /// Bytes of the file.
+    File {
+        /// The first byte.
+        first: u64,
+        /// How many.
+        size: u64,
+    },
 }
 
 /// A part of a file, read ahead by one piece on the blocking threads.
@@ -73,23 +96,57 @@ impl Body {
 
     /// The bytes `first..first + size` of a file; through `spans` if the connection has them.
     pub(crate) fn file(file: File, first: u64, size: u64, spans: Option<FileSpans>) -> Self {
-        if let Some(spans) = spans {
-            return Self::Sent(SentBody {
-                file: Arc::new(file),
-                offset: first,
-                unsent: size,
-                spans,
-            });
-        }
-        let mut body = FileBody {
-            file: Arc::new(file),
-            offset: first,
-            unread: size,
-            unsent: size,
-            next: None,
+        Self::span(Arc::new(file), first, size, spans)
+    }
+
+    /// The parts in their order.
+    pub(crate) fn parts(file: File, parts: Vec<Part>, spans: Option<FileSpans>) -> Self {
+        let size = |part: &Part| match part {
+            Part::Text(text) => text.len() as u64,
+            Part::File { size, .. } => *size,
         };
+        Self::Parts(PartsBody {
+            file: Arc::new(file),
+            unsent: parts.iter().map(size).sum(),
+            waiting: parts.into(),
+            current: None,
+            spans,
+        })
+    }
+
+    fn span(file: Arc<File>, first: u64, size: u64, spans: Option<FileSpans>) -> Self {
+        if let Some(spans) = spans {
+            return Self::Sent(SentBody { file, offset: first, unsent: size, spans });
+        }
+        let mut body = FileBody { file, offset: first, unread: size, unsent: size, next: None };
         body.read_ahead();
         Self::File(body)
+    }
+}
+
+impl PartsBody {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        loop {
+            if let Some(current) = &mut self.current {
+                match http_body::Body::poll_frame(Pin::new(&mut **current), context) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(None) => self.current = None,
+                    Poll::Ready(Some(frame)) => {
+                        let size = frame.as_ref().ok().and_then(Frame::data_ref).map(Bytes::len);
+                        self.unsent -= size.unwrap_or_default() as u64;
+                        return Poll::Ready(Some(frame));
+                    }
+                }
+            }
+            match self.waiting.pop_front() {
+                None => return Poll::Ready(None),
+                Some(Part::Text(text)) => self.current = Some(Box::new(text.into())),
+                Some(Part::File { first, size }) => {
+                    let body = Body::span(Arc::clone(&self.file), first, size, self.spans.clone());
+                    self.current = Some(Box::new(body));
+                }
+            }
+        }
     }
 }
 
@@ -151,6 +208,7 @@ impl http_body::Body for Body {
         match self.get_mut() {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Sent(body) => Poll::Ready(body.next().map(|hole| Ok(Frame::data(hole)))),
+            Self::Parts(body) => body.poll_next(context),
             Self::File(body) => {
                 let Some(next) = &mut body.next else { return Poll::Ready(None) };
                 let piece = match Pin::new(next).poll(context) {
@@ -172,6 +230,7 @@ impl http_body::Body for Body {
             Self::Whole(bytes) => bytes.is_none(),
             Self::File(body) => body.next.is_none(),
             Self::Sent(body) => body.unsent == 0,
+            Self::Parts(body) => body.unsent == 0,
         }
     }
 
@@ -182,38 +241,86 @@ impl http_body::Body for Body {
             }
             Self::File(body) => SizeHint::with_exact(body.unsent),
             Self::Sent(body) => SizeHint::with_exact(body.unsent),
+            Self::Parts(body) => SizeHint::with_exact(body.unsent),
         }
     }
 }
 
-/// The next bytes of a request, or `None` at its end.
-///
-/// # Errors
-/// 400 if the client broke off, 408 if it fell silent.
-pub(crate) async fn next_piece(body: &mut Incoming) -> Result<Option<Bytes>, Refusal> {
-    loop {
-        let frame = match tokio::time::timeout(BODY_IDLE_MAX, body.frame()).await {
-            Ok(Some(Ok(frame))) => frame,
-            Ok(None) => return Ok(None),
-            Ok(Some(Err(error))) => {
-                return Err(Refusal::new(ErrorCode::SizeInvalid, format!("body: {error}")));
-            }
-            Err(_) => {
-                return Err(Refusal::new(ErrorCode::SizeInvalid, "the body stopped coming")
-                    .with_status(http::StatusCode::REQUEST_TIMEOUT));
-            }
-        };
-        if let Ok(data) = frame.into_data() {
-            return Ok(Some(data));
+/// The body of a request, from a client that has to keep it coming.
+pub(crate) struct RequestBody {
+    incoming: Incoming,
+    idle_max: Duration,
+    rate_min: u64,
+    /// Time spent waiting for the client since the last look at its speed.
+    waited: Duration,
+    /// Bytes that came in that time.
+    came: u64,
+}
+
+impl RequestBody {
+    pub(crate) const fn new(incoming: Incoming, limits: &Limits) -> Self {
+        Self {
+            incoming,
+            idle_max: limits.body_idle_max,
+            rate_min: limits.body_rate_min,
+            waited: Duration::ZERO,
+            came: 0,
         }
+    }
+
+    /// The least number of bytes that it may have.
+    pub(crate) fn size_min(&self) -> u64 {
+        http_body::Body::size_hint(&self.incoming).lower()
+    }
+
+    /// The next bytes, or `None` at the end.
+    ///
+    /// # Errors
+    /// 400 if the client broke off, 408 if it fell silent or sends too slowly.
+    pub(crate) async fn next_piece(&mut self) -> Result<Option<Bytes>, Refusal> {
+        loop {
+            let started = Instant::now();
+            let left = self.idle_max.saturating_sub(self.waited);
+            let frame = tokio::time::timeout(left, self.incoming.frame()).await;
+            // Only the client's time counts: the disk may be slow as well.
+            self.waited += started.elapsed();
+            match frame {
+                Ok(Some(Ok(frame))) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.came += data.len() as u64;
+                        self.judge()?;
+                        return Ok(Some(data));
+                    }
+                }
+                Ok(None) => return Ok(None),
+                Ok(Some(Err(error))) => {
+                    return Err(Refusal::new(ErrorCode::SizeInvalid, format!("body: {error}")));
+                }
+                Err(_) => self.judge()?,
+            }
+        }
+    }
+
+    /// Fails if the client was waited for long enough and sent too little.
+    fn judge(&mut self) -> Result<(), Refusal> {
+        if self.waited < self.idle_max {
+            return Ok(());
+        }
+        if self.came == 0 || self.came < self.rate_min * self.idle_max.as_secs() {
+            return Err(Refusal::new(ErrorCode::SizeInvalid, "the body comes too slowly")
+                .with_status(http::StatusCode::REQUEST_TIMEOUT));
+        }
+        self.waited = Duration::ZERO;
+        self.came = 0;
+        Ok(())
     }
 }
 
 /// Reads and forgets the rest of a body, within limits.
-pub(crate) async fn drain(body: &mut Incoming) {
+pub(crate) async fn drain(body: &mut RequestBody) {
     let rest = async {
         let mut drained = 0;
-        while let Ok(Some(piece)) = next_piece(body).await {
+        while let Ok(Some(piece)) = body.next_piece().await {
             drained += piece.len();
             if drained > DRAIN_BYTES_MAX {
                 break;
@@ -228,17 +335,17 @@ pub(crate) async fn drain(body: &mut Incoming) {
 ///
 /// # Errors
 /// 413 as soon as it is known to be larger.
-pub(crate) async fn read_whole(body: &mut Incoming, bytes_max: usize) -> Result<Bytes, Refusal> {
+pub(crate) async fn read_whole(body: &mut RequestBody, bytes_max: usize) -> Result<Bytes, Refusal> {
     let too_large = || {
         Refusal::new(ErrorCode::SizeInvalid, format!("the body is larger than {bytes_max} bytes"))
             .with_status(http::StatusCode::PAYLOAD_TOO_LARGE)
     };
-    let announced = http_body::Body::size_hint(body).lower();
+    let announced = body.size_min();
     if announced > bytes_max as u64 {
         return Err(too_large());
     }
     let mut whole = Vec::with_capacity(usize::try_from(announced).unwrap_or(0));
-    while let Some(piece) = next_piece(body).await? {
+    while let Some(piece) = body.next_piece().await? {
         if whole.len() + piece.len() > bytes_max {
             return Err(too_large());
         }

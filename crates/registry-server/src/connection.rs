@@ -15,6 +15,10 @@ use crate::send_file::{FileSpans, is_hole};
 /// How long a client may take none of what is sent to it.
 const WRITE_STALL_MAX: Duration = Duration::from_secs(120);
 
+/// Bytes after which it is known whether a client speaks HTTP/1 or HTTP/2: the preface of the
+/// latter (RFC 9113, section 3.4). No request is shorter.
+const GREETING_BYTES: usize = 24;
+
 /// A plain or encrypted connection.
 pub(crate) enum Transport {
     Plain(TcpStream),
@@ -27,13 +31,23 @@ pub(crate) struct Connection {
     spans: FileSpans,
     stall: Pin<Box<Sleep>>,
     stalled: bool,
+    greeting: Option<Greeting>,
+}
+
+/// The beginning of a connection, which no other limit covers.
+struct Greeting {
+    missing: usize,
+    end: Pin<Box<Sleep>>,
 }
 
 impl Connection {
-    /// A connection that sends the promised `spans` where a body has their stand-ins.
-    pub(crate) fn new(transport: Transport, spans: FileSpans) -> Self {
+    /// A connection that sends the promised `spans` where a body has their stand-ins, and on
+    /// which the client has to begin within `greeting_max`.
+    pub(crate) fn new(transport: Transport, spans: FileSpans, greeting_max: Duration) -> Self {
+        let end = Box::pin(tokio::time::sleep(greeting_max));
+        let greeting = Some(Greeting { missing: GREETING_BYTES, end });
         let stall = Box::pin(tokio::time::sleep(WRITE_STALL_MAX));
-        Self { transport, spans, stall, stalled: false }
+        Self { transport, spans, stall, stalled: false, greeting }
     }
 
     /// Passes a result of a write on; a pending one starts or checks the clock.
@@ -79,10 +93,22 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().transport {
+        let connection = self.get_mut();
+        let before = buffer.filled().len();
+        let result = match &mut connection.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
             Transport::Tls(stream) => Pin::new(&mut **stream).poll_read(context, buffer),
+        };
+        if let Some(greeting) = &mut connection.greeting {
+            let came = buffer.filled().len() - before;
+            greeting.missing = greeting.missing.saturating_sub(came);
+            if greeting.missing == 0 {
+                connection.greeting = None;
+            } else if result.is_pending() && greeting.end.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
         }
+        result
     }
 }
 

@@ -19,6 +19,9 @@ mod blobs;
 mod body;
 mod collection;
 mod connection;
+mod document;
+mod fallback;
+mod limits;
 mod listing;
 mod manifests;
 mod metadata;
@@ -32,9 +35,11 @@ mod service;
 mod token_endpoint;
 mod uploads;
 mod users_file;
+mod warning;
 
 pub use auth::{AccessRule, Holder, Role};
 pub use collection::{GarbageError, collect_garbage};
+pub use limits::Limits;
 pub use options::{
     Anonymous, AuthScheme, COLLECTION_DELAY, CollectionSchedule, PlainHttp, RegistryOptions,
     TlsFiles, UPLOAD_IDLE_MAX,

@@ -5,6 +5,7 @@ use http::{HeaderName, HeaderValue, header};
 use oci_model::{Digest, ErrorCode, MANIFEST_BYTES_MAX, MediaType};
 
 use crate::auth::{Principal, Role};
+use crate::fallback;
 use crate::metadata::Page;
 use crate::refusal::Refusal;
 use crate::route::Query;
@@ -42,33 +43,29 @@ pub(crate) fn catalog(service: &Service, principal: &Principal, query: &Query) -
 pub(crate) fn referrers(call: &Call<'_>, subject: &Digest) -> Answer {
     let filter = call.query.get("artifactType").filter(|filter| !filter.is_empty());
     let last = call.query.get("last").unwrap_or_default();
-    let mut body =
+    let body =
         format!("{{\"schemaVersion\":2,\"mediaType\":\"{}\",\"manifests\":[", MediaType::OCI_INDEX)
             .into_bytes();
-    let mut listed_last = None;
-    let mut more = false;
+    let mut page = ReferrerPage { body, filter, last: None, more: false };
+    // What clients listed themselves joins in the order of digests.
+    let metadata = &call.service.metadata;
+    let mut fallback =
+        fallback::listed(metadata, &call.repository, subject, last)?.into_iter().peekable();
     let visit = |digest: &str, descriptor: &[u8]| {
-        if let Some(filter) = filter {
-            let parsed: Option<oci_model::Descriptor> = serde_json::from_slice(descriptor).ok();
-            if parsed.and_then(|parsed| parsed.artifact_type).as_deref() != Some(filter) {
-                return true;
+        while let Some((own, text)) = fallback.next_if(|(own, _)| own.as_str() <= digest) {
+            if own != digest && !page.add(&own, &text) {
+                return false;
             }
         }
-        // Clients do not read more than a manifest's worth.
-        if body.len() + descriptor.len() + INDEX_FRAME_BYTES > MANIFEST_BYTES_MAX
-            && listed_last.is_some()
-        {
-            more = true;
-            return false;
-        }
-        if listed_last.is_some() {
-            body.push(b',');
-        }
-        body.extend_from_slice(descriptor);
-        listed_last = Some(digest.to_owned());
-        true
+        page.add(digest, descriptor)
     };
-    call.service.metadata.referrers(&call.repository, subject, last, visit)?;
+    metadata.referrers(&call.repository, subject, last, visit)?;
+    for (digest, descriptor) in fallback {
+        if page.more || !page.add(&digest, &descriptor) {
+            break;
+        }
+    }
+    let ReferrerPage { mut body, last: listed_last, more, .. } = page;
     body.extend_from_slice(b"]}");
     let mut response = json(body);
     let headers = response.headers_mut();
@@ -85,6 +82,41 @@ pub(crate) fn referrers(call: &Call<'_>, subject: &Digest) -> Answer {
         headers.insert(header::LINK, header_value(&format!("<{target}>; rel=\"next\"")));
     }
     Ok(response)
+}
+
+/// A page of referrers in the making.
+struct ReferrerPage<'a> {
+    body: Vec<u8>,
+    filter: Option<&'a str>,
+    /// The digest of the last descriptor in the body.
+    last: Option<String>,
+    /// Whether the page is full and there is more.
+    more: bool,
+}
+
+impl ReferrerPage<'_> {
+    /// Adds a descriptor if the filter lets it; says whether the page takes more.
+    fn add(&mut self, digest: &str, descriptor: &[u8]) -> bool {
+        if let Some(filter) = self.filter {
+            let parsed: Option<oci_model::Descriptor> = serde_json::from_slice(descriptor).ok();
+            if parsed.and_then(|parsed| parsed.artifact_type).as_deref() != Some(filter) {
+                return true;
+            }
+        }
+        // Clients do not read more than a manifest's worth.
+        if self.body.len() + descriptor.len() + INDEX_FRAME_BYTES > MANIFEST_BYTES_MAX
+            && self.last.is_some()
+        {
+            self.more = true;
+            return false;
+        }
+        if self.last.is_some() {
+            self.body.push(b',');
+        }
+        self.body.extend_from_slice(descriptor);
+        self.last = Some(digest.to_owned());
+        true
+    }
 }
 
 fn listed(body: &serde_json::Value, page: &Page, names_max: usize, path: &str) -> Answer {

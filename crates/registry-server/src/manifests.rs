@@ -2,13 +2,13 @@
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
-use hyper::body::Incoming;
 use oci_model::{
     Descriptor, Digest, ErrorCode, Hasher, MANIFEST_BYTES_MAX, Manifest, ManifestError, MediaType,
     RawManifest, Tag,
 };
 
-use crate::body::{Body, read_whole};
+use crate::body::{Body, RequestBody, read_whole};
+use crate::document;
 use crate::metadata::{Change, ChangeError, Child, Expected, NewManifest};
 use crate::refusal::Refusal;
 use crate::route::{self, ManifestReference};
@@ -55,7 +55,7 @@ pub(crate) fn get(call: &Call<'_>, reference: &ManifestReference) -> Answer {
 pub(crate) async fn put(
     call: &Call<'_>,
     reference: ManifestReference,
-    body: &mut Incoming,
+    body: &mut RequestBody,
 ) -> Answer {
     let mut tags: Vec<Tag> = call.query.all("tag").map(route::tag).collect::<Result<_, _>>()?;
     if tags.len() > TAGS_MAX {
@@ -63,7 +63,8 @@ pub(crate) async fn put(
             .with_status(StatusCode::URI_TOO_LONG));
     }
     let media_type = content_type(call)?;
-    let bytes = read_whole(body, MANIFEST_BYTES_MAX).await?;
+    let bytes_max = call.service.limits.manifest_bytes_max.min(MANIFEST_BYTES_MAX);
+    let bytes = read_whole(body, bytes_max).await?;
     let manifest = parse(&media_type, &bytes)?;
     let digest = match &reference {
         ManifestReference::Tag(_) => *manifest.digest(),
@@ -75,6 +76,12 @@ pub(crate) async fn put(
     let by_query = tags.clone();
     if let ManifestReference::Tag(tag) = reference {
         tags.push(tag);
+    }
+    if let Manifest::Image(image) = manifest.parsed()
+        && image.layers.iter().any(|layer| layer.media_type.is_nondistributable())
+    {
+        // image-spec, "Non-Distributable Layers": deprecated.
+        call.warnings.add("a layer is non-distributable: clients may be unable to pull this image");
     }
     let subject = manifest.parsed().subject().map(|subject| subject.digest);
     let new = NewManifest {
@@ -177,7 +184,9 @@ fn content_type(call: &Call<'_>) -> Result<MediaType, Refusal> {
 }
 
 fn parse(media_type: &MediaType, bytes: &Bytes) -> Result<RawManifest, Refusal> {
-    RawManifest::parse(Some(media_type), bytes.to_vec()).map_err(|error| {
+    let invalid = |text: String| Refusal::new(ErrorCode::ManifestInvalid, text);
+    document::check_json(bytes).map_err(invalid)?;
+    let manifest = RawManifest::parse(Some(media_type), bytes.to_vec()).map_err(|error| {
         let text = match std::error::Error::source(&error) {
             Some(cause) => format!("{error}: {cause}"),
             None => error.to_string(),
@@ -191,7 +200,17 @@ fn parse(media_type: &MediaType, bytes: &Bytes) -> Result<RawManifest, Refusal> 
             | ManifestError::SchemaVersion(_)
             | ManifestError::Json(_) => refusal,
         }
-    })
+    })?;
+    document::check_sizes(manifest.parsed()).map_err(invalid)?;
+    // image-spec, "Image Manifest Property Descriptions": an artifact without a config has to say
+    // by itself what it is.
+    if let Manifest::Image(image) = manifest.parsed()
+        && image.config.media_type == MediaType::OCI_EMPTY
+        && image.artifact_type.as_deref().unwrap_or_default().is_empty()
+    {
+        return Err(invalid("an image with an empty config needs an artifactType".to_owned()));
+    }
+    Ok(manifest)
 }
 
 fn check_digest(expected: &Digest, bytes: &[u8]) -> Result<(), Refusal> {
@@ -216,7 +235,7 @@ fn children(manifest: &Manifest) -> Vec<Child> {
 
 /// The descriptor by which the manifest is listed at its subject (distribution-spec, "Listing
 /// Referrers").
-fn referrer(manifest: &RawManifest, digest: Digest) -> Result<Vec<u8>, Refusal> {
+pub(crate) fn referrer(manifest: &RawManifest, digest: Digest) -> Result<Vec<u8>, Refusal> {
     let size = manifest.bytes().len() as u64;
     let mut descriptor = Descriptor::new(manifest.media_type().clone(), digest, size);
     descriptor.artifact_type = manifest.parsed().artifact_type().map(str::to_owned);

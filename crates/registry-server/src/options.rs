@@ -7,6 +7,7 @@ use std::time::Duration;
 use blob_store::BlobStore;
 
 use crate::auth::AccessRule;
+use crate::limits::Limits;
 
 /// How a registry behaves. Build it with [`RegistryOptions::new`] and change fields.
 #[derive(Clone, Debug)]
@@ -38,6 +39,8 @@ pub struct RegistryOptions {
     pub collection: Option<CollectionSchedule>,
     /// How long requests may go on after a shutdown began.
     pub drain_max: Duration,
+    /// What one client may take.
+    pub limits: Limits,
 }
 
 /// PEM files of a TLS server.
@@ -114,6 +117,7 @@ impl RegistryOptions {
                 delay: COLLECTION_DELAY,
             }),
             drain_max: Duration::from_secs(10),
+            limits: Limits::default(),
         }
     }
 }

@@ -1,9 +1,12 @@
 //! The two range syntaxes of the API. No I/O.
 
+/// Parts of a blob in one answer; clients that fetch single files out of layers ask for many.
+const PARTS_MAX: usize = 1024;
+
 /// What a `Range` header means for a blob (RFC 9110, section 14).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Wanted {
-    /// No range, one of a kind that may be ignored, or several: the whole blob.
+    /// No range, one of a kind that may be ignored, or too many: the whole blob.
     Whole,
     /// The bytes `first..=last`.
     Part {
@@ -12,6 +15,8 @@ pub(crate) enum Wanted {
         /// The last byte.
         last: u64,
     },
+    /// Several parts, first and last byte of each, in the order of the request.
+    Parts(Vec<(u64, u64)>),
     /// Nothing that the blob has.
     Unsatisfiable,
 }
@@ -20,10 +25,28 @@ pub(crate) enum Wanted {
 pub(crate) fn wanted(header: Option<&str>, size: u64) -> Wanted {
     let Some(header) = header else { return Wanted::Whole };
     let Some(spec) = header.trim().strip_prefix("bytes=") else { return Wanted::Whole };
-    if spec.contains(',') {
-        return Wanted::Whole;
+    let mut parts = Vec::new();
+    for range in spec.split(',').map(str::trim).filter(|range| !range.is_empty()) {
+        match one(range, size) {
+            Wanted::Part { first, last } if parts.len() < PARTS_MAX => parts.push((first, last)),
+            Wanted::Unsatisfiable => {}
+            _ => return Wanted::Whole,
+        }
     }
-    let Some((first, last)) = spec.trim().split_once('-') else { return Wanted::Whole };
+    // Overlapping parts must not make an answer larger than the blob.
+    let total =
+        parts.iter().fold(0_u64, |total, (first, last)| total.saturating_add(last - first + 1));
+    match parts[..] {
+        [] => Wanted::Unsatisfiable,
+        [(first, last)] => Wanted::Part { first, last },
+        _ if total > size => Wanted::Whole,
+        _ => Wanted::Parts(parts),
+    }
+}
+
+/// Reads one range of a `Range` header.
+fn one(range: &str, size: u64) -> Wanted {
+    let Some((first, last)) = range.split_once('-') else { return Wanted::Whole };
     match (number(first), number(last), first.is_empty(), last.is_empty()) {
         (None, Some(0), true, false) => Wanted::Unsatisfiable,
         (None, Some(count), true, false) if size > 0 => {
@@ -54,6 +77,8 @@ fn number(text: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -70,7 +95,13 @@ mod tests {
             ("bytes=3000-", Wanted::Unsatisfiable),
             ("bytes=5000-10000", Wanted::Unsatisfiable),
             ("bytes=-0", Wanted::Unsatisfiable),
-            ("bytes=0-1,5-6", Wanted::Whole),
+            ("bytes=0-1,5-6", Wanted::Parts(vec![(0, 1), (5, 6)])),
+            ("bytes=5-6 , 0-1,,-1", Wanted::Parts(vec![(5, 6), (0, 1), (2999, 2999)])),
+            ("bytes=0-1,9000-", part(0, 1)),
+            ("bytes=8000-,9000-", Wanted::Unsatisfiable),
+            ("bytes=0-2999,0-2999", Wanted::Whole),
+            ("bytes=0-1,x", Wanted::Whole),
+            ("bytes=,", Wanted::Unsatisfiable),
             ("bytes=a-b", Wanted::Whole),
             ("bytes=-", Wanted::Whole),
             ("bytes=1-99999999999999999999", Wanted::Whole),
@@ -78,9 +109,34 @@ mod tests {
         ] {
             assert_eq!(wanted(Some(header), 3000), expected, "{header}");
         }
+        let many = format!("bytes={}", vec!["0-0"; 1025].join(","));
+        assert_eq!(wanted(Some(&many), 3000), Wanted::Whole);
         assert_eq!(wanted(None, 3000), Wanted::Whole);
         assert_eq!(wanted(Some("bytes=0-"), 0), Wanted::Unsatisfiable);
         assert_eq!(wanted(Some("bytes=-1"), 0), Wanted::Unsatisfiable);
+    }
+
+    proptest! {
+        #[test]
+        fn parts_lie_within_the_blob(header in "bytes=[0-9,\\- ]{0,40}", size in 0_u64..5000) {
+            match wanted(Some(&header), size) {
+                Wanted::Part { first, last } => prop_assert!(first <= last && last < size),
+                Wanted::Parts(parts) => {
+                    prop_assert!(parts.iter().all(|(first, last)| first <= last && *last < size));
+                    prop_assert!(parts.iter().map(|(first, last)| last - first + 1).sum::<u64>() <= size);
+                }
+                Wanted::Whole | Wanted::Unsatisfiable => {}
+            }
+        }
+
+        #[test]
+        fn arbitrary_headers_never_panic(header in "\\PC{0,60}", size: u64) {
+            let _ = wanted(Some(&header), size);
+            let _ = wanted(Some(&format!("bytes={header}")), size);
+            if let Some((first, last)) = chunk(&header) {
+                prop_assert!(first <= last);
+            }
+        }
     }
 
     #[test]

@@ -36,6 +36,7 @@ impl Refusal {
             ErrorCode::Unsupported => StatusCode::METHOD_NOT_ALLOWED,
             ErrorCode::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             ErrorCode::RangeInvalid => StatusCode::RANGE_NOT_SATISFIABLE,
+            ErrorCode::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             ErrorCode::Unknown => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self {
@@ -56,6 +57,12 @@ impl Refusal {
     pub(crate) fn uri_too_long() -> Self {
         Self::new(ErrorCode::Unsupported, "request target is too long")
             .with_status(StatusCode::URI_TOO_LONG)
+    }
+
+    /// The head of the request is larger than any that means something.
+    pub(crate) fn head_too_large() -> Self {
+        Self::new(ErrorCode::Unsupported, "request head is too large")
+            .with_status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
     }
 
     /// The path does not know this method.
@@ -85,8 +92,7 @@ impl Refusal {
 
     /// The server is shutting down or has more to write than it can queue.
     pub(crate) fn unavailable(message: &str) -> Self {
-        Self::new(ErrorCode::Unknown, message)
-            .with_status(StatusCode::SERVICE_UNAVAILABLE)
+        Self::new(ErrorCode::Unavailable, message)
             .with_header(header::RETRY_AFTER, HeaderValue::from_static("1"))
     }
 
@@ -120,8 +126,11 @@ impl Refusal {
         let body = ErrorBody::one(self.code, self.message, self.detail);
         let body = serde_json::to_vec(&body).unwrap_or_default();
         let mut response = Response::new(Body::from(body));
+        let length = http_body::Body::size_hint(response.body()).exact().unwrap_or_default();
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
+        // Said here, so that a HEAD has it too.
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         for (name, value) in self.headers {
             headers.append(name, value);

@@ -29,12 +29,6 @@ use crate::users_file::UserFileError;
 /// Connections served at once; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 4096;
 
-/// How long a client may take for the head of a request, or for the TLS handshake.
-const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
-
-/// Requests that one HTTP/2 connection may have open.
-const STREAMS_MAX: u32 = 128;
-
 /// Bytes read from a connection at once: what fits the cache of a processor, since a blob's bytes
 /// are written and hashed right after they came in.
 const READ_BUFFER_BYTES: usize = 256 * 1024;
@@ -186,6 +180,7 @@ fn open(options: &RegistryOptions, site: Site) -> Result<Service, BindError> {
         authority,
         upload_locks: Mutex::new(HashMap::new()),
         site,
+        limits: options.limits,
     })
 }
 
@@ -280,11 +275,12 @@ async fn serve_connection(
     acceptor: Option<TlsAcceptor>,
     watcher: hyper_util::server::graceful::Watcher,
 ) {
+    let limits = service.limits;
     let spans = acceptor.is_none().then(FileSpans::default);
     let transport = match acceptor {
         None => Transport::Plain(stream),
         Some(acceptor) => {
-            match tokio::time::timeout(HEAD_TIME_MAX, acceptor.accept(stream)).await {
+            match tokio::time::timeout(limits.head_time_max, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => Transport::Tls(Box::new(stream)),
                 Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
                 Err(_) => return tracing::debug!("TLS handshake took too long"),
@@ -296,8 +292,13 @@ async fn serve_connection(
         .http1()
         .max_buf_size(READ_BUFFER_BYTES)
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME_MAX);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS_MAX);
+        .header_read_timeout(limits.head_time_max);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams_max)
+        .max_header_list_size(u32::try_from(limits.head_bytes_max).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(limits.resets_max);
     let for_requests = spans.clone();
     let handler = hyper::service::service_fn(move |request| {
         let (service, spans) = (Arc::clone(&service), for_requests.clone());
@@ -305,7 +306,11 @@ async fn serve_connection(
     });
     let connection = builder
         .serve_connection(
-            TokioIo::new(Connection::new(transport, spans.clone().unwrap_or_default())),
+            TokioIo::new(Connection::new(
+                transport,
+                spans.clone().unwrap_or_default(),
+                limits.head_time_max,
+            )),
             handler,
         )
         .into_owned();

@@ -12,11 +12,13 @@ use hyper::body::Incoming;
 use oci_model::{ErrorCode, Repository};
 
 use crate::auth::{Authority, Principal, Role};
-use crate::body::{Body, drain};
+use crate::body::{Body, RequestBody, drain};
+use crate::limits::Limits;
 use crate::metadata::{ChangeError, Metadata, MetadataError};
 use crate::refusal::Refusal;
 use crate::route::{self, Query, Route, Target};
 use crate::send_file::FileSpans;
+use crate::warning::Warnings;
 use crate::{blobs, listing, manifests, token_endpoint, uploads};
 
 /// Everything that requests share.
@@ -27,6 +29,7 @@ pub(crate) struct Service {
     /// Locks of the uploads in use, so that requests for one upload queue up.
     pub(crate) upload_locks: Mutex<HashMap<UploadId, Weak<tokio::sync::Mutex<()>>>>,
     pub(crate) site: Site,
+    pub(crate) limits: Limits,
 }
 
 /// Where clients find this registry.
@@ -42,11 +45,14 @@ pub(crate) struct Call<'a> {
     pub(crate) service: &'a Service,
     pub(crate) repository: Repository,
     pub(crate) principal: Principal,
+    pub(crate) method: Method,
     pub(crate) headers: HeaderMap,
     pub(crate) query: Query,
     pub(crate) realm: String,
     /// How blobs go to the socket past this program, on connections where they can.
     pub(crate) spans: Option<FileSpans>,
+    /// What the answer tells people beside itself.
+    pub(crate) warnings: &'a Warnings,
 }
 
 /// The answer of a handler.
@@ -101,11 +107,13 @@ pub(crate) async fn answer(
     request: Request<Incoming>,
     spans: Option<FileSpans>,
 ) -> Response<Body> {
-    let (parts, mut body) = request.into_parts();
+    let (parts, body) = request.into_parts();
+    let mut body = RequestBody::new(body, &service.limits);
+    let warnings = Warnings::default();
     // HTTP/2 sends responses interleaved.
     let spans = spans.filter(|_| parts.version <= Version::HTTP_11);
     let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
-    let mut response = match dispatch(&service, parts, &mut body, spans).await {
+    let mut response = match dispatch(&service, parts, &mut body, spans, &warnings).await {
         Ok(response) => response,
         Err(refusal) => {
             // A client in the middle of a body may not see a reply that comes before its end.
@@ -117,6 +125,7 @@ pub(crate) async fn answer(
         HeaderName::from_static("docker-distribution-api-version"),
         HeaderValue::from_static("registry/2.0"),
     );
+    warnings.write(response.headers_mut());
     if method == Method::HEAD {
         *response.body_mut() = Body::empty();
     }
@@ -127,13 +136,19 @@ pub(crate) async fn answer(
 async fn dispatch(
     service: &Service,
     parts: http::request::Parts,
-    body: &mut Incoming,
+    body: &mut RequestBody,
     spans: Option<FileSpans>,
+    warnings: &Warnings,
 ) -> Answer {
     let method = parts.method;
     let query = parts.uri.query();
     if parts.uri.path().len() + query.map_or(0, str::len) > route::TARGET_BYTES_MAX {
         return Err(Refusal::uri_too_long());
+    }
+    // Name, value, colon, space, end of line (RFC 9112, section 5).
+    let line = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
+    if parts.headers.iter().map(line).sum::<usize>() > service.limits.head_bytes_max {
+        return Err(Refusal::head_too_large());
     }
     let realm = service.site.url(&parts.headers);
     let route = route::parse(parts.uri.path());
@@ -170,7 +185,17 @@ async fn dispatch(
     };
     let query = Query::parse(query);
     let headers = parts.headers;
-    let call = Call { service, repository, principal, headers, query, realm, spans };
+    let call = Call {
+        service,
+        repository,
+        principal,
+        method: method.clone(),
+        headers,
+        query,
+        realm,
+        spans,
+        warnings,
+    };
     let role = match (&method, &target) {
         (&Method::GET | &Method::HEAD, Target::Upload(_)) => Role::Push,
         (&Method::GET | &Method::HEAD, _) => Role::Pull,

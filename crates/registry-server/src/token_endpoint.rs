@@ -3,11 +3,10 @@
 use std::time::SystemTime;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use hyper::body::Incoming;
 use oci_model::ErrorCode;
 
 use crate::auth::{ACCESS_LIFE, Access, SERVICE, Scope, TokenError, decode_basic};
-use crate::body::read_whole;
+use crate::body::{RequestBody, read_whole};
 use crate::refusal::Refusal;
 use crate::route::Query;
 use crate::service::{Answer, Service, json};
@@ -28,7 +27,7 @@ pub(crate) async fn answer(
     method: &Method,
     query: Option<&str>,
     headers: &HeaderMap,
-    body: &mut Incoming,
+    body: &mut RequestBody,
 ) -> Answer {
     let grant = match *method {
         Method::GET => by_basic(service, query.unwrap_or_default(), headers).await?,

@@ -7,11 +7,10 @@ use std::time::Duration;
 use blob_store::{BlobStore, IngestError, Upload, UploadError, UploadId, UploadStatus};
 use bytes::Bytes;
 use http::{HeaderName, StatusCode, header};
-use hyper::body::Incoming;
 use oci_model::{Algorithm, Digest, ErrorCode, Repository};
 
 use crate::auth::Role;
-use crate::body::next_piece;
+use crate::body::RequestBody;
 use crate::manifests::DIGEST_HEADER;
 use crate::metadata::StoredLink;
 use crate::range;
@@ -40,7 +39,7 @@ enum Then {
 }
 
 /// Mounts a blob, takes one in whole, or opens an upload.
-pub(crate) async fn begin(call: &Call<'_>, body: &mut Incoming) -> Answer {
+pub(crate) async fn begin(call: &Call<'_>, body: &mut RequestBody) -> Answer {
     if let Some(digest) = call.query.get("mount") {
         let digest = route::digest(digest)?;
         if mount(call, &digest).await? {
@@ -73,7 +72,7 @@ pub(crate) async fn begin(call: &Call<'_>, body: &mut Incoming) -> Answer {
 }
 
 /// Adds a chunk or a stream.
-pub(crate) async fn append(call: &Call<'_>, id: &str, body: &mut Incoming) -> Answer {
+pub(crate) async fn append(call: &Call<'_>, id: &str, body: &mut RequestBody) -> Answer {
     let id = parse_id(id)?;
     let source = resumable(call, id).await?;
     let size = receive(call, source, body, Then::Keep).await?;
@@ -81,7 +80,7 @@ pub(crate) async fn append(call: &Call<'_>, id: &str, body: &mut Incoming) -> An
 }
 
 /// Ends an upload, with the last chunk or without.
-pub(crate) async fn finish(call: &Call<'_>, id: &str, body: &mut Incoming) -> Answer {
+pub(crate) async fn finish(call: &Call<'_>, id: &str, body: &mut RequestBody) -> Answer {
     let id = parse_id(id)?;
     let digest = match call.query.get("digest") {
         Some(digest) => route::digest(digest)?,
@@ -264,7 +263,7 @@ impl Chunk {
 async fn receive(
     call: &Call<'_>,
     source: Source,
-    body: &mut Incoming,
+    body: &mut RequestBody,
     then: Then,
 ) -> Result<u64, Refusal> {
     let is_new = matches!(source, Source::New { .. });
@@ -273,7 +272,7 @@ async fn receive(
     let mut ended = false;
     let mut broken = None;
     while gathered < GATHER_BYTES && !ended {
-        match next_piece(body).await {
+        match body.next_piece().await {
             Ok(Some(piece)) => {
                 gathered += piece.len();
                 first.push(piece);
@@ -313,7 +312,7 @@ async fn receive(
         Ok(held)
     });
     loop {
-        match next_piece(body).await {
+        match body.next_piece().await {
             Ok(None) => break,
             // The writer hung up: it has the error.
             Ok(Some(piece)) => {
