@@ -109,8 +109,8 @@ fn multipart(ranges: &[(u64, u64)], size: u64, boundary: &str) -> (Vec<Part>, u6
 /// Takes the blob out of this repository; others keep it.
 pub(crate) async fn delete(call: &Call<'_>, digest: Digest) -> Answer {
     let change = Change::DeleteBlob(call.repository.clone(), digest);
-    match call.service.metadata.change(change).await {
-        Ok(()) => Ok(empty(StatusCode::ACCEPTED)),
+    match call.service.metadata.submit(change, call.stamp()).await {
+        Ok(_) => Ok(empty(StatusCode::ACCEPTED)),
         Err(ChangeError::Unknown) => Err(unknown(&digest)),
         Err(error) => Err(error.into()),
     }

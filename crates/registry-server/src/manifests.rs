@@ -97,7 +97,7 @@ pub(crate) async fn put(
         },
         bytes,
     };
-    call.service.metadata.change(Change::PutManifest(Box::new(new))).await?;
+    call.service.metadata.submit(Change::PutManifest(Box::new(new)), call.stamp()).await?;
     tracing::info!(
         repository = %call.repository,
         %digest,
@@ -146,8 +146,8 @@ pub(crate) async fn delete(call: &Call<'_>, reference: ManifestReference) -> Ans
             Change::DeleteManifest(call.repository.clone(), *digest)
         }
     };
-    match call.service.metadata.change(change).await {
-        Ok(()) => {
+    match call.service.metadata.submit(change, call.stamp()).await {
+        Ok(_) => {
             tracing::info!(
                 repository = %call.repository,
                 ?reference,

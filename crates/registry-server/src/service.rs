@@ -14,7 +14,7 @@ use oci_model::{ErrorCode, Repository};
 use crate::auth::{Authority, Principal, Role};
 use crate::body::{Body, RequestBody, drain};
 use crate::limits::Limits;
-use crate::metadata::{ChangeError, Metadata, MetadataError};
+use crate::metadata::{ChangeError, Metadata, MetadataError, Stamp};
 use crate::refusal::Refusal;
 use crate::route::{self, Query, Route, Target};
 use crate::send_file::FileSpans;
@@ -84,6 +84,11 @@ impl Call<'_> {
     /// Checks the right to do something in the repository of the request.
     pub(crate) fn require(&self, role: Role) -> Result<(), Refusal> {
         self.service.authority.authorize(&self.principal, &self.repository, role, &self.realm)
+    }
+
+    /// Who asks for a change, and when.
+    pub(crate) fn stamp(&self) -> Stamp {
+        Stamp::now(self.principal.name().to_owned(), uuid::Uuid::new_v4().to_string())
     }
 
     /// A header as text.
@@ -170,6 +175,7 @@ async fn dispatch(
         }
         Ok(Route::Catalog) if is_read => {
             authority.authorize_catalog(&principal, &realm)?;
+            service.metadata.current().await?;
             return listing::catalog(service, &principal, &Query::parse(query));
         }
         Ok(Route::Extensions) if is_read => {
@@ -204,6 +210,7 @@ async fn dispatch(
         _ => Role::Push,
     };
     call.require(role)?;
+    service.metadata.current().await?;
     match (method, target) {
         (Method::GET | Method::HEAD, Target::Manifest(reference)) => {
             manifests::get(&call, &reference)

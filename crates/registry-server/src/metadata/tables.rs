@@ -12,26 +12,40 @@
 //! | `links` | name, digest of a blob | its size in bytes |
 //! | `holders` | digest of a blob, name | nothing: `links` the other way round |
 //! | `referrers` | name, digest of the subject, digest of the referrer | descriptor of the referrer, JSON |
+//! | `blobs` | digest of a blob | [`BlobRow`] as JSON; only when blobs are in a bucket: otherwise the blob store knows them |
 
 use oci_model::{Digest, Repository};
 use redb::{ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use serde::{Deserialize, Serialize};
 
 use super::MetadataError;
+use super::rows::tables;
 
+/// What belongs to this database alone and not to the state that replicas share.
 pub(crate) const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
-pub(crate) const REPOSITORIES: TableDefinition<'_, &str, u64> =
-    TableDefinition::new("repositories");
-pub(crate) const MANIFESTS: TableDefinition<'_, (&str, &str), &[u8]> =
-    TableDefinition::new("manifests");
-pub(crate) const KEPT: TableDefinition<'_, (&str, &str), &str> = TableDefinition::new("kept");
-pub(crate) const USES: TableDefinition<'_, (&str, &str, &str), ()> = TableDefinition::new("uses");
-pub(crate) const TAGS: TableDefinition<'_, (&str, &str), &str> = TableDefinition::new("tags");
-pub(crate) const TAG_TARGETS: TableDefinition<'_, (&str, &str, &str), ()> =
-    TableDefinition::new("tag_targets");
-pub(crate) const LINKS: TableDefinition<'_, (&str, &str), u64> = TableDefinition::new("links");
-pub(crate) const HOLDERS: TableDefinition<'_, (&str, &str), ()> = TableDefinition::new("holders");
-pub(crate) const REFERRERS: TableDefinition<'_, (&str, &str, &str), &[u8]> =
-    TableDefinition::new("referrers");
+
+tables! {
+    /// Repositories.
+    repositories REPOSITORIES: &'static str => u64;
+    /// Manifests.
+    manifests MANIFESTS: (&'static str, &'static str) => &'static [u8];
+    /// Blobs that a manifest needs.
+    kept KEPT: (&'static str, &'static str) => &'static str;
+    /// Manifests that point to a blob or manifest.
+    uses USES: (&'static str, &'static str, &'static str) => ();
+    /// Tags.
+    tags TAGS: (&'static str, &'static str) => &'static str;
+    /// Tags of a manifest.
+    tag_targets TAG_TARGETS: (&'static str, &'static str, &'static str) => ();
+    /// Blobs that a repository may show.
+    links LINKS: (&'static str, &'static str) => u64;
+    /// Repositories that may show a blob.
+    holders HOLDERS: (&'static str, &'static str) => ();
+    /// Referrers of a subject.
+    referrers REFERRERS: (&'static str, &'static str, &'static str) => &'static [u8];
+    /// Blobs in the bucket.
+    blobs BLOBS: &'static str => &'static [u8];
+}
 
 /// Version of the tables.
 const FORMAT: &str = "1";
@@ -39,8 +53,50 @@ const FORMAT: &str = "1";
 /// First byte of a manifest's row.
 const MANIFEST_ROW: u8 = 1;
 
+/// A blob in the bucket: one row per digest, whatever repositories show it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BlobRow {
+    /// Bytes of the blob.
+    pub(crate) size: u64,
+    /// Key of the object with the bytes. No key is ever used for a second object.
+    pub(crate) key: String,
+    pub(crate) state: BlobState,
+    /// Milliseconds since 1970 of the upload.
+    pub(crate) created: u64,
+    /// Milliseconds since 1970 when somebody was last told that the blob is there. Coarse: it
+    /// moves at most once per lease.
+    pub(crate) last_seen: u64,
+}
+
+/// Whether a blob may be relied on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum BlobState {
+    /// It stays at least until it was not seen for a while.
+    Live,
+    /// No repository shows it; the object goes after a grace, unless somebody brings it back.
+    Tombstone {
+        /// Milliseconds since 1970 of the collection.
+        since: u64,
+    },
+}
+
+impl BlobRow {
+    /// The row as it is stored.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        // A struct of numbers and texts cannot fail to become JSON.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// The row of `digest`.
+    pub(crate) fn decode(digest: &str, row: &[u8]) -> Result<Self, MetadataError> {
+        serde_json::from_slice(row)
+            .map_err(|_| MetadataError::Damaged { table: "blobs", key: digest.to_owned() })
+    }
+}
+
 /// That a repository may show a blob.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StoredLink {
     pub(crate) repository: Repository,
     pub(crate) digest: Digest,
@@ -58,23 +114,16 @@ pub(crate) fn prepare(database: &redb::Database) -> Result<(), MetadataError> {
         }
     };
     match known.as_deref() {
-        Some(FORMAT) => return Ok(()),
+        Some(FORMAT) if all_exist(&database.begin_read()?)? => return Ok(()),
+        Some(FORMAT) | None => {}
         Some(other) => {
             return Err(MetadataError::Damaged { table: "meta", key: format!("format {other}") });
         }
-        None => {}
     }
+    // A table that a later version brought is empty in an older database: that is its beginning.
     let transaction = database.begin_write()?;
     transaction.open_table(META)?.insert("format", FORMAT)?;
-    transaction.open_table(REPOSITORIES)?;
-    transaction.open_table(MANIFESTS)?;
-    transaction.open_table(KEPT)?;
-    transaction.open_table(USES)?;
-    transaction.open_table(TAGS)?;
-    transaction.open_table(TAG_TARGETS)?;
-    transaction.open_table(LINKS)?;
-    transaction.open_table(HOLDERS)?;
-    transaction.open_table(REFERRERS)?;
+    drop(Tables::open(&transaction)?);
     transaction.commit()?;
     Ok(())
 }

@@ -1,6 +1,7 @@
-use oci_model::Tag;
+use oci_model::{Repository, Tag};
 
 use super::*;
+use crate::route::ManifestReference;
 
 fn repository() -> Repository {
     Repository::new("team/app").expect("a name")
@@ -130,4 +131,22 @@ async fn changes_after_the_end_are_refused() {
     metadata.close();
     let refused = metadata.change(manifest("v1", "m", Vec::new())).await;
     assert!(matches!(refused, Err(ChangeError::Busy)));
+}
+
+/// A push of what a delete of the same batch just removed: the blobs stay.
+#[tokio::test]
+async fn a_manifest_that_comes_back_at_once_keeps_its_blobs() {
+    let (_directory, store, metadata) = open();
+    let digest = link(&metadata, &store, b"layer");
+    let put = || manifest("v1", "m", vec![Child::Blob(digest)]);
+    metadata.change(put()).await.expect("a commit");
+    for _ in 0..50 {
+        let (deleted, pushed) = tokio::join!(
+            metadata.change(Change::DeleteManifest(repository(), Digest::of(b"m"))),
+            metadata.change(put())
+        );
+        deleted.and(pushed).expect("commits");
+    }
+    metadata.close();
+    assert_eq!(store.refs("registry/").expect("refs").len(), 1);
 }

@@ -1,0 +1,194 @@
+//! What can happen to the metadata, and the one function that makes it happen.
+
+mod blob;
+mod manifest;
+mod repository;
+mod tag;
+mod text;
+
+use std::collections::BTreeSet;
+
+use oci_model::{Digest, Repository, Tag};
+use serde::{Deserialize, Serialize};
+
+pub(crate) use self::blob::AddBlob;
+pub(crate) use self::manifest::{Child, Expected, NewManifest};
+use super::MetadataError;
+use super::tables::{StoredLink, Tables};
+
+/// A change of the metadata. It is written to the log as JSON, `{"<name>": <content>}`, and read
+/// by older and newer versions: a field that is added later has a default, and what an existing
+/// change does never changes; give the new behaviour a name or a field of its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Change {
+    /// Stores a manifest and moves tags to it.
+    PutManifest(Box<NewManifest>),
+    /// Removes a manifest and every tag of it.
+    DeleteManifest(Repository, Digest),
+    /// Removes a tag.
+    DeleteTag(Repository, Tag),
+    /// Lets a repository show a blob of which the driver knows that it is there.
+    Link(StoredLink),
+    /// Takes a blob out of a repository.
+    DeleteBlob(Repository, Digest),
+    /// Lets a repository show a blob that was uploaded to the bucket.
+    AddBlob(AddBlob),
+    /// Lets a repository show a blob that is in the bucket already.
+    MountBlob(Repository, Digest),
+    /// Somebody was told that the blob in the bucket is there: it must stay for a while.
+    SeeBlob(Digest),
+    /// Forgets these links, whose blobs are gone, and repositories that hold nothing.
+    Tidy(Vec<(Repository, Digest)>),
+}
+
+/// Who changed something, and when; the only clock and the only identity that a change may use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Stamp {
+    /// Milliseconds since 1970, by the clock of the replica that accepted the request.
+    pub(crate) at: u64,
+    /// Name of the principal.
+    pub(crate) by: String,
+    /// Id of the request.
+    pub(crate) request: String,
+}
+
+/// What a change led to.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// What whoever asked for the change learns.
+    pub(crate) reply: Reply,
+    /// What has to happen to the blobs of a store on local disk.
+    pub(crate) effects: Vec<Effect>,
+    /// Repositories whose rows differ now.
+    pub(crate) changed: BTreeSet<String>,
+}
+
+/// What a change tells whoever asked for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Reply {
+    /// It is done.
+    #[default]
+    Done,
+    /// The blob was there before, as another object: the one of the change is not needed.
+    Duplicate {
+        /// Key of the object that stays.
+        key: String,
+    },
+}
+
+/// What has to happen to the blobs of a store on local disk.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    /// The blobs must be there and stay, under this name, from before the change is durable. If
+    /// one is missing the change is rejected.
+    Keep(String, Vec<Digest>),
+    /// The name keeps these blobs no more, once the change is durable.
+    Release(String, Vec<Digest>),
+}
+
+/// Why a change was not made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ChangeError {
+    /// The manifest points to something that the repository does not hold.
+    #[error("{0} is not in the repository")]
+    Missing(Digest),
+    /// There is no such manifest, tag or blob.
+    #[error("no such object in the repository")]
+    Unknown,
+    /// A tag names something else than the request expects.
+    #[error("tag {0} names something else")]
+    NotAsExpected(String),
+    /// A manifest of the repository needs the blob.
+    #[error("manifest {0} needs it")]
+    InUse(String),
+    /// The disk is full.
+    #[error("no space left")]
+    NoSpace,
+    /// The database or the store failed; the log says why.
+    #[error("registry database failed")]
+    Failed,
+    /// More changes wait than may, or the registry is shutting down.
+    #[error("too many changes are waiting")]
+    Busy,
+}
+
+impl ChangeError {
+    /// Whether the change met a state in which it must not be made. Otherwise nothing is known
+    /// about the state, and the transaction is given up.
+    pub(crate) const fn is_rejection(&self) -> bool {
+        !matches!(self, Self::NoSpace | Self::Failed | Self::Busy)
+    }
+}
+
+impl From<MetadataError> for ChangeError {
+    fn from(error: MetadataError) -> Self {
+        if error.is_no_space() {
+            return Self::NoSpace;
+        }
+        tracing::error!(error = %error, cause = ?std::error::Error::source(&error), "commit failed");
+        Self::Failed
+    }
+}
+
+macro_rules! failed {
+    ($($error:ty),+) => {
+        $(impl From<$error> for ChangeError {
+            fn from(error: $error) -> Self {
+                MetadataError::from(error).into()
+            }
+        })+
+    };
+}
+
+failed!(redb::TransactionError, redb::TableError, redb::StorageError, redb::CommitError);
+
+impl Stamp {
+    /// The stamp of what the registry does of its own accord.
+    pub(crate) fn system() -> Self {
+        Self::now(String::new(), String::new())
+    }
+
+    /// A stamp with the time of this replica.
+    pub(crate) fn now(by: String, request: String) -> Self {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let at = u64::try_from(now.unwrap_or_default().as_millis()).unwrap_or(u64::MAX);
+        Self { at, by, request }
+    }
+}
+
+/// Makes a change whole or, for an error, not at all. The result depends on nothing but the
+/// arguments: every replica that applies the same changes in the same order has the same tables.
+pub(crate) fn apply(
+    change: &Change,
+    stamp: &Stamp,
+    tables: &mut Tables<'_>,
+) -> Result<Outcome, ChangeError> {
+    tables.settle();
+    let mut outcome = Outcome::default();
+    let done = match change {
+        Change::PutManifest(manifest) => manifest::put(manifest, stamp, tables, &mut outcome),
+        Change::DeleteManifest(repository, digest) => {
+            manifest::delete(repository, digest, tables, &mut outcome)
+        }
+        Change::DeleteTag(repository, tag) => tag::delete(repository, tag, tables, &mut outcome),
+        Change::Link(link) => blob::link(link, tables),
+        Change::DeleteBlob(repository, digest) => {
+            blob::delete(repository, digest, tables, &mut outcome)
+        }
+        Change::AddBlob(blob) => blob::add(blob, stamp, tables, &mut outcome),
+        Change::MountBlob(repository, digest) => blob::mount(repository, digest, stamp, tables),
+        Change::SeeBlob(digest) => blob::see(digest, stamp, tables),
+        Change::Tidy(gone) => repository::tidy(gone, tables, &mut outcome),
+    };
+    match done {
+        Ok(()) => Ok(outcome),
+        Err(error) => {
+            tables.undo()?;
+            Err(error)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

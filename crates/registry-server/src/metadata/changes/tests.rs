@@ -1,0 +1,144 @@
+use oci_model::MediaType;
+use redb::ReadableTable as _;
+
+use super::*;
+use crate::metadata::{BlobRow, BlobState};
+
+fn digest() -> Digest {
+    Digest::of(b"")
+}
+
+fn repository() -> Repository {
+    Repository::new("team/app").expect("a name")
+}
+
+fn manifest(bytes: &'static [u8]) -> NewManifest {
+    NewManifest {
+        repository: repository(),
+        digest: digest(),
+        media_type: MediaType::OCI_MANIFEST,
+        bytes: bytes.into(),
+        tags: vec![Tag::new("v1").expect("a tag")],
+        expected: Some(Expected::Manifest(digest())),
+        children: vec![Child::Blob(digest()), Child::Entry(digest())],
+        subject: Some((digest(), b"{\"a\":1}".to_vec())),
+    }
+}
+
+/// Every replica and every later version reads these texts.
+#[test]
+fn changes_are_written_as_documented_and_come_back() {
+    let e = digest().to_string();
+    let link = StoredLink { repository: repository(), digest: digest(), size: 3 };
+    let blob =
+        AddBlob { repository: repository(), digest: digest(), size: 3, key: "blobs/1".to_owned() };
+    let put = |bytes: &str| {
+        format!(
+            r#"{{"put_manifest":{{"repository":"team/app","digest":"{e}","media_type":"{}","bytes":{bytes},"tags":["v1"],"expected":{{"manifest":"{e}"}},"children":[{{"blob":"{e}"}},{{"entry":"{e}"}}],"subject":["{e}",{{"text":"{{\"a\":1}}"}}]}}}}"#,
+            MediaType::OCI_MANIFEST
+        )
+    };
+    let rows = [
+        (Change::PutManifest(Box::new(manifest(b"{} "))), put(r#"{"text":"{} "}"#)),
+        (Change::PutManifest(Box::new(manifest(b"\xff"))), put(r#"{"base64":"/w=="}"#)),
+        (
+            Change::DeleteManifest(repository(), digest()),
+            format!(r#"{{"delete_manifest":["team/app","{e}"]}}"#),
+        ),
+        (
+            Change::DeleteTag(repository(), Tag::new("v1").expect("a tag")),
+            r#"{"delete_tag":["team/app","v1"]}"#.to_owned(),
+        ),
+        (
+            Change::Link(link),
+            format!(r#"{{"link":{{"repository":"team/app","digest":"{e}","size":3}}}}"#),
+        ),
+        (
+            Change::DeleteBlob(repository(), digest()),
+            format!(r#"{{"delete_blob":["team/app","{e}"]}}"#),
+        ),
+        (
+            Change::AddBlob(blob),
+            format!(
+                r#"{{"add_blob":{{"repository":"team/app","digest":"{e}","size":3,"key":"blobs/1"}}}}"#
+            ),
+        ),
+        (
+            Change::MountBlob(repository(), digest()),
+            format!(r#"{{"mount_blob":["team/app","{e}"]}}"#),
+        ),
+        (Change::SeeBlob(digest()), format!(r#"{{"see_blob":"{e}"}}"#)),
+        (
+            Change::Tidy(vec![(repository(), digest())]),
+            format!(r#"{{"tidy":[["team/app","{e}"]]}}"#),
+        ),
+    ];
+    for (change, text) in rows {
+        assert_eq!(serde_json::to_string(&change).expect("JSON"), text);
+        assert_eq!(serde_json::from_str::<Change>(&text).expect("a change"), change);
+    }
+    let stamp = Stamp { at: 7, by: "ann".to_owned(), request: "r1".to_owned() };
+    let text = serde_json::to_string(&stamp).expect("JSON");
+    assert_eq!(text, r#"{"at":7,"by":"ann","request":"r1"}"#);
+}
+
+fn database() -> redb::Database {
+    let memory = redb::backends::InMemoryBackend::new();
+    redb::Builder::new().create_with_backend(memory).expect("a database")
+}
+
+/// A change that fails late: its first tag was moved when the second is refused.
+#[test]
+fn a_rejected_change_leaves_no_trace() {
+    let database = database();
+    let transaction = database.begin_write().expect("a transaction");
+    let mut tables = Tables::open(&transaction).expect("tables");
+    tables.tags.insert(("a", "old"), "x").expect("a row");
+    tables.settle();
+    tables.tags.insert(("a", "old"), "y").expect("a row");
+    tables.tags.insert(("a", "old"), "z").expect("a row");
+    tables.tags.insert(("a", "new"), "z").expect("a row");
+    assert!(tables.tags.remove(("a", "none")).expect("an answer").is_none());
+    let removed = tables.tags.remove(("a", "new")).expect("an answer");
+    assert_eq!(removed.expect("a row").value(), "z");
+    tables.repositories.insert("a", 1).expect("a row");
+    tables.undo().expect("the way back");
+    assert_eq!(tables.tags.get(("a", "old")).expect("a row").expect("a row").value(), "x");
+    assert!(tables.tags.get(("a", "new")).expect("an answer").is_none());
+    assert!(tables.repositories.get("a").expect("an answer").is_none());
+}
+
+#[test]
+fn a_blob_in_the_bucket_has_one_object_and_comes_back_from_a_tombstone() {
+    let database = database();
+    let transaction = database.begin_write().expect("a transaction");
+    let mut tables = Tables::open(&transaction).expect("tables");
+    let stamp = |at| Stamp { at, by: "ann".to_owned(), request: String::new() };
+    let add = |key: &str| {
+        let (repository, key) = (repository(), key.to_owned());
+        Change::AddBlob(AddBlob { repository, digest: digest(), size: 3, key })
+    };
+    let see = Change::SeeBlob(digest());
+    let mount = Change::MountBlob(Repository::new("b").expect("a name"), digest());
+    for change in [&see, &mount] {
+        let refused = apply(change, &stamp(1), &mut tables);
+        assert!(matches!(refused, Err(ChangeError::Missing(_))), "{change:?}");
+    }
+    assert_eq!(apply(&add("k1"), &stamp(1), &mut tables).expect("it").reply, Reply::Done);
+    assert_eq!(apply(&add("k1"), &stamp(2), &mut tables).expect("it").reply, Reply::Done);
+    let duplicate = Reply::Duplicate { key: "k1".to_owned() };
+    assert_eq!(apply(&add("k2"), &stamp(3), &mut tables).expect("it").reply, duplicate);
+    apply(&see, &stamp(4), &mut tables).expect("a lease");
+    let mut row = blob::row(&digest(), &tables).expect("an answer").expect("a row");
+    let live = BlobState::Live;
+    let key = "k1".to_owned();
+    assert_eq!(row, BlobRow { size: 3, key, state: live, created: 1, last_seen: 4 });
+    for back in [mount, add("k3")] {
+        row.state = BlobState::Tombstone { since: 5 };
+        blob::put_row(&digest(), &row, &mut tables).expect("a row");
+        let refused = apply(&see, &stamp(6), &mut tables);
+        assert!(matches!(refused, Err(ChangeError::Missing(_))));
+        apply(&back, &stamp(7), &mut tables).expect("it");
+        assert_eq!(blob::row(&digest(), &tables).expect("an answer").expect("a row").state, live);
+    }
+}
