@@ -1,5 +1,6 @@
 //! `shipway registry`: serve, users, garbage. One file per group of verbs.
 
+mod check_config;
 mod config;
 mod gc;
 mod serve;
@@ -25,11 +26,15 @@ pub(crate) struct RegistryArgs {
 #[derive(Subcommand, Debug)]
 enum RegistryVerb {
     /// Serve the registry until stopped
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
     /// Manage who may log in
     User(user::UserArgs),
     /// Remove blobs that no image needs any more
     Gc(gc::GcArgs),
+    /// Check a configuration file and name everything that is wrong with it
+    CheckConfig(Box<check_config::CheckConfigArgs>),
+    /// Print the JSON Schema of the configuration file
+    ConfigSchema(check_config::ConfigSchemaArgs),
     /// Read every blob again and put damaged ones away
     Verify(verify::VerifyArgs),
 }
@@ -37,9 +42,11 @@ enum RegistryVerb {
 /// Runs the verb.
 pub(crate) async fn run(args: RegistryArgs, globals: &Globals) -> Result<ExitCode, Failure> {
     match args.verb {
-        RegistryVerb::Serve(args) => serve::run(args, globals).await,
+        RegistryVerb::Serve(args) => serve::run(*args, globals).await,
         RegistryVerb::User(args) => user::run(&args, globals),
         RegistryVerb::Gc(args) => gc::run(&args, globals).await,
+        RegistryVerb::CheckConfig(args) => check_config::check(&args),
+        RegistryVerb::ConfigSchema(args) => check_config::schema(&args),
         RegistryVerb::Verify(args) => verify::run(&args, globals).await,
     }
 }

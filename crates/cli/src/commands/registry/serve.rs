@@ -10,7 +10,7 @@ use registry_server::{
     RegistryServer, Role, TlsFiles,
 };
 
-use super::config::{self, AnonymousArg, AuthArg, Config, ConfigAccess, ConfigRole};
+use super::config::{Access, AnonymousArg, AuthArg, Config, ConfigRole, Effective, KeyFlags};
 use super::{default_users, open_store};
 use crate::exit::{Failure, Kind};
 use crate::globals::Globals;
@@ -21,40 +21,17 @@ const ADDRESS: &str = "127.0.0.1:5000";
 
 #[derive(Args, Debug)]
 pub(super) struct ServeArgs {
-    /// Where to listen [default: 127.0.0.1:5000]
-    #[arg(long, env = "SHIPWAY_REGISTRY_ADDRESS", value_name = "HOST:PORT")]
-    address: Option<String>,
-    /// User file with bcrypt entries (htpasswd -B), read again when it changes
-    /// [default: registry/htpasswd in the state directory, if it exists]
-    #[arg(long, env = "SHIPWAY_REGISTRY_HTPASSWD", value_name = "FILE")]
-    htpasswd: Option<PathBuf>,
-    /// What clients without credentials may do
-    /// [default: nothing with a user file, else everything on loopback]
-    #[arg(long, env = "SHIPWAY_REGISTRY_ANONYMOUS", value_name = "RIGHT")]
-    anonymous: Option<AnonymousArg>,
-    /// How clients are asked to log in [default: basic]
-    #[arg(long, env = "SHIPWAY_REGISTRY_AUTH", value_name = "SCHEME")]
-    auth: Option<AuthArg>,
-    /// Certificate chain for HTTPS (PEM)
-    #[arg(long, env = "SHIPWAY_REGISTRY_TLS_CERT", value_name = "FILE")]
-    tls_cert: Option<PathBuf>,
-    /// Private key for HTTPS (PEM)
-    #[arg(long, env = "SHIPWAY_REGISTRY_TLS_KEY", value_name = "FILE")]
-    tls_key: Option<PathBuf>,
-    /// Serve plain HTTP beyond loopback: passwords cross the network readable
-    #[arg(long, env = "SHIPWAY_REGISTRY_PLAIN_HTTP")]
-    plain_http: bool,
-    /// URL by which clients reach this registry, for the token service
-    #[arg(long, env = "SHIPWAY_REGISTRY_EXTERNAL_URL", value_name = "URL")]
-    external_url: Option<String>,
+    #[command(flatten)]
+    keys: KeyFlags,
     /// Settings in TOML, in a table [registry]; flags and variables win
     #[arg(long, env = "SHIPWAY_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
 pub(super) async fn run(args: ServeArgs, globals: &Globals) -> Result<ExitCode, Failure> {
-    let config = args.config.as_deref().map(config::read).transpose()?.unwrap_or_default();
-    let options = options(args, config, globals)?;
+    let effective = Effective::gather(args.config.as_deref(), &args.keys)
+        .map_err(|error| Failure::new(Kind::Usage, error))?;
+    let options = options(effective.config, globals)?;
     let running = RegistryServer::bind(options).await.map_err(explain)?;
     output::line(&format!("registry: {}", running.url()));
     stop_requested().await?;
@@ -73,18 +50,15 @@ async fn stop_requested() -> Result<(), Failure> {
     Ok(())
 }
 
-fn options(args: ServeArgs, config: Config, globals: &Globals) -> Result<RegistryOptions, Failure> {
+fn options(config: Config, globals: &Globals) -> Result<RegistryOptions, Failure> {
     let state = globals.state_dir();
     let store = open_store(&state)?;
     let mut options = RegistryOptions::new(state.join("registry"), store);
-    let address = args.address.or(config.address).unwrap_or_else(|| ADDRESS.to_owned());
+    let address = config.address.unwrap_or_else(|| ADDRESS.to_owned());
     options.address = resolve(&address)?;
     let default_users = default_users(&state);
-    options.users = args
-        .htpasswd
-        .or(config.htpasswd)
-        .or_else(|| default_users.exists().then_some(default_users));
-    options.anonymous = match (args.anonymous.or(config.anonymous), &options.users) {
+    options.users = config.htpasswd.or_else(|| default_users.exists().then_some(default_users));
+    options.anonymous = match (config.anonymous, &options.users) {
         (Some(AnonymousArg::None), _) | (None, Some(_)) => Anonymous::Nothing,
         (Some(AnonymousArg::Pull), _) => Anonymous::Pull,
         (Some(AnonymousArg::Push), _) => Anonymous::Push,
@@ -96,24 +70,24 @@ fn options(args: ServeArgs, config: Config, globals: &Globals) -> Result<Registr
             .hint("shipway registry user add NAME, or say --anonymous none|pull|push"));
         }
     };
-    options.scheme = match args.auth.or(config.auth) {
+    options.scheme = match config.auth {
         None | Some(AuthArg::Basic) => AuthScheme::Basic,
         Some(AuthArg::Token) => AuthScheme::Bearer,
     };
-    options.tls = match (args.tls_cert.or(config.tls_cert), args.tls_key.or(config.tls_key)) {
+    options.tls = match (config.tls_cert, config.tls_key) {
         (Some(certificate), Some(key)) => Some(TlsFiles { certificate, key }),
         (None, None) => None,
         _ => return Err(Failure::usage("--tls-cert and --tls-key go together")),
     };
-    if args.plain_http || config.plain_http {
+    if config.plain_http {
         options.plain_http = PlainHttp::Anywhere;
     }
-    options.external_url = args.external_url.or(config.external_url);
+    options.external_url = config.external_url;
     options.access = config.access.into_iter().map(access_rule).collect();
     Ok(options)
 }
 
-fn access_rule(access: ConfigAccess) -> AccessRule {
+fn access_rule(access: Access) -> AccessRule {
     let holder = match access.user {
         None => Holder::Everybody,
         Some(user) if user == "*" => Holder::AnyUser,
@@ -124,7 +98,7 @@ fn access_rule(access: ConfigAccess) -> AccessRule {
         ConfigRole::Push => Role::Push,
         ConfigRole::Delete => Role::Delete,
     };
-    AccessRule { prefix: access.prefix, holder, role }
+    AccessRule { prefix: access.prefix.unwrap_or_default(), holder, role }
 }
 
 fn resolve(address: &str) -> Result<SocketAddr, Failure> {

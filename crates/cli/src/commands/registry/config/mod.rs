@@ -1,0 +1,100 @@
+//! The configuration of the registry: one file, and for single values also flags and variables.
+//!
+//! Each group of keys is a table declared with `settings!` in a file of its own; it joins
+//! [`Config`] as one field. From the declaration come the struct, the checks with suggestions,
+//! the flags, the variables, the JSON Schema and `docs/registry-config.md`.
+
+mod check;
+mod document;
+mod schema;
+pub(super) mod shape;
+mod sources;
+
+use clap::ValueEnum;
+use serde::Deserialize;
+use std::path::PathBuf;
+
+pub(super) use self::document::markdown;
+pub(super) use self::schema::json_schema;
+use self::shape::{Shape, Shaped, settings};
+pub(super) use self::sources::{Effective, KeyFlags, Origin};
+
+settings! {
+    /// Everything below `[registry]`.
+    struct Config {
+        /// Where to listen.
+        address: Option<String> = "127.0.0.1:5000",
+        /// User file with bcrypt entries (htpasswd -B), read again when it changes.
+        htpasswd: Option<PathBuf> = "registry/htpasswd in the state directory, if it exists",
+        /// What clients without credentials may do.
+        anonymous: Option<AnonymousArg> = "none with a user file, else push on loopback",
+        /// How clients are asked to log in.
+        auth: Option<AuthArg> = "basic",
+        /// Certificate chain for HTTPS (PEM), read again when it changes.
+        tls_cert: Option<PathBuf>,
+        /// Private key for HTTPS (PEM), read again when it changes.
+        tls_key: Option<PathBuf>,
+        /// Serve plain HTTP beyond loopback: passwords cross the network readable.
+        plain_http: bool = "false",
+        /// URL by which clients reach this registry, for the token service.
+        external_url: Option<String> = "the address of the request or of the listener",
+        /// Rights per repository prefix; rights add up. Without any, every user may do everything.
+        access: Vec<Access>,
+    }
+}
+
+settings! {
+    /// A right.
+    item Access {
+        /// The repository and those below it; empty for all.
+        prefix: Option<String> = "all repositories",
+        /// A user of the user file; `*` for each of them; absent for everybody.
+        user: Option<String> = "everybody",
+        /// What they may do; each includes the one before.
+        role: ConfigRole,
+    }
+}
+
+/// What clients without credentials may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum AnonymousArg {
+    /// Nothing.
+    None,
+    /// Pull.
+    Pull,
+    /// Pull and push.
+    Push,
+}
+
+/// How clients log in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum AuthArg {
+    /// User name and password with each request.
+    Basic,
+    /// Tokens from the built-in token service.
+    Token,
+}
+
+/// What a right allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum ConfigRole {
+    /// Read.
+    Pull,
+    /// Read and write.
+    Push,
+    /// Read, write and delete.
+    Delete,
+}
+
+macro_rules! choices {
+    ($($type:ty),*) => {
+        $( impl Shaped for $type { fn shape() -> Shape { Shape::choice::<Self>() } } )*
+    };
+}
+choices!(AnonymousArg, AuthArg, ConfigRole);
+
+#[cfg(test)]
+mod tests;
