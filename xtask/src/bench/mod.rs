@@ -9,6 +9,8 @@ mod base_image;
 mod builds;
 #[path = "../../../benches/machine.rs"]
 mod machine;
+#[path = "../../../benches/registry/mod.rs"]
+mod registry;
 mod report;
 mod stage;
 
@@ -26,6 +28,10 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("demo", machine::demo),
     ("builds", builds::cold_build),
     ("run-cost", builds::run_cost),
+    ("registry", registry::promised),
+    ("registry-scenarios", registry::scenarios),
+    ("registry-collection", registry::collections),
+    ("registry-memory", registry::memory),
 ];
 
 /// Runs the named scenarios, or all, and rewrites their rows of `docs/benchmarks.md`.

@@ -11,6 +11,10 @@ pub(crate) enum Promise {
     AtMost(f64),
     /// Ours divided by theirs.
     RatioAtMost(f64),
+    /// Ours divided by theirs, where more is better.
+    RatioAtLeast(f64),
+    /// Measured to be known.
+    None,
 }
 
 /// One measured number of ours, with the peer's where there is one.
@@ -50,6 +54,8 @@ impl Measurement {
         match self.promise {
             Promise::AtMost(limit) => median(&self.ours) <= limit,
             Promise::RatioAtMost(limit) => self.ratio().is_some_and(|ratio| ratio <= limit),
+            Promise::RatioAtLeast(limit) => self.ratio().is_some_and(|ratio| ratio >= limit),
+            Promise::None => true,
         }
     }
 
@@ -63,8 +69,14 @@ impl Measurement {
         let promise = match self.promise {
             Promise::AtMost(limit) => format!("≤ {limit} {}", self.unit),
             Promise::RatioAtMost(limit) => format!("≤ {limit} × peer"),
+            Promise::RatioAtLeast(limit) => format!("≥ {limit} × peer"),
+            Promise::None => "–".to_owned(),
         };
-        let verdict = if self.is_kept() { "kept" } else { "**missed**" };
+        let verdict = match self.promise {
+            Promise::None => "",
+            _ if self.is_kept() => "kept",
+            _ => "**missed**",
+        };
         format!(
             "| {} | {} | {peer} | {theirs} | {ratio} | {promise} | {verdict} |",
             self.work,
