@@ -62,93 +62,86 @@ pub(crate) fn selection(
         seen(&node.entry.path, &digest);
         Ok(digest)
     };
+    let reading = Reading { files, excluded, single: &single };
     let mut framed = Framed::new("selection");
     for one in selected {
         match parents {
-            Parents::Keep => with_parents(&mut framed, files, one, excluded, &single)?,
-            Parents::Drop => without_parents(&mut framed, files, one, excluded, &single)?,
+            Parents::Keep => reading.with_parents(&mut framed, one)?,
+            Parents::Drop => reading.without_parents(&mut framed, one)?,
         }
     }
     Ok(framed.finish())
 }
 
-fn without_parents(
-    framed: &mut Framed,
-    files: &dyn Files,
-    one: &Selected,
-    excluded: &dyn Fn(&Path) -> bool,
-    single: &dyn Fn(&Node) -> Result<Digest, TreeError>,
-) -> Result<(), TreeError> {
-    let Some(node) = files.node(&one.from)? else { return Ok(()) };
-    let name = one.written.file_name().unwrap_or_default();
-    if node.entry.is_directory() {
-        framed.field(b"");
-        framed.field(tree(files, &node, Path::new(""), excluded, single)?.raw());
-    } else if !excluded(Path::new(name)) {
-        framed.field(name.as_bytes());
-        framed.field(single(&node)?.raw());
-    }
-    Ok(())
+/// What the digest of a selection is taken from.
+struct Reading<'a> {
+    files: &'a dyn Files,
+    excluded: &'a dyn Fn(&Path) -> bool,
+    /// The digest of anything but a directory.
+    single: &'a dyn Fn(&Node) -> Result<Digest, TreeError>,
 }
 
-/// The path is kept from the pivot on, and the directories that it implies look like those of
-/// the source. Exclusions speak about that path.
-fn with_parents(
-    framed: &mut Framed,
-    files: &dyn Files,
-    one: &Selected,
-    excluded: &dyn Fn(&Path) -> bool,
-    single: &dyn Fn(&Node) -> Result<Digest, TreeError>,
-) -> Result<(), TreeError> {
-    let Some(node) = files.node(&one.from)? else { return Ok(()) };
-    let mut behind: PathBuf = one.written.iter().take(one.pivot).collect();
-    let kept: PathBuf = one.written.iter().skip(one.pivot).collect();
-    if excluded(&kept) {
-        return Ok(());
-    }
-    framed.field(kept.as_os_str().as_bytes());
-    for name in kept.parent().unwrap_or(Path::new("")) {
-        behind.push(name);
-        let implied = files.node(&resolve(files, &behind)?)?;
-        framed.field(&[u8::from(implied.is_some())]);
-        if let Some(implied) = implied {
-            header(framed, &implied);
+impl Reading<'_> {
+    fn without_parents(&self, framed: &mut Framed, one: &Selected) -> Result<(), TreeError> {
+        let Some(node) = self.files.node(&one.from)? else { return Ok(()) };
+        let name = one.written.file_name().unwrap_or_default();
+        if node.entry.is_directory() {
+            framed.field(b"");
+            framed.field(self.tree(&node, Path::new(""))?.raw());
+        } else if !(self.excluded)(Path::new(name)) {
+            framed.field(name.as_bytes());
+            framed.field((self.single)(&node)?.raw());
         }
+        Ok(())
     }
-    let digest = if node.entry.is_directory() {
-        tree(files, &node, &kept, excluded, single)?
-    } else {
-        single(&node)?
-    };
-    framed.field(digest.raw());
-    Ok(())
-}
 
-fn tree(
-    files: &dyn Files,
-    directory: &Node,
-    below: &Path,
-    excluded: &dyn Fn(&Path) -> bool,
-    single: &dyn Fn(&Node) -> Result<Digest, TreeError>,
-) -> Result<Digest, TreeError> {
-    let mut framed = Framed::new("directory");
-    if !below.as_os_str().is_empty() {
-        header(&mut framed, directory);
-    }
-    for name in files.children(&directory.entry.path)? {
-        let below = below.join(&name);
-        let Some(node) = files.node(&directory.entry.path.join(&name))? else { continue };
+    /// The path is kept from the pivot on, and the directories that it implies look like those of
+    /// the source. Exclusions speak about that path.
+    fn with_parents(&self, framed: &mut Framed, one: &Selected) -> Result<(), TreeError> {
+        let Some(node) = self.files.node(&one.from)? else { return Ok(()) };
+        let mut behind: PathBuf = one.written.iter().take(one.pivot).collect();
+        let kept: PathBuf = one.written.iter().skip(one.pivot).collect();
+        if (self.excluded)(&kept) {
+            return Ok(());
+        }
+        framed.field(kept.as_os_str().as_bytes());
+        for name in kept.parent().unwrap_or(Path::new("")) {
+            behind.push(name);
+            let implied = self.files.node(&resolve(self.files, &behind)?)?;
+            framed.field(&[u8::from(implied.is_some())]);
+            if let Some(implied) = implied {
+                header(framed, &implied);
+            }
+        }
         let digest = if node.entry.is_directory() {
-            tree(files, &node, &below, excluded, single)?
-        } else if excluded(&below) {
-            continue;
+            self.tree(&node, &kept)?
         } else {
-            single(&node)?
+            (self.single)(&node)?
         };
-        framed.field(name.as_bytes());
         framed.field(digest.raw());
+        Ok(())
     }
-    Ok(framed.finish())
+
+    fn tree(&self, directory: &Node, below: &Path) -> Result<Digest, TreeError> {
+        let mut framed = Framed::new("directory");
+        if !below.as_os_str().is_empty() {
+            header(&mut framed, directory);
+        }
+        for name in self.files.children(&directory.entry.path)? {
+            let below = below.join(&name);
+            let Some(node) = self.files.node(&directory.entry.path.join(&name))? else { continue };
+            let digest = if node.entry.is_directory() {
+                self.tree(&node, &below)?
+            } else if (self.excluded)(&below) {
+                continue;
+            } else {
+                (self.single)(&node)?
+            };
+            framed.field(name.as_bytes());
+            framed.field(digest.raw());
+        }
+        Ok(framed.finish())
+    }
 }
 
 fn single(

@@ -204,19 +204,7 @@ pub async fn fetch_context(
 /// # Errors
 /// [`StepError::Source`] if it leaves the context, [`StepError::Io`] if it does not exist.
 pub fn below_context(root: &Path, below: &Path) -> Result<PathBuf, StepError> {
-    let leaves =
-        || StepError::Source(format!("{} is not a directory of the context", below.display()));
-    if below.components().any(|part| matches!(part, Component::ParentDir)) {
-        return Err(leaves());
-    }
-    let relative: PathBuf =
-        below.components().filter(|part| matches!(part, Component::Normal(_))).collect();
-    let real = |path: &Path| path.canonicalize().map_err(|error| StepError::io(path, error));
-    let (root, found) = (real(root)?, real(&root.join(relative))?);
-    if !found.starts_with(&root) || !found.is_dir() {
-        return Err(leaves());
-    }
-    Ok(found)
+    found_below(root, below, "directory", Path::is_dir)
 }
 
 /// A file of a context; links cannot lead out of it.
@@ -225,7 +213,17 @@ pub fn below_context(root: &Path, below: &Path) -> Result<PathBuf, StepError> {
 /// [`StepError::Source`] if it leaves the context or is no file, [`StepError::Io`] if it does not
 /// exist.
 pub fn file_below_context(root: &Path, below: &Path) -> Result<PathBuf, StepError> {
-    let leaves = || StepError::Source(format!("{} is not a file of the context", below.display()));
+    found_below(root, below, "file", Path::is_file)
+}
+
+fn found_below(
+    root: &Path,
+    below: &Path,
+    kind: &str,
+    is_kind: fn(&Path) -> bool,
+) -> Result<PathBuf, StepError> {
+    let leaves =
+        || StepError::Source(format!("{} is not a {kind} of the context", below.display()));
     if below.components().any(|part| matches!(part, Component::ParentDir)) {
         return Err(leaves());
     }
@@ -233,7 +231,7 @@ pub fn file_below_context(root: &Path, below: &Path) -> Result<PathBuf, StepErro
         below.components().filter(|part| matches!(part, Component::Normal(_))).collect();
     let real = |path: &Path| path.canonicalize().map_err(|error| StepError::io(path, error));
     let (root, found) = (real(root)?, real(&root.join(relative))?);
-    if !found.starts_with(&root) || !found.is_file() {
+    if !found.starts_with(&root) || !is_kind(&found) {
         return Err(leaves());
     }
     Ok(found)

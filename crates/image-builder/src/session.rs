@@ -1,5 +1,8 @@
 //! One build: stages in parallel, steps in order, the cache before everything.
 
+mod notes;
+mod stage;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +12,6 @@ use std::time::Instant;
 use container_runtime::{Cancel, Mode};
 use dockerfile::{
     Action, Base, FileSource, Linking, Plan, Principal, Stage, StageId, Step, StepLayer, Target,
-    assemble_config,
 };
 use layers::{Timestamp, Timestamps};
 use oci_model::{ChainId, DiffId, Digest, ImageConfig, Platform, Reference};
@@ -18,14 +20,12 @@ use tokio::task::JoinSet;
 
 use crate::annotations::Level;
 use crate::attest::Times;
-use crate::builder::{BuildOutcome, BuildRequest, CacheUse, Inner, Snapshots, empty_config};
-use crate::cache::document::Records;
-use crate::cache::explain::{CacheDecision, KeyKind};
+use crate::builder::{BuildOutcome, BuildRequest, CacheUse, Inner};
 use crate::cache::export::Exports;
-use crate::cache::key::{content_key, definition_parts};
+use crate::cache::key::content_key;
 use crate::cache::local::LocalCache;
-use crate::cache::lookahead::{Hit, Lookahead};
-use crate::cache::record::{About, CachedStep, KeyPart, StepKind, StepOutput};
+use crate::cache::lookahead::Lookahead;
+use crate::cache::record::{About, StepOutput};
 use crate::cache::shelf::{Found, Shelf};
 use crate::commit::LayerForm;
 use crate::content_digest::Framed;
@@ -35,6 +35,9 @@ use crate::isolation::Engine;
 use crate::layer_source::{LayerRef, LayerSource};
 use crate::sources::Sources;
 use crate::workspace::Workspace;
+
+use self::notes::StepKeys;
+use self::stage::StageWork;
 
 /// The files of a stage so far.
 #[derive(Clone, Debug, Default)]
@@ -374,222 +377,6 @@ impl Session {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    /// The result of a stage; `None` if the build has failed. Runs it if nobody did yet.
-    pub(crate) fn stage(
-        self: Arc<Self>,
-        id: StageId,
-    ) -> futures_util::future::BoxFuture<'static, Option<Arc<StageResult>>> {
-        Box::pin(async move {
-            let run = || async {
-                match self.run_stage(id).await {
-                    Ok(result) => Some(Arc::new(result)),
-                    Err(error) => {
-                        self.fail(error);
-                        None
-                    }
-                }
-            };
-            self.stages[id.index()].get_or_init(run).await.clone()
-        })
-    }
-
-    /// A finished stage that a step needs.
-    pub(crate) async fn stage_needed(
-        self: &Arc<Self>,
-        id: StageId,
-    ) -> Result<Arc<StageResult>, BuildError> {
-        Arc::clone(self).stage(id).await.ok_or(BuildError::Cancelled)
-    }
-
-    /// How many things are announced: bases that are images or contexts, steps with work.
-    fn steps_to_show(&self) -> usize {
-        let stages = self.plan.stages.iter();
-        let of = |stage: &Stage| {
-            let is_announced = self.needs(stage.id) && !matches!(stage.base, Base::Stage(_));
-            usize::from(is_announced)
-                + stage.steps.iter().filter(|step| step.definition().is_some()).count()
-        };
-        stages.map(of).sum()
-    }
-
-    async fn run_stage(self: &Arc<Self>, id: StageId) -> Result<StageResult, BuildError> {
-        let stage = self.plan.stage(id);
-        let hit = self.ahead.get().and_then(|ahead| ahead.hit(id));
-        let (start, mut known) = match hit {
-            Some(hit) => {
-                let own = stage.steps[..=hit.step].iter().filter(|s| s.definition().is_some());
-                let below = hit.found.outputs.len().saturating_sub(own.count());
-                let (below, own) = hit.found.outputs.split_at(below);
-                (self.known_start(stage, below, hit).await?, own.iter())
-            }
-            None => (self.stage_start(stage).await?, [].iter()),
-        };
-        let mut work = StageWork::new(start);
-        for (number, step) in stage.steps.iter().enumerate() {
-            if self.has_failed() {
-                return Err(BuildError::Cancelled);
-            }
-            let number = StepNumber { stage: id.index(), step: number };
-            if step.definition().is_none() {
-                work.steps.push(StepLayer::Empty);
-                continue;
-            }
-            let (output, origin) = match known.next() {
-                Some(output) => {
-                    let origin = hit.and_then(|hit| hit.found.origin.clone());
-                    let layer = layer_of(output, origin.as_ref());
-                    self.announce_cached(step, number, layer.as_ref());
-                    if let Some(hit) = hit {
-                        self.note_known(number, &work, output, hit);
-                    }
-                    (output.clone(), origin)
-                }
-                None => self.step(stage, step, number, &work).await?,
-            };
-            let layer = layer_of(&output, origin.as_ref());
-            work.made_at = work.made_at.max(Some(output.created));
-            work.outputs.push(output);
-            work.steps.push(match &layer {
-                Some(layer) => StepLayer::Layer(layer.diff_id),
-                None => StepLayer::Empty,
-            });
-            if let Some(layer) = layer {
-                if self.is_wanted(id) && self.request.snapshots == Snapshots::PerStep {
-                    self.push_ahead(&layer);
-                }
-                work.files.layers.push(layer);
-            }
-        }
-        Ok(self.finish_stage(stage, work))
-    }
-
-    fn finish_stage(&self, stage: &Stage, work: StageWork) -> StageResult {
-        // An image whose steps are all cached is the image of the build that made them.
-        let created = self.created_of(work.made_at);
-        let base = work.base_config.as_ref();
-        let config = assemble_config(stage, base, &work.steps, created.as_deref());
-        StageResult {
-            files: work.files,
-            config,
-            created,
-            inherited: work.inherited,
-            base_is_docker: work.base_is_docker,
-            steps: work.steps,
-            base_config: work.base_config,
-            outputs: work.outputs,
-        }
-    }
-
-    /// What a stage starts from, when the outputs of all stages below are known.
-    fn known_start<'a>(
-        self: &'a Arc<Self>,
-        stage: &'a Stage,
-        outputs: &'a [StepOutput],
-        hit: &'a Hit,
-    ) -> futures_util::future::BoxFuture<'a, Result<StageStart, BuildError>> {
-        Box::pin(async move {
-            let Base::Stage(parent) = &stage.base else { return self.stage_start(stage).await };
-            let parent = self.plan.stage(*parent);
-            let own = parent.steps.iter().filter(|step| step.definition().is_some()).count();
-            let (below, own) = outputs.split_at(outputs.len().saturating_sub(own));
-            let mut work = StageWork::new(self.known_start(parent, below, hit).await?);
-            let mut own = own.iter();
-            for step in &parent.steps {
-                let output = if step.definition().is_some() { own.next() } else { None };
-                let layer = output.and_then(|output| layer_of(output, hit.found.origin.as_ref()));
-                work.steps.push(match &layer {
-                    Some(layer) => StepLayer::Layer(layer.diff_id),
-                    None => StepLayer::Empty,
-                });
-                if let Some(output) = output {
-                    work.made_at = work.made_at.max(Some(output.created));
-                    work.outputs.push(output.clone());
-                }
-                work.files.layers.extend(layer);
-            }
-            Ok(self.finish_stage(parent, work).into_start())
-        })
-    }
-
-    /// Whether the stage's files become an image.
-    fn is_wanted(&self, id: StageId) -> bool {
-        let mut platforms = Vec::new();
-        self.plan.targets().any(|target| {
-            let first = !platforms.contains(&target.platform);
-            platforms.push(target.platform);
-            first && target.stage == id
-        })
-    }
-
-    async fn stage_start(self: &Arc<Self>, stage: &Stage) -> Result<StageStart, BuildError> {
-        let begun = Instant::now();
-        let start = self.base_of(stage).await?;
-        if !matches!(stage.base, Base::Stage(_)) {
-            let (stage, duration) = (stage.id.index(), begun.elapsed());
-            self.inner.events.send(BuildEvent::StageReady { stage, duration });
-        }
-        Ok(start)
-    }
-
-    async fn base_of(self: &Arc<Self>, stage: &Stage) -> Result<StageStart, BuildError> {
-        let title = |what: &str| {
-            self.inner.events.send(BuildEvent::StageStarted {
-                stage: stage.id.index(),
-                title: format!("{} {what}", stage.title),
-            });
-        };
-        match &stage.base {
-            Base::Scratch => {
-                title("scratch");
-                Ok(StageStart::default())
-            }
-            Base::Stage(parent) => {
-                let parent = self.stage_needed(*parent).await?;
-                Ok(parent.as_start())
-            }
-            Base::Image(request) => {
-                title(&request.reference.to_string());
-                self.image_start(request).await
-            }
-            Base::NamedContext { name, platform } => {
-                title(name);
-                let context = self.request.named_contexts.get(name).ok_or_else(|| {
-                    BuildError::Request(format!("there is no context named {name}"))
-                })?;
-                if let Some(reference) = context.image(&self.inner.images)? {
-                    let platform = platform.clone();
-                    return self
-                        .image_start(&dockerfile::ImageRequest { reference, platform })
-                        .await;
-                }
-                let layer = self
-                    .context_layer(name)
-                    .await
-                    .map_err(|source| BuildError::state(format!("context {name}"), source))?;
-                let mut config = empty_config(platform);
-                config.rootfs.diff_ids = layer.iter().map(|layer| layer.diff_id).collect();
-                Ok(StageStart {
-                    layers: layer.into_iter().collect(),
-                    config: Some(config),
-                    ..StageStart::default()
-                })
-            }
-        }
-    }
-
-    async fn image_start(
-        &self,
-        request: &dockerfile::ImageRequest,
-    ) -> Result<StageStart, BuildError> {
-        let image = self.inner.images.get(request).await?;
-        Ok(StageStart {
-            layers: image.layers.clone(),
-            config: Some(image.config.parsed().clone()),
-            is_docker: Some(image.manifest.media_type().is_docker()),
-            outputs: Vec::new(),
-        })
-    }
-
     async fn step(
         self: &Arc<Self>,
         stage: &Stage,
@@ -690,231 +477,6 @@ impl Session {
             duration: start.elapsed(),
         });
         Ok((output, origin))
-    }
-
-    /// What only one step with this key may do at a time.
-    fn turn(&self, key: &Digest) -> Arc<tokio::sync::Mutex<()>> {
-        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(turns.entry(*key).or_default())
-    }
-
-    /// What another stage of this build made of the same step.
-    fn made_here(&self, key: &Digest) -> Option<Found> {
-        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        made.get(key).cloned()
-    }
-
-    /// What the keys of a step are made of.
-    fn about(
-        &self,
-        stage: &Stage,
-        step: &Step,
-        number: StepNumber,
-        keys: &StepKeys,
-        exact_parts: Vec<KeyPart>,
-    ) -> About {
-        let mut parts = definition_parts(self.form, &keys.definition);
-        if let Some(base) = &keys.base {
-            parts.push(KeyPart::new("base", base));
-        }
-        parts.extend(self.input_parts(step, number, &keys.inputs));
-        parts.extend(exact_parts);
-        let stage = stage.name.clone().unwrap_or_else(|| stage.number.to_string());
-        About { stage, title: plain_title(&step.title), parts }
-    }
-
-    fn explain(
-        &self,
-        stage: &Stage,
-        number: StepNumber,
-        about: &About,
-        found: Option<&Found>,
-        work: &StageWork,
-    ) {
-        if !self.request.explain_cache {
-            return;
-        }
-        let decision = match found {
-            Some(found) => CacheDecision::Hit { from: found.from.clone(), by: KeyKind::Content },
-            None if !self.uses_cache(stage.id) => CacheDecision::Miss {
-                nearest: None,
-                differences: vec!["the cache of this stage is not in use".to_owned()],
-            },
-            None => {
-                let parent = stage.steps[..number.step]
-                    .iter()
-                    .rfind(|step| step.definition().is_some())
-                    .map_or_else(
-                        || format!("the base {}", base_name(&stage.base)),
-                        |step| format!("parent step {:?}", plain_title(&step.title)),
-                    );
-                let parent = match work.outputs.is_empty() && number.step == 0 {
-                    true => format!("the base {}", base_name(&stage.base)),
-                    false => parent,
-                };
-                crate::cache::explain::miss(about, &parent, self.known_abouts())
-            }
-        };
-        self.inner.events.send(BuildEvent::Cache { step: number, decision });
-    }
-
-    /// What earlier builds noted of their keys; read once.
-    fn known_abouts(&self) -> &[(i64, Arc<About>)] {
-        self.abouts.get_or_init(|| self.shelf.abouts())
-    }
-
-    /// Notes what a step made or was found to have made.
-    fn note_made(
-        &self,
-        number: StepNumber,
-        work: &StageWork,
-        output: &StepOutput,
-        origin: Option<&Reference>,
-        keys: &[Digest],
-        about: Arc<About>,
-    ) {
-        let used = self.clock;
-        let mut records = Records::default();
-        for key in keys {
-            let step = CachedStep {
-                kind: StepKind::Content,
-                outputs: vec![output.clone()],
-                used,
-                about: Some(Arc::clone(&about)),
-                content: None,
-            };
-            records.steps.insert(*key, step);
-        }
-        if let Some(chain) = self.ahead.get().and_then(|ahead| ahead.chain(number)) {
-            let outputs = work.outputs.iter().chain([output]).cloned().collect();
-            let content = keys.first().copied();
-            let kind = StepKind::Chain;
-            records.steps.insert(chain, CachedStep { kind, outputs, used, about: None, content });
-        }
-        if origin.is_none() {
-            // First what keeps the layer, then what points to it.
-            let (chains, contents): (Vec<_>, Vec<_>) =
-                records.steps.iter().partition(|(_, step)| step.kind == StepKind::Chain);
-            for (key, step) in contents.into_iter().chain(chains) {
-                self.shelf.local.record(key, step);
-            }
-        }
-        self.exports.note(number.stage, records, origin);
-    }
-
-    /// Notes a step that was known with everything below it.
-    fn note_known(&self, number: StepNumber, work: &StageWork, output: &StepOutput, hit: &Hit) {
-        let Some(chain) = self.ahead.get().and_then(|ahead| ahead.chain(number)) else { return };
-        self.shelf.local.touch_chain(&chain);
-        let outputs = work.outputs.iter().chain([output]).cloned().collect();
-        let (kind, used) = (StepKind::Chain, self.clock);
-        let step = CachedStep { kind, outputs, used, about: None, content: None };
-        let mut records = Records::default();
-        records.steps.insert(chain, step);
-        self.exports.note(number.stage, records, hit.found.origin.as_ref());
-        if self.request.explain_cache {
-            let from = hit.found.from.clone();
-            let decision = CacheDecision::Hit { from, by: KeyKind::Chain };
-            self.inner.events.send(BuildEvent::Cache { step: number, decision });
-        }
-    }
-
-    /// Sends a layer of the target to where the image will go, while the build goes on.
-    fn push_ahead(&self, layer: &LayerRef) {
-        if layer.origin.is_some() {
-            return;
-        }
-        for reference in &crate::push::first_of_each_registry(&self.request.push_to) {
-            let (registry, store) = (self.inner.registry.clone(), self.inner.store.clone());
-            let (reference, digest) = (reference.clone(), layer.descriptor.digest);
-            let mut pushes = self.pushes.lock().unwrap_or_else(PoisonError::into_inner);
-            pushes.spawn(async move {
-                // The push of the image finds out whether it worked, and repeats it if not.
-                if let Err(error) = registry.push_blob(&reference, &digest, &store).await {
-                    tracing::debug!(%reference, %digest, %error, "layer was not sent ahead");
-                }
-            });
-        }
-    }
-}
-
-/// What a stage starts from.
-#[derive(Default)]
-struct StageStart {
-    layers: Vec<LayerRef>,
-    config: Option<ImageConfig>,
-    is_docker: Option<bool>,
-    /// Outputs of the stages below.
-    outputs: Vec<StepOutput>,
-}
-
-impl StageResult {
-    fn as_start(&self) -> StageStart {
-        StageStart {
-            layers: self.files.layers.clone(),
-            config: Some(self.config.clone()),
-            is_docker: self.base_is_docker,
-            outputs: self.outputs.clone(),
-        }
-    }
-
-    fn into_start(self) -> StageStart {
-        StageStart {
-            layers: self.files.layers,
-            config: Some(self.config),
-            is_docker: self.base_is_docker,
-            outputs: self.outputs,
-        }
-    }
-}
-
-/// A stage in the making.
-struct StageWork {
-    files: StageFiles,
-    inherited: usize,
-    base_config: Option<ImageConfig>,
-    base_is_docker: Option<bool>,
-    /// What every step that changes files made, from the image at the bottom on.
-    outputs: Vec<StepOutput>,
-    steps: Vec<StepLayer>,
-    made_at: Option<i64>,
-}
-
-impl StageWork {
-    fn new(start: StageStart) -> Self {
-        Self {
-            inherited: start.layers.len(),
-            files: StageFiles { layers: start.layers },
-            base_config: start.config,
-            base_is_docker: start.is_docker,
-            outputs: start.outputs,
-            steps: Vec::new(),
-            made_at: None,
-        }
-    }
-}
-
-/// The keys of a step whose turn has come.
-struct StepKeys {
-    definition: dockerfile::Definition,
-    /// Identity of the files below, if the result depends on them.
-    base: Option<Digest>,
-    inputs: Vec<Digest>,
-    quick: Digest,
-}
-
-impl StepKeys {
-    async fn new(
-        session: &Arc<Session>,
-        step: &Step,
-        number: StepNumber,
-        files: &StageFiles,
-    ) -> Result<Self, StepOrBuild> {
-        let definition = step.definition().unwrap_or(dockerfile::Definition { parts: Vec::new() });
-        let base = if needs_no_base(step) { None } else { files.identity() };
-        let inputs = session.quick_inputs(step, number).await?;
-        let quick = content_key(session.form, &definition, base.as_ref(), &inputs);
-        Ok(Self { definition, base, inputs, quick })
     }
 }
 
