@@ -17,6 +17,7 @@
 mod auth;
 mod blobs;
 mod body;
+mod bytes;
 mod collection;
 mod connection;
 mod document;
@@ -38,6 +39,7 @@ mod users_file;
 mod warning;
 
 pub use auth::{AccessRule, Holder, Role};
+pub use bytes::{BucketOptions, Network, NetworkError, REDIRECT_LIFETIME, RedirectOptions};
 pub use collection::{GarbageError, collect_garbage};
 pub use limits::Limits;
 pub use options::{

@@ -7,6 +7,7 @@ use std::time::Duration;
 use blob_store::BlobStore;
 
 use crate::auth::AccessRule;
+use crate::bytes::BucketOptions;
 use crate::limits::Limits;
 
 /// How a registry behaves. Build it with [`RegistryOptions::new`] and change fields.
@@ -16,6 +17,8 @@ pub struct RegistryOptions {
     pub directory: PathBuf,
     /// The store of the blobs.
     pub store: BlobStore,
+    /// Where blobs are instead, if many replicas serve one registry.
+    pub bucket: Option<BucketOptions>,
     /// Where to listen; port 0 takes a free one.
     pub address: SocketAddr,
     /// Serve HTTPS with these files; plain HTTP without.
@@ -104,6 +107,7 @@ impl RegistryOptions {
         Self {
             directory: directory.into(),
             store,
+            bucket: None,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             tls: None,
             plain_http: PlainHttp::LoopbackOnly,

@@ -3,6 +3,9 @@
 
 mod access;
 mod blobs;
+#[allow(dead_code, reason = "its users come next")]
+mod bucket;
+mod bucket_peers;
 mod limits;
 mod listing;
 mod manifests;
