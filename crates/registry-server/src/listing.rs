@@ -4,7 +4,7 @@
 use http::{HeaderName, HeaderValue, header};
 use oci_model::{Digest, ErrorCode, MANIFEST_BYTES_MAX, MediaType};
 
-use crate::auth::{Principal, Role};
+use crate::auth::Principal;
 use crate::fallback;
 use crate::metadata::Page;
 use crate::refusal::Refusal;
@@ -33,7 +33,7 @@ pub(crate) fn tags(call: &Call<'_>) -> Answer {
 /// The repositories that the caller may read.
 pub(crate) fn catalog(service: &Service, principal: &Principal, query: &Query) -> Answer {
     let names_max = names_max(query)?;
-    let visible = |name: &str| service.authority.grants(principal.name(), name, Role::Pull);
+    let visible = |name: &str| service.authority.may_see(principal, name);
     let page = service.metadata.repositories(query.get("last"), names_max, visible)?;
     let body = serde_json::json!({ "repositories": page.names });
     listed(&body, &page, names_max, "/v2/_catalog")

@@ -7,6 +7,7 @@ use oci_model::{
     RawManifest, Tag,
 };
 
+use crate::auth::Role;
 use crate::body::{Body, RequestBody, read_whole};
 use crate::document;
 use crate::metadata::{Change, ChangeError, Child, Expected, NewManifest};
@@ -83,13 +84,24 @@ pub(crate) async fn put(
         // image-spec, "Non-Distributable Layers": deprecated.
         call.warnings.add("a layer is non-distributable: clients may be unable to pull this image");
     }
+    let expected = if tags.is_empty() || call.allows(Role::Push) {
+        expected(call)?
+    } else {
+        let named = new_tags(call, &digest, &tags)?;
+        // Of a manifest that all its tags name already, pushing it again changes nothing.
+        let is_new = !named.is_empty();
+        if is_new {
+            tags = named;
+        }
+        Some(if is_new { Expected::Nothing } else { Expected::Manifest(digest) })
+    };
     let subject = manifest.parsed().subject().map(|subject| subject.digest);
     let new = NewManifest {
         repository: call.repository.clone(),
         digest,
         media_type: media_type.clone(),
         tags,
-        expected: expected(call)?,
+        expected,
         children: children(manifest.parsed()),
         subject: match subject {
             Some(subject) => Some((subject, referrer(&manifest, digest)?)),
@@ -136,6 +148,22 @@ fn expected(call: &Call<'_>) -> Result<Option<Expected>, Refusal> {
         }
         _ => Err(bad("a PUT takes If-Match, or If-None-Match: *")),
     }
+}
+
+/// Those of the tags that do not name the manifest yet, for somebody who may make tags but move
+/// none (CVE-2026-31801). That they are new is checked once more when they are made.
+fn new_tags(call: &Call<'_>, digest: &Digest, tags: &[Tag]) -> Result<Vec<Tag>, Refusal> {
+    let mut new = Vec::new();
+    for tag in tags {
+        let reference = ManifestReference::Tag(tag.clone());
+        match call.service.metadata.manifest(&call.repository, &reference)? {
+            None => new.push(tag.clone()),
+            Some(manifest) if manifest.digest == *digest => {}
+            // The usual refusal of somebody who may not push.
+            Some(_) => call.require(Role::Push)?,
+        }
+    }
+    Ok(new)
 }
 
 /// Removes a tag, or a manifest with all its tags.

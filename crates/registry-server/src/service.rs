@@ -91,6 +91,11 @@ impl Call<'_> {
         Stamp::now(self.principal.name().to_owned(), uuid::Uuid::new_v4().to_string())
     }
 
+    /// Whether the caller may do something in the repository of the request.
+    pub(crate) fn allows(&self, role: Role) -> bool {
+        self.service.authority.allows(&self.principal, &self.repository, role)
+    }
+
     /// A header as text.
     pub(crate) fn header(&self, name: HeaderName) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
@@ -203,11 +208,12 @@ async fn dispatch(
         warnings,
     };
     let role = match (&method, &target) {
-        (&Method::GET | &Method::HEAD, Target::Upload(_)) => Role::Push,
+        (&Method::GET | &Method::HEAD, Target::Upload(_)) => Role::Create,
         (&Method::GET | &Method::HEAD, _) => Role::Pull,
         // Cancelling one's own upload is part of pushing.
         (&Method::DELETE, Target::Manifest(_) | Target::Blob(_)) => Role::Delete,
-        _ => Role::Push,
+        // Moving a tag needs more, see `manifests::put`.
+        _ => Role::Create,
     };
     call.require(role)?;
     service.metadata.current().await?;

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use oci_model::ErrorCode;
 
-use crate::auth::{ACCESS_LIFE, Access, SERVICE, Scope, TokenError, decode_basic};
+use crate::auth::{ACCESS_LIFE, Access, Identity, SERVICE, Scope, TokenError, decode_basic};
 use crate::body::{RequestBody, read_whole};
 use crate::refusal::Refusal;
 use crate::route::Query;
@@ -17,7 +17,7 @@ const FORM_BYTES_MAX: usize = 64 * 1024;
 /// What goes into a reply.
 struct Grant {
     user: String,
-    access: Vec<Access>,
+    access: Access,
     refresh_token: Option<String>,
 }
 
@@ -39,9 +39,9 @@ pub(crate) async fn answer(
         _ => return Err(Refusal::method()),
     };
     let now = SystemTime::now();
-    let scope = grant.access.iter().map(Access::to_scope).collect::<Vec<_>>().join(" ");
+    let scope = grant.access.to_scopes();
     let tokens = service.authority.tokens();
-    let token = tokens.access_token(&grant.user, grant.access, now).map_err(failed)?;
+    let token = tokens.access_token(&grant.user, grant.access.0, now).map_err(failed)?;
     let issued_at = jiff::Timestamp::try_from(now)
         .map_err(|error| Refusal::internal(&error))?
         .strftime("%Y-%m-%dT%H:%M:%SZ");
@@ -79,7 +79,9 @@ async fn by_basic(service: &Service, query: &str, headers: &HeaderMap) -> Result
             user
         }
     };
-    let access = service.authority.grant(&user, &Scope::parse_all(query.all("scope")));
+    let access = service
+        .authority
+        .grant(&Identity::named(user.as_str()), &Scope::parse_all(query.all("scope")));
     Ok(Grant { user, access, refresh_token: None })
 }
 
@@ -120,7 +122,8 @@ async fn by_form(service: &Service, form: &Query) -> Result<Grant, Refusal> {
             .with_status(StatusCode::BAD_REQUEST));
         }
     };
-    let access = authority.grant(&user, &Scope::parse_all(form.all("scope")));
+    let access =
+        authority.grant(&Identity::named(user.as_str()), &Scope::parse_all(form.all("scope")));
     Ok(Grant { user, access, refresh_token })
 }
 

@@ -1,8 +1,12 @@
 //! Scopes of bearer tokens (distribution token scope documentation).
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-/// Scopes that one request may ask for.
+use super::policy::Role;
+
+/// Scopes that one request may ask for; what comes after them is not looked at.
 const SCOPES_MAX: usize = 64;
 
 /// What a client asks for: `<type>[(<class>)]:<name>:<action>[,<action>…]`.
@@ -13,14 +17,18 @@ pub(crate) struct Scope {
     actions: Vec<String>,
 }
 
-/// What a token allows: an entry of the `access` claim.
+/// An entry of the `access` claim.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Access {
+pub(crate) struct Grant {
     #[serde(rename = "type")]
-    kind: String,
-    name: String,
-    actions: Vec<String>,
+    pub(crate) kind: String,
+    pub(crate) name: String,
+    pub(crate) actions: Vec<String>,
 }
+
+/// What a token allows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Access(pub(crate) Vec<Grant>);
 
 impl Scope {
     /// Reads one scope. A name may have a port, so the type ends at the first colon and the
@@ -42,13 +50,28 @@ impl Scope {
     }
 
     /// Reads scope parameters, each of which may hold several scopes separated by spaces. What
-    /// cannot be read is left out: it grants nothing.
+    /// cannot be read is left out: it grants nothing. Scopes of one name become one.
     pub(crate) fn parse_all<'a>(parameters: impl Iterator<Item = &'a str>) -> Vec<Self> {
-        parameters
-            .flat_map(str::split_ascii_whitespace)
-            .take(SCOPES_MAX)
-            .filter_map(Self::parse)
-            .collect()
+        let mut merged: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
+        let mut order = Vec::new();
+        let scopes = parameters.flat_map(str::split_ascii_whitespace).filter_map(Self::parse);
+        for scope in scopes.take(SCOPES_MAX) {
+            let key = (scope.kind, scope.name);
+            if !merged.contains_key(&key) {
+                order.push(key.clone());
+            }
+            let actions = merged.entry(key).or_default();
+            for action in scope.actions {
+                if !actions.contains(&action) {
+                    actions.push(action);
+                }
+            }
+        }
+        let scope = |key: (String, String)| {
+            let actions = merged.remove(&key).unwrap_or_default();
+            Self { kind: key.0, name: key.1, actions }
+        };
+        order.into_iter().map(scope).collect()
     }
 
     /// The repository's name, if the scope is about one.
@@ -61,40 +84,90 @@ impl Scope {
         self.kind == "registry" && self.name == "catalog" && self.asks_for("*")
     }
 
+    /// Whether the scope is the administration of the registry.
+    pub(crate) fn is_administration(&self) -> bool {
+        self.kind == "registry" && self.name == "admin" && self.asks_for("*")
+    }
+
     /// Whether the scope asks for the action, by name or by `*`.
     pub(crate) fn asks_for(&self, action: &str) -> bool {
         self.actions.iter().any(|asked| asked == action || asked == "*")
     }
+
+    /// The actions of a role that the scope asks for. Who may only create gets that where others
+    /// get `push`: clients know no better word to ask for.
+    pub(crate) fn granted(&self, role: Role) -> Vec<String> {
+        let asked = |action: Role| {
+            self.asks_for(action.action())
+                || (action == Role::Create && role == Role::Create && self.asks_for("push"))
+        };
+        // Who may push may create: saying both would only make the token longer.
+        let said = |action: &Role| {
+            *action != Role::Create || role == Role::Create || !self.asks_for("push")
+        };
+        Role::ALL
+            .into_iter()
+            .filter(|action| *action <= role && asked(*action))
+            .filter(said)
+            .map(|action| action.action().to_owned())
+            .collect()
+    }
 }
 
-impl Access {
-    pub(crate) fn repository(name: &str, actions: &[&str]) -> Self {
-        let actions = actions.iter().map(|action| (*action).to_owned()).collect();
+impl Grant {
+    pub(crate) fn repository(name: &str, actions: Vec<String>) -> Self {
         Self { kind: "repository".to_owned(), name: name.to_owned(), actions }
     }
 
+    fn of_registry(name: &str) -> Self {
+        let actions = vec!["*".to_owned()];
+        Self { kind: "registry".to_owned(), name: name.to_owned(), actions }
+    }
+
+    /// The list of repositories.
     pub(crate) fn catalog() -> Self {
-        Self {
-            kind: "registry".to_owned(),
-            name: "catalog".to_owned(),
-            actions: vec!["*".to_owned()],
-        }
+        Self::of_registry("catalog")
     }
 
-    pub(crate) fn is_catalog(&self) -> bool {
-        *self == Self::catalog()
+    /// The administration of the registry.
+    pub(crate) fn administration() -> Self {
+        Self::of_registry("admin")
     }
 
-    /// Whether this allows the action in exactly this repository.
-    pub(crate) fn allows(&self, repository: &str, action: &str) -> bool {
+    /// Whether this allows the role in exactly this repository. `*` stands for every action on
+    /// images, as token services of others grant it, but never for part of a name.
+    pub(crate) fn allows(&self, repository: &str, role: Role) -> bool {
+        let has = |action: &str| self.actions.iter().any(|allowed| allowed == action);
         self.kind == "repository"
             && self.name == repository
-            && self.actions.iter().any(|allowed| allowed == action)
+            && (has(role.action())
+                || (role == Role::Create && has("push"))
+                || (role < Role::Admin && has("*")))
+    }
+}
+
+impl Access {
+    /// Whether this allows the role in exactly this repository.
+    pub(crate) fn allows(&self, repository: &str, role: Role) -> bool {
+        self.0.iter().any(|grant| grant.allows(repository, role))
     }
 
-    /// The scope in text form, for the reply of the token service.
-    pub(crate) fn to_scope(&self) -> String {
-        format!("{}:{}:{}", self.kind, self.name, self.actions.join(","))
+    /// Whether this allows asking for the list of repositories.
+    pub(crate) fn has_catalog(&self) -> bool {
+        self.0.contains(&Grant::catalog())
+    }
+
+    /// Whether this allows administering the registry.
+    #[allow(dead_code, reason = "the administration API lands next to this")]
+    pub(crate) fn has_administration(&self) -> bool {
+        self.0.contains(&Grant::administration())
+    }
+
+    /// The scopes in text form, for the reply of the token service.
+    pub(crate) fn to_scopes(&self) -> String {
+        let scope =
+            |grant: &Grant| format!("{}:{}:{}", grant.kind, grant.name, grant.actions.join(","));
+        self.0.iter().map(scope).collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -123,16 +196,63 @@ mod tests {
         ] {
             assert_eq!(Scope::parse(text), expected, "{text}");
         }
-        let all = Scope::parse_all(["repository:a:pull  x repository:b:push", "y:z:w"].into_iter());
-        assert_eq!(all.len(), 3);
+        let all = Scope::parse_all(
+            ["repository:a:pull  x repository:b:push", "y:z:w repository:a:push,pull"].into_iter(),
+        );
+        let expected = [
+            scope("repository", "a", &["pull", "push"]),
+            scope("repository", "b", &["push"]),
+            scope("y", "z", &["w"]),
+        ];
+        assert_eq!(all.into_iter().map(Some).collect::<Vec<_>>(), expected);
     }
 
     #[test]
-    fn access_is_for_exactly_one_name() {
-        let access = Access::repository("a/b", &["pull"]);
-        assert!(access.allows("a/b", "pull"));
-        for (name, action) in [("a/bc", "pull"), ("A/b", "pull"), ("a", "pull"), ("a/b", "push")] {
-            assert!(!access.allows(name, action), "{name} {action}");
+    fn only_so_many_scopes_count() {
+        let many: Vec<String> = (0..1000).map(|n| format!("repository:a{n}:pull")).collect();
+        let all = Scope::parse_all(many.iter().map(String::as_str));
+        assert_eq!(all.len(), SCOPES_MAX);
+    }
+
+    #[test]
+    fn a_role_grants_what_is_asked_for() {
+        for (asked, role, expected) in [
+            ("pull,push", Role::Push, "pull,push"),
+            ("pull,push", Role::Create, "pull,create"),
+            ("pull,push", Role::Pull, "pull"),
+            ("create", Role::Push, "create"),
+            ("pull,create", Role::Push, "pull,create"),
+            ("*", Role::Delete, "pull,push,delete"),
+            ("*", Role::Admin, "pull,push,delete,admin"),
+            ("pull,delete", Role::Push, "pull"),
+            ("admin", Role::Admin, "admin"),
+            ("admin", Role::Delete, ""),
+        ] {
+            let scope = Scope::parse(&format!("repository:a:{asked}")).expect("a scope");
+            assert_eq!(scope.granted(role).join(","), expected, "{asked} {role:?}");
         }
+    }
+
+    // registry.md 8.2, token confusion: a scope is for one name; `*` is an action and no pattern.
+    #[test]
+    fn access_is_for_exactly_one_name() {
+        let grant = |name: &str, actions: &[&str]| {
+            Grant::repository(name, actions.iter().map(|action| (*action).to_owned()).collect())
+        };
+        let access = Access(vec![grant("a/b", &["pull"]), grant("c", &["create"])]);
+        assert!(access.allows("a/b", Role::Pull));
+        for (name, role) in [
+            ("a/bc", Role::Pull),
+            ("A/b", Role::Pull),
+            ("a", Role::Pull),
+            ("a/b/c", Role::Pull),
+            ("a/b", Role::Push),
+            ("c", Role::Push),
+        ] {
+            assert!(!access.allows(name, role), "{name} {role:?}");
+        }
+        let wild = Access(vec![grant("*", &["pull"]), grant("a*", &["p*"]), grant("x", &["*"])]);
+        assert!(!wild.allows("a", Role::Pull) && !wild.allows("ab", Role::Pull));
+        assert!(wild.allows("x", Role::Delete) && !wild.allows("x", Role::Admin));
     }
 }

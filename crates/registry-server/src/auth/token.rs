@@ -12,7 +12,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use oci_model::Digest;
 use serde::{Deserialize, Serialize};
 
-use super::scope::Access;
+use super::scope::Grant;
 
 /// Name of the service in challenges, and audience of access tokens.
 pub(crate) const SERVICE: &str = "shipway-registry";
@@ -68,7 +68,7 @@ pub(crate) struct Claims {
     jti: String,
     /// What it allows.
     #[serde(default)]
-    pub(crate) access: Vec<Access>,
+    pub(crate) access: Vec<Grant>,
     /// Of a refresh token: what names the password that it was made for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     password: Option<String>,
@@ -110,7 +110,7 @@ impl TokenService {
     pub(crate) fn access_token(
         &self,
         subject: &str,
-        access: Vec<Access>,
+        access: Vec<Grant>,
         now: SystemTime,
     ) -> Result<String, TokenError> {
         let claims = claims(subject, SERVICE, now, ACCESS_LIFE, access);
@@ -187,7 +187,7 @@ fn claims(
     audience: &str,
     now: SystemTime,
     life: Duration,
-    access: Vec<Access>,
+    access: Vec<Grant>,
 ) -> Claims {
     let now = seconds(now);
     Claims {
@@ -234,7 +234,7 @@ mod tests {
     #[test]
     fn a_token_says_what_it_allows_even_after_a_restart() {
         let (directory, service) = service();
-        let access = vec![Access::repository("a/b", &["pull"])];
+        let access = vec![Grant::repository("a/b", vec!["pull".to_owned()])];
         let token = service.access_token("alice", access.clone(), SystemTime::now()).expect("one");
         let again = TokenService::open(&directory.path().join("key.pem")).expect("the same key");
         for service in [&service, &again] {

@@ -99,6 +99,64 @@ async fn the_catalog_shows_only_what_one_may_pull() {
     assert_eq!(registry.get("/v2/_catalog").await.json()["repositories"], json!(["public/app"]));
 }
 
+// registry.md 8.1 row 11 (CVE-2026-31801): who may only create does not overwrite `latest`, neither
+// with a password nor with a token, nor by the back doors of conditions and tag parameters.
+#[tokio::test]
+async fn who_may_only_create_moves_no_tag() {
+    for scheme in [AuthScheme::Basic, AuthScheme::Bearer] {
+        let mut registry = Fixture::with(|options, directory| {
+            let users = directory.join("htpasswd");
+            add_user(&users, "ci", "ci-pw").expect("a user");
+            add_user(&users, "owner", "owner-pw").expect("a user");
+            options.users = Some(users);
+            options.anonymous = Anonymous::Nothing;
+            options.scheme = scheme;
+            let rule = |user: &str, role| AccessRule {
+                prefix: "team".to_owned(),
+                holder: Holder::User(user.to_owned()),
+                role,
+            };
+            options.access = vec![rule("ci", Role::Create), rule("owner", Role::Push)];
+        })
+        .await;
+        let login = async |registry: &mut Fixture, user: &str| {
+            registry.login(basic(user, &format!("{user}-pw")));
+            if scheme == AuthScheme::Bearer {
+                let path = "/auth/token?scope=repository:team/app:pull,push,delete";
+                let token = token(registry, path).await;
+                registry.login(bearer(&token));
+            }
+        };
+        login(&mut registry, "owner").await;
+        let owned = registry.push_image("team/app", "latest", "owner's").await;
+        login(&mut registry, "ci").await;
+        registry.push_image("team/app", "v1", "ci's").await;
+        registry.push_image("team/app", "v1", "ci's").await;
+        let manifest = registry.image("team/app", "evil").await;
+        let digest = oci_model::Digest::of(manifest.to_string().as_bytes());
+        let path = "/v2/team/app/manifests";
+        let old = format!("\"{owned}\"");
+        for (target, condition) in [
+            ("latest".to_owned(), None),
+            ("v1".to_owned(), None),
+            (format!("{digest}?tag=v2&tag=latest"), None),
+            ("latest".to_owned(), Some(("if-match", "*"))),
+            ("latest".to_owned(), Some(("if-match", old.as_str()))),
+        ] {
+            let mut headers = vec![("content-type", MANIFEST)];
+            headers.extend(condition);
+            let target = format!("{path}/{target}");
+            let reply = registry.send(Method::PUT, &target, &headers, manifest.to_string()).await;
+            let expected = if scheme == AuthScheme::Basic { 403 } else { 401 };
+            assert_eq!(reply.status.as_u16(), expected, "{target}: {reply:?}");
+        }
+        assert_eq!(registry.get(&format!("{path}/v2")).await.status.as_u16(), 404);
+        let latest = registry.head(&format!("{path}/latest")).await;
+        assert_eq!(latest.header("docker-content-digest"), owned.to_string());
+        assert_eq!(registry.delete(&format!("{path}/v1")).await.status.as_u16() / 100, 4);
+    }
+}
+
 #[tokio::test]
 async fn a_mount_needs_the_right_to_read_the_source() {
     let mut registry = tenants(AuthScheme::Basic).await;

@@ -88,15 +88,18 @@ fn options(config: Config, globals: &Globals) -> Result<RegistryOptions, Failure
 }
 
 fn access_rule(access: Access) -> AccessRule {
-    let holder = match access.user {
-        None => Holder::Everybody,
-        Some(user) if user == "*" => Holder::AnyUser,
-        Some(user) => Holder::User(user),
+    let holder = match (access.user, access.group) {
+        (None, None) => Holder::Everybody,
+        (Some(user), _) if user == "*" => Holder::AnyUser,
+        (Some(user), _) => Holder::User(user),
+        (None, Some(group)) => Holder::Group(group),
     };
     let role = match access.role {
         ConfigRole::Pull => Role::Pull,
+        ConfigRole::Create => Role::Create,
         ConfigRole::Push => Role::Push,
         ConfigRole::Delete => Role::Delete,
+        ConfigRole::Admin => Role::Admin,
     };
     AccessRule { prefix: access.prefix.unwrap_or_default(), holder, role }
 }

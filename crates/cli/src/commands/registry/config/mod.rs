@@ -50,6 +50,8 @@ settings! {
         prefix: Option<String> = "all repositories",
         /// A user of the user file; `*` for each of them; absent for everybody.
         user: Option<String> = "everybody",
+        /// A group, instead of a user.
+        group: Option<String>,
         /// What they may do; each includes the one before.
         role: ConfigRole,
     }
@@ -83,10 +85,14 @@ pub(super) enum AuthArg {
 pub(super) enum ConfigRole {
     /// Read.
     Pull,
+    /// Read and add: new tags, but none that move.
+    Create,
     /// Read and write.
     Push,
     /// Read, write and delete.
     Delete,
+    /// Everything, also the administration of what is below the prefix.
+    Admin,
 }
 
 macro_rules! choices {
