@@ -34,6 +34,7 @@ mod send_file;
 mod serve;
 mod service;
 mod token_endpoint;
+mod upkeep;
 mod uploads;
 mod users_file;
 mod warning;
@@ -47,4 +48,5 @@ pub use options::{
     TlsFiles, UPLOAD_IDLE_MAX,
 };
 pub use serve::{BindError, RegistryServer, Running};
+pub use upkeep::ScrubSchedule;
 pub use users_file::{UserFileError, add_user};

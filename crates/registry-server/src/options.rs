@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use blob_store::BlobStore;
+use blob_store::{BlobStore, DiskReserve};
 
 use crate::auth::AccessRule;
 use crate::bytes::BucketOptions;
 use crate::limits::Limits;
+use crate::upkeep::ScrubSchedule;
 
 /// How a registry behaves. Build it with [`RegistryOptions::new`] and change fields.
 #[derive(Clone, Debug)]
@@ -40,6 +41,10 @@ pub struct RegistryOptions {
     pub external_url: Option<String>,
     /// When unneeded blobs are collected; never without.
     pub collection: Option<CollectionSchedule>,
+    /// How every blob is read again in the background; never without.
+    pub scrub: Option<ScrubSchedule>,
+    /// Space that uploads leave free; below it they get 507 while everything else works.
+    pub reserve: DiskReserve,
     /// How long requests may go on after a shutdown began.
     pub drain_max: Duration,
     /// What one client may take.
@@ -120,6 +125,8 @@ impl RegistryOptions {
                 interval: Duration::from_secs(3600),
                 delay: COLLECTION_DELAY,
             }),
+            scrub: Some(ScrubSchedule::default()),
+            reserve: DiskReserve::default(),
             drain_max: Duration::from_secs(10),
             limits: Limits::default(),
         }

@@ -5,9 +5,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use blob_store::{CollectMode, CollectOptions, Collected};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -21,9 +20,10 @@ use tokio_rustls::TlsAcceptor;
 use crate::auth::{Authority, TokenError, TokenService};
 use crate::connection::{Connection, Transport};
 use crate::metadata::{Metadata, MetadataError, PREDECESSOR_PAUSE, PREDECESSOR_WAIT_MAX};
-use crate::options::{CollectionSchedule, PlainHttp, RegistryOptions, TlsFiles, UPLOAD_IDLE_MAX};
+use crate::options::{PlainHttp, RegistryOptions, TlsFiles};
 use crate::send_file::FileSpans;
 use crate::service::{self, Service, Site};
+use crate::upkeep::{Scrubber, collect_at_intervals};
 use crate::users_file::UserFileError;
 
 /// Connections served at once; more wait in the kernel's queue.
@@ -175,12 +175,13 @@ fn open(options: &RegistryOptions, site: Site) -> Result<Service, BindError> {
         .map_err(|error: TokenError| state(error.into()))?;
     let authority = Authority::new(options, tokens)?;
     Ok(Service {
-        store: options.store.clone(),
+        store: options.store.reserving(options.reserve),
         metadata,
         authority,
         upload_locks: Mutex::new(HashMap::new()),
         site,
         limits: options.limits,
+        upkeep: Arc::default(),
     })
 }
 
@@ -216,9 +217,14 @@ async fn serve(
     options: RegistryOptions,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let keeper = options
-        .collection
-        .map(|schedule| tokio::spawn(keep_house(Arc::clone(&service), schedule, stopped.clone())));
+    let keeper = options.collection.map(|schedule| {
+        tokio::spawn(collect_at_intervals(Arc::clone(&service), schedule, stopped.clone()))
+    });
+    let scrubber = options.scrub.and_then(|schedule| {
+        Scrubber::start(service.store.clone(), schedule, Arc::clone(&service.upkeep))
+            .inspect_err(|error| tracing::error!(%error, "blobs are not read again"))
+            .ok()
+    });
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
@@ -255,7 +261,11 @@ async fn serve(
         let _ = keeper.await;
     }
     let metadata = service.metadata.clone();
-    let _ = tokio::task::spawn_blocking(move || metadata.close()).await;
+    let close = move || {
+        drop(scrubber);
+        metadata.close();
+    };
+    let _ = tokio::task::spawn_blocking(close).await;
 }
 
 async fn accept(
@@ -316,47 +326,5 @@ async fn serve_connection(
         .into_owned();
     if let Err(error) = watcher.watch(connection).await {
         tracing::debug!(error, "connection failed");
-    }
-}
-
-/// Collects at intervals until stopped.
-async fn keep_house(
-    service: Arc<Service>,
-    schedule: CollectionSchedule,
-    mut stopped: watch::Receiver<bool>,
-) {
-    loop {
-        tokio::select! {
-            _ = stopped.wait_for(|stopped| *stopped) => return,
-            () = tokio::time::sleep(schedule.interval) => {}
-        }
-        let store = service.store.clone();
-        let collected = tokio::task::spawn_blocking(move || {
-            let options = CollectOptions {
-                now: SystemTime::now(),
-                delay: schedule.delay,
-                upload_idle_max: UPLOAD_IDLE_MAX,
-                mode: CollectMode::Apply,
-            };
-            store.collect(&options, |_, _| {})
-        });
-        let collected = match collected.await {
-            Ok(Ok(collected)) => collected,
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "nothing was collected");
-                continue;
-            }
-            Err(error) => {
-                tracing::error!(%error, "the collection panicked");
-                continue;
-            }
-        };
-        let Collected { blobs, bytes, uploads, .. } = collected;
-        tracing::info!(blobs, bytes, uploads, "unneeded blobs collected");
-        if blobs > 0
-            && let Err(error) = service.metadata.tidy().await
-        {
-            tracing::warn!(%error, "links of removed blobs stay for now");
-        }
     }
 }

@@ -18,6 +18,7 @@ use crate::metadata::{ChangeError, Metadata, MetadataError, Stamp};
 use crate::refusal::Refusal;
 use crate::route::{self, Query, Route, Target};
 use crate::send_file::FileSpans;
+use crate::upkeep::UpkeepCounters;
 use crate::warning::Warnings;
 use crate::{blobs, listing, manifests, token_endpoint, uploads};
 
@@ -30,6 +31,7 @@ pub(crate) struct Service {
     pub(crate) upload_locks: Mutex<HashMap<UploadId, Weak<tokio::sync::Mutex<()>>>>,
     pub(crate) site: Site,
     pub(crate) limits: Limits,
+    pub(crate) upkeep: Arc<UpkeepCounters>,
 }
 
 /// Where clients find this registry.

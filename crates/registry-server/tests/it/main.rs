@@ -6,11 +6,13 @@ mod blobs;
 #[allow(dead_code, reason = "its users come next")]
 mod bucket;
 mod bucket_peers;
+mod collection;
 mod limits;
 mod listing;
 mod manifests;
 mod races;
 mod restart;
+mod scrub;
 mod skopeo;
 mod uploads;
 
