@@ -1,4 +1,8 @@
-//! Links on their way to the database: lines `<repository> <digest> <size>`.
+//! Links on their way to the database: lines `<repository> <digest> <size> <sequence>`.
+//!
+//! The file is emptied after a commit, but nothing makes that durable, and a process may die before
+//! it. So the database says up to which sequence it has the links: a line that comes back must not
+//! bring back a link that was deleted since.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
@@ -18,7 +22,7 @@ pub(crate) struct Journal {
 
 impl Journal {
     /// Opens the journal and reads what the last process left in it.
-    pub(crate) fn open(path: &Path) -> Result<(Self, Vec<StoredLink>), MetadataError> {
+    pub(crate) fn open(path: &Path) -> Result<(Self, Vec<(u64, StoredLink)>), MetadataError> {
         let failed = |source| MetadataError::File { path: path.to_owned(), source };
         let mut file = OpenOptions::new()
             .read(true)
@@ -38,8 +42,8 @@ impl Journal {
     }
 
     /// Writes a link. It survives the death of the process when this returns.
-    pub(crate) fn append(&mut self, link: &StoredLink) -> Result<(), MetadataError> {
-        self.file.write_all(encode(link).as_bytes()).map_err(|source| self.failed(source))
+    pub(crate) fn append(&mut self, sequence: u64, link: &StoredLink) -> Result<(), MetadataError> {
+        self.file.write_all(encode(sequence, link).as_bytes()).map_err(|source| self.failed(source))
     }
 
     /// Forgets everything: the database has it.
@@ -52,16 +56,18 @@ impl Journal {
     }
 }
 
-fn encode(link: &StoredLink) -> String {
-    format!("{} {} {}\n", link.repository, link.digest, link.size)
+fn encode(sequence: u64, link: &StoredLink) -> String {
+    format!("{} {} {} {sequence}\n", link.repository, link.digest, link.size)
 }
 
-fn decode(line: &str) -> Option<StoredLink> {
+fn decode(line: &str) -> Option<(u64, StoredLink)> {
     let mut words = line.split(' ');
     let repository = Repository::new(words.next()?).ok()?;
     let digest = words.next()?.parse().ok()?;
     let size = words.next()?.parse().ok()?;
-    words.next().is_none().then_some(StoredLink { repository, digest, size })
+    // Earlier versions wrote no sequence: their lines always count.
+    let sequence = words.next().map_or(Ok(u64::MAX), str::parse).ok()?;
+    words.next().is_none().then_some((sequence, StoredLink { repository, digest, size }))
 }
 
 #[cfg(test)]
@@ -77,12 +83,12 @@ mod tests {
             digest: oci_model::Digest::of(b""),
             size: 12,
         };
-        let line = encode(&link);
-        assert_eq!(line, format!("team/app {} 12\n", oci_model::Digest::of(b"")));
+        let line = encode(7, &link);
+        assert_eq!(line, format!("team/app {} 12 7\n", oci_model::Digest::of(b"")));
         std::fs::write(&path, format!("{line}{}", &line[..line.len() - 1])).expect("a journal");
         let (mut journal, links) = Journal::open(&path).expect("the journal");
-        assert_eq!(links, std::slice::from_ref(&link));
-        journal.append(&link).expect("an append");
+        assert_eq!(links, [(7, link.clone())]);
+        journal.append(7, &link).expect("an append");
         assert_eq!(std::fs::read_to_string(&path).expect("text"), line.repeat(2));
         journal.clear().expect("a clear");
         assert_eq!(Journal::open(&path).expect("the journal").1, []);

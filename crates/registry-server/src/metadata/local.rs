@@ -65,10 +65,11 @@ pub(super) struct PendingLink {
 
 impl Pending {
     /// Opens the journal and takes up what the last process left in it.
-    pub(super) fn open(path: &Path) -> Result<Self, MetadataError> {
+    pub(super) fn open(path: &Path, database: &redb::Database) -> Result<Self, MetadataError> {
         let (journal, links) = Journal::open(path)?;
-        let mut pending = Self { journal: Some(journal), ..Self::default() };
-        for link in links {
+        let known = tables::links_through(database)?;
+        let mut pending = Self { journal: Some(journal), sequence: known, ..Self::default() };
+        for (_, link) in links.into_iter().filter(|(sequence, _)| *sequence > known) {
             pending.insert(link);
         }
         Ok(pending)
@@ -77,7 +78,7 @@ impl Pending {
     /// Writes a link to the journal; the next commit takes it.
     pub(super) fn append(&mut self, link: StoredLink) -> Result<(), MetadataError> {
         if let Some(journal) = &mut self.journal {
-            journal.append(&link)?;
+            journal.append(self.sequence + 1, &link)?;
         }
         self.insert(link);
         Ok(())
@@ -188,9 +189,10 @@ impl Committer {
         &self,
         work: &[(Work, Stamp)],
     ) -> Result<Vec<Result<Reply, ChangeError>>, ChangeError> {
-        let written: Vec<_> = {
+        let (written, through): (Vec<_>, u64) = {
             let pending = lock(&self.shared.pending);
-            pending.links.iter().map(|(key, link)| (key.clone(), *link)).collect()
+            let links = pending.links.iter().map(|(key, link)| (key.clone(), *link)).collect();
+            (links, pending.sequence)
         };
         let transaction = self.shared.database.begin_write()?;
         let mut batch = Batch::default();
@@ -226,6 +228,9 @@ impl Committer {
         if written.is_empty() && !batch.applied {
             transaction.abort()?;
             return Ok(answers);
+        }
+        if !written.is_empty() {
+            tables::note_links_through(&transaction, through)?;
         }
         // The blobs first, then what claims to have them.
         self.store.settle().map_err(|error| MetadataError::Refs(error.into()))?;

@@ -190,9 +190,14 @@ impl Metadata {
             .create(directory)
             .map_err(|source| MetadataError::File { path: directory.to_owned(), source })?;
         let path = directory.join("metadata.redb");
+        let is_new = !path.exists();
         let database = open_database(path)?;
         tables::prepare(&database)?;
-        let pending = Mutex::new(Pending::open(&directory.join("links.journal"))?);
+        if is_new {
+            sync_new_directory(directory)
+                .map_err(|source| MetadataError::File { path: directory.to_owned(), source })?;
+        }
+        let pending = Mutex::new(Pending::open(&directory.join("links.journal"), &database)?);
         let shared = Arc::new(Shared { database, pending, cache: RwLock::default() });
         let log = Arc::new(Local::start(Arc::clone(&shared), store, directory)?);
         Ok(Self { shared, log })
@@ -236,6 +241,13 @@ impl Metadata {
     pub(crate) async fn tidy(&self) -> Result<(), ChangeError> {
         self.send(Work::Tidy, Stamp::system()).await.map(|_| ())
     }
+}
+
+/// Makes the names of a new database and of its directory durable: syncing a file does not promise
+/// its name (POSIX `fsync`, rationale).
+fn sync_new_directory(directory: &Path) -> std::io::Result<()> {
+    std::fs::File::open(directory)?.sync_all()?;
+    directory.parent().map_or(Ok(()), |parent| std::fs::File::open(parent)?.sync_all())
 }
 
 /// Opens the database, waiting a moment for a predecessor that was killed and is not quite gone.

@@ -3,6 +3,7 @@
 //! | table | key | value |
 //! |---|---|---|
 //! | `meta` | `format` | `1` |
+//! | `meta` | `links` | sequence of the last link of the journal that the database has |
 //! | `repositories` | name | seconds since 1970 of the first push |
 //! | `manifests` | name, digest | version byte 1, length of the media type (u16, little endian), media type, bytes of the manifest verbatim |
 //! | `kept` | name, digest of the manifest | digests of the blobs it needs, separated by spaces; the same as the blob store's ref `registry/<name>@<digest>` |
@@ -125,6 +126,26 @@ pub(crate) fn prepare(database: &redb::Database) -> Result<(), MetadataError> {
     transaction.open_table(META)?.insert("format", FORMAT)?;
     drop(Tables::open(&transaction)?);
     transaction.commit()?;
+    Ok(())
+}
+
+/// Up to which sequence the links of the journal are in the database.
+pub(crate) fn links_through(database: &redb::Database) -> Result<u64, MetadataError> {
+    let meta = database.begin_read()?.open_table(META)?;
+    let sequence = meta.get("links")?.map(|links| links.value().parse());
+    match sequence {
+        None => Ok(0),
+        Some(Ok(sequence)) => Ok(sequence),
+        Some(Err(_)) => Err(MetadataError::Damaged { table: "meta", key: "links".to_owned() }),
+    }
+}
+
+/// Writes down that the links of the journal up to `sequence` are in the database.
+pub(crate) fn note_links_through(
+    transaction: &redb::WriteTransaction,
+    sequence: u64,
+) -> Result<(), MetadataError> {
+    transaction.open_table(META)?.insert("links", sequence.to_string().as_str())?;
     Ok(())
 }
 

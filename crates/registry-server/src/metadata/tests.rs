@@ -150,3 +150,31 @@ async fn a_manifest_that_comes_back_at_once_keeps_its_blobs() {
     metadata.close();
     assert_eq!(store.refs("registry/").expect("refs").len(), 1);
 }
+
+#[tokio::test]
+async fn links_of_damaged_blobs_that_a_manifest_needs_stay() {
+    let (_directory, store, metadata) = open();
+    let digest = link(&metadata, &store, b"layer");
+    metadata.change(manifest("v1", "m", vec![Child::Blob(digest)])).await.expect("a commit");
+    // As a quarantine does.
+    std::fs::remove_file(store.path(&digest)).expect("the blob");
+    metadata.tidy().await.expect("a commit");
+    assert_eq!(metadata.linked(&repository(), &digest).expect("an answer"), Some(5));
+}
+
+#[tokio::test]
+async fn a_deleted_link_stays_deleted_when_the_journal_was_not_emptied() {
+    let (directory, store, metadata) = open();
+    let journal = directory.path().join("registry/links.journal");
+    let digest = link(&metadata, &store, b"layer");
+    let before = std::fs::read(&journal).expect("the journal");
+    metadata.change(Change::DeleteBlob(repository(), digest)).await.expect("a commit");
+    let later = link(&metadata, &store, b"later");
+    let after = std::fs::read(&journal).expect("the journal");
+    metadata.close();
+    drop(metadata);
+    std::fs::write(&journal, [before, after].concat()).expect("as before a power failure");
+    let metadata = Metadata::open(&directory.path().join("registry"), store).expect("metadata");
+    assert_eq!(metadata.linked(&repository(), &digest).expect("an answer"), None);
+    assert_eq!(metadata.linked(&repository(), &later).expect("an answer"), Some(5));
+}

@@ -6,7 +6,9 @@ use redb::ReadableTable as _;
 use super::{ChangeError, Outcome};
 use crate::metadata::tables::{Tables, upper_bound};
 
-/// Forgets links whose blobs are gone, then repositories that hold nothing.
+/// Forgets links whose blobs are gone, then repositories that hold nothing. The link of a blob that
+/// a manifest of the repository needs stays: the blob is in quarantine, and when any repository
+/// gets it again all of them show it again.
 pub(super) fn tidy(
     gone: &[(Repository, Digest)],
     tables: &mut Tables<'_>,
@@ -14,6 +16,11 @@ pub(super) fn tidy(
 ) -> Result<(), ChangeError> {
     for (repository, digest) in gone {
         let (name, digest) = (repository.as_str(), digest.to_string());
+        let end = upper_bound(&digest);
+        let users = (name, digest.as_str(), "")..(name, end.as_str(), "");
+        if tables.uses.range(users)?.next().is_some() {
+            continue;
+        }
         if tables.links.remove((name, digest.as_str()))?.is_some() {
             tables.holders.remove((digest.as_str(), name))?;
             outcome.changed.insert(name.to_owned());
