@@ -8,6 +8,7 @@
 //! Start reading at [`Client`], then [`Client::pull`] and [`Client::push`].
 #![forbid(unsafe_code)]
 
+mod administration;
 mod blobs;
 mod challenge;
 mod client;
@@ -30,6 +31,7 @@ mod tokens;
 mod transport;
 mod uploads;
 
+pub use administration::AdminRequest;
 pub use challenge::{Challenge, Scheme};
 pub use client::{Client, Remote};
 pub use copy::CopyOptions;

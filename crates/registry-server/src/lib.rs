@@ -14,6 +14,7 @@
 //! | `token-key.pem` | the key that signs bearer tokens, mode 0600 |
 #![forbid(unsafe_code)]
 
+mod admin;
 mod auth;
 mod blobs;
 mod body;
@@ -33,6 +34,7 @@ mod route;
 mod send_file;
 mod serve;
 mod service;
+mod tenancy;
 mod token_endpoint;
 mod upkeep;
 mod uploads;
@@ -49,4 +51,8 @@ pub use options::{
 };
 pub use serve::{BindError, RegistryServer, Running};
 pub use upkeep::ScrubSchedule;
+pub use tenancy::{
+    ByteSize, Glob, GlobError, ImmutableTags, Namespace, NamespaceError, QuantityError,
+    RetentionRule, Span,
+};
 pub use users_file::{UserFileError, add_user};

@@ -10,6 +10,7 @@ use crate::auth::AccessRule;
 use crate::bytes::BucketOptions;
 use crate::limits::Limits;
 use crate::upkeep::ScrubSchedule;
+use crate::tenancy::Namespace;
 
 /// How a registry behaves. Build it with [`RegistryOptions::new`] and change fields.
 #[derive(Clone, Debug)]
@@ -33,6 +34,8 @@ pub struct RegistryOptions {
     pub anonymous: Anonymous,
     /// Rights of users per repository prefix. Empty: every user may do everything.
     pub access: Vec<AccessRule>,
+    /// Prefixes with policies of their own; see [`Namespace`].
+    pub namespaces: Vec<Namespace>,
     /// How clients are asked to authenticate.
     pub scheme: AuthScheme,
     /// The URL under which clients reach the registry, such as `https://registry.example`, used in
@@ -119,6 +122,7 @@ impl RegistryOptions {
             users: None,
             anonymous: Anonymous::Push,
             access: Vec::new(),
+            namespaces: Vec::new(),
             scheme: AuthScheme::Basic,
             external_url: None,
             collection: Some(CollectionSchedule {

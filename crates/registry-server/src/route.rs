@@ -18,6 +18,8 @@ pub(crate) enum Route {
     Catalog,
     /// `/v2/_oci/ext/discover`
     Extensions,
+    /// `/v2/_shipway/…`: what follows
+    Admin(String),
     /// `/auth/token`
     Token,
     /// `/healthz`
@@ -71,6 +73,9 @@ pub(crate) fn parse(path: &str) -> Result<Route, Refusal> {
         _ => {}
     }
     let rest = path.strip_prefix("/v2/").ok_or_else(Refusal::not_found)?;
+    if let Some(endpoint) = rest.strip_prefix("_shipway/") {
+        return Ok(Route::Admin(endpoint.to_owned()));
+    }
     // From the right, because a repository may itself be called `a/blobs/uploads`.
     if let Some(name) = rest.strip_suffix("/tags/list") {
         return Ok(Route::In(repository(name)?, Target::Tags));
@@ -183,6 +188,7 @@ mod tests {
             ("/v2/".to_owned(), "Base".to_owned()),
             ("/v2".to_owned(), "Base".to_owned()),
             ("/v2/_catalog".to_owned(), "Catalog".to_owned()),
+            ("/v2/_shipway/usage".to_owned(), "Admin(\"usage\")".to_owned()),
             ("/v2/a/tags/list".to_owned(), "a Tags".to_owned()),
             ("/v2/tags/list/tags/list".to_owned(), "tags/list Tags".to_owned()),
             ("/v2/a/b/blobs/uploads/".to_owned(), "a/b Uploads".to_owned()),

@@ -24,6 +24,7 @@ use crate::options::{PlainHttp, RegistryOptions, TlsFiles};
 use crate::send_file::FileSpans;
 use crate::service::{self, Service, Site};
 use crate::upkeep::{Scrubber, collect_at_intervals};
+use crate::tenancy::{NamespaceError, Policies};
 use crate::users_file::UserFileError;
 
 /// Connections served at once; more wait in the kernel's queue.
@@ -71,6 +72,9 @@ pub enum BindError {
     /// The user file cannot be read.
     #[error(transparent)]
     Users(#[from] UserFileError),
+    /// The namespaces contradict themselves.
+    #[error(transparent)]
+    Namespaces(#[from] NamespaceError),
     /// The state of the registry cannot be read.
     #[error("cannot open the registry in {}", path.display())]
     State {
@@ -182,6 +186,7 @@ fn open(options: &RegistryOptions, site: Site) -> Result<Service, BindError> {
         site,
         limits: options.limits,
         upkeep: Arc::default(),
+        policies: Arc::new(Policies::new(options.namespaces.clone())?),
     })
 }
 

@@ -11,6 +11,7 @@ use http::{
 use hyper::body::Incoming;
 use oci_model::{ErrorCode, Repository};
 
+use crate::admin::AdminCall;
 use crate::auth::{Authority, Principal, Role};
 use crate::body::{Body, RequestBody, drain};
 use crate::limits::Limits;
@@ -19,8 +20,9 @@ use crate::refusal::Refusal;
 use crate::route::{self, Query, Route, Target};
 use crate::send_file::FileSpans;
 use crate::upkeep::UpkeepCounters;
+use crate::tenancy::Policies;
 use crate::warning::Warnings;
-use crate::{blobs, listing, manifests, token_endpoint, uploads};
+use crate::{admin, blobs, listing, manifests, token_endpoint, uploads};
 
 /// Everything that requests share.
 pub(crate) struct Service {
@@ -32,6 +34,7 @@ pub(crate) struct Service {
     pub(crate) site: Site,
     pub(crate) limits: Limits,
     pub(crate) upkeep: Arc<UpkeepCounters>,
+    pub(crate) policies: Arc<Policies>,
 }
 
 /// Where clients find this registry.
@@ -187,7 +190,12 @@ async fn dispatch(
         }
         Ok(Route::Extensions) if is_read => {
             authority.authorize_base(&principal, &realm)?;
-            return Ok(json(b"{\"extensions\":[]}".to_vec()));
+            return admin::discover();
+        }
+        Ok(Route::Admin(endpoint)) => {
+            let query = Query::parse(query);
+            let call = AdminCall { service, principal, method, query, realm };
+            return admin::answer(&call, &endpoint, body).await;
         }
         Ok(_) => return Err(Refusal::method()),
         // Strangers learn nothing from a path that does not parse.

@@ -157,7 +157,7 @@ impl Authority {
     ///
     /// # Errors
     /// As [`Authority::authorize`].
-    #[allow(dead_code, reason = "the administration API lands next to this")]
+    #[allow(dead_code, reason = "for the endpoints about the whole registry")]
     pub(crate) fn authorize_administration(
         &self,
         principal: &Principal,
@@ -166,13 +166,50 @@ impl Authority {
         let allowed = match principal {
             Principal::Anonymous => self.policy.everywhere(&Identity::default(), Role::Admin),
             Principal::Known(identity) => self.policy.everywhere(identity, Role::Admin),
-            Principal::Bearer { access, .. } => access.has_administration(),
+            Principal::Bearer { access, identity } => {
+                access.has_administration() && self.policy.everywhere(identity, Role::Admin)
+            }
         };
         if allowed {
             return Ok(());
         }
         let what = "no right to administer the registry";
         Err(self.refuse(principal, "registry:admin:*", what, realm))
+    }
+
+    /// Lets a request to the administration API pass; what it shows is decided by
+    /// [`Authority::administers`] for each thing.
+    ///
+    /// # Errors
+    /// As [`Authority::authorize`], for somebody who administers nothing.
+    pub(crate) fn authorize_some_administration(
+        &self,
+        principal: &Principal,
+        realm: &str,
+    ) -> Result<(), Refusal> {
+        let allowed = match principal {
+            Principal::Anonymous => self.policy.somewhere(&Identity::default(), Role::Admin),
+            Principal::Known(identity) => self.policy.somewhere(identity, Role::Admin),
+            Principal::Bearer { access, .. } => access.has_administration(),
+        };
+        if allowed {
+            return Ok(());
+        }
+        let what = "no right to administer anything";
+        Err(self.refuse(principal, "registry:admin:*", what, realm))
+    }
+
+    /// Whether the principal administers the repository or the namespace of this name; the empty
+    /// name is the whole registry.
+    pub(crate) fn administers(&self, principal: &Principal, name: &str) -> bool {
+        let nobody = Identity::default();
+        let identity = match principal {
+            Principal::Anonymous => &nobody,
+            Principal::Known(identity) => identity,
+            Principal::Bearer { access, identity } if access.has_administration() => identity,
+            Principal::Bearer { .. } => return false,
+        };
+        self.role(identity, name) >= Some(Role::Admin)
     }
 
     /// Lets a request for the list of repositories pass; what is in the list is decided by
@@ -221,7 +258,8 @@ impl Authority {
             return (is_known || self.policy.admits_anonymous()).then(Grant::catalog);
         }
         if scope.is_administration() {
-            let is_admin = self.policy.everywhere(identity, Role::Admin);
+            // Of what is decided when the token is used.
+            let is_admin = self.policy.somewhere(identity, Role::Admin);
             return is_admin.then(Grant::administration);
         }
         let repository = scope.repository()?;

@@ -88,6 +88,11 @@ impl Policy {
         })
     }
 
+    /// Whether any rule gives somebody the role, wherever.
+    pub(crate) fn somewhere(&self, identity: &Identity, role: Role) -> bool {
+        self.rules.iter().any(|rule| role <= rule.role && self.holds(&rule.holder, identity))
+    }
+
     /// Whether some rule is for everybody.
     pub(crate) fn admits_anonymous(&self) -> bool {
         self.rules.iter().any(|rule| rule.holder == Holder::Everybody)

@@ -99,8 +99,6 @@ async fn methods_that_a_path_lacks_are_refused() {
         assert_eq!(reply.refusal(), (405, "UNSUPPORTED".to_owned()), "{path}");
     }
     assert_eq!(registry.get("/nothing").await.status.as_u16(), 404);
-    let reply = registry.get("/v2/_oci/ext/discover").await;
-    assert_eq!(reply.json(), json!({ "extensions": [] }));
 }
 
 /// A small file system that goes when the test ends.

@@ -10,6 +10,7 @@ mod collection;
 mod limits;
 mod listing;
 mod manifests;
+mod namespaces;
 mod races;
 mod restart;
 mod scrub;

@@ -3,6 +3,8 @@
 mod check_config;
 mod config;
 mod gc;
+mod namespace;
+mod remote;
 mod serve;
 mod user;
 mod verify;
@@ -29,6 +31,8 @@ enum RegistryVerb {
     Serve(Box<serve::ServeArgs>),
     /// Manage who may log in
     User(user::UserArgs),
+    /// Show the policies of the namespaces that you administer
+    Namespaces(namespace::NamespacesArgs),
     /// Remove blobs that no image needs any more
     Gc(gc::GcArgs),
     /// Check a configuration file and name everything that is wrong with it
@@ -44,6 +48,7 @@ pub(crate) async fn run(args: RegistryArgs, globals: &Globals) -> Result<ExitCod
     match args.verb {
         RegistryVerb::Serve(args) => serve::run(*args, globals).await,
         RegistryVerb::User(args) => user::run(&args, globals),
+        RegistryVerb::Namespaces(args) => namespace::list(&args).await,
         RegistryVerb::Gc(args) => gc::run(&args, globals).await,
         RegistryVerb::CheckConfig(args) => check_config::check(&args),
         RegistryVerb::ConfigSchema(args) => check_config::schema(&args),

@@ -84,6 +84,7 @@ fn options(config: Config, globals: &Globals) -> Result<RegistryOptions, Failure
     }
     options.external_url = config.external_url;
     options.access = config.access.into_iter().map(access_rule).collect();
+    options.namespaces = config.namespaces;
     Ok(options)
 }
 
@@ -122,7 +123,7 @@ fn explain(error: BindError) -> Failure {
         }
         BindError::PlainHttp { .. } => Failure::new(Kind::Usage, error)
             .hint("--tls-cert FILE --tls-key FILE, or --plain-http if the network is trusted"),
-        BindError::Tls { .. } | BindError::Users(_) => Failure::new(Kind::Usage, error),
+        BindError::Tls { .. } | BindError::Users(_) | BindError::Namespaces(_) => Failure::new(Kind::Usage, error),
         BindError::State { .. } => Failure::new(Kind::Environment, error),
     }
 }

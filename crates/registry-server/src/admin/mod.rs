@@ -1,0 +1,114 @@
+//! The administration API below `/v2/_shipway/`: what needs the running registry and is no part of
+//! the distribution API. Requests and answers are JSON; refusals look as everywhere.
+//!
+//! | endpoint | who | answer |
+//! |---|---|---|
+//! | `GET namespaces` | whoever administers one | the namespaces that the caller administers, with their policies |
+//!
+//! Somebody administers what the role `admin` covers. What a caller does not administer is answered as if it were not there, so that nobody learns what others have.
+
+mod namespaces;
+
+use http::{Method, StatusCode};
+use oci_model::{ErrorCode, Repository};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::auth::Principal;
+use crate::body::{RequestBody, read_whole};
+use crate::refusal::Refusal;
+use crate::route::Query;
+use crate::service::{Answer, Service, json};
+
+/// Largest body of a request, in bytes.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// Every endpoint, as listed in `/v2/_oci/ext/discover`.
+const ENDPOINTS: &[&str] = &["_shipway/namespaces"];
+
+/// A request to the administration API.
+pub(crate) struct AdminCall<'a> {
+    pub(crate) service: &'a Service,
+    pub(crate) principal: Principal,
+    pub(crate) method: Method,
+    pub(crate) query: Query,
+    pub(crate) realm: String,
+}
+
+/// Answers a request; `path` is what follows `/v2/_shipway/`.
+pub(crate) async fn answer(call: &AdminCall<'_>, path: &str, _body: &mut RequestBody) -> Answer {
+    // Strangers do not learn what there is.
+    call.service.authority.authorize_some_administration(&call.principal, &call.realm)?;
+    match (&call.method, path) {
+        (&Method::GET | &Method::HEAD, "namespaces") => namespaces::list(call),
+        _ if ENDPOINTS.iter().any(|endpoint| endpoint.strip_prefix("_shipway/") == Some(path)) => {
+            Err(Refusal::method())
+        }
+        _ => Err(Refusal::not_found()),
+    }
+}
+
+/// The list of extensions (distribution-spec, extensions, `_oci/ext/discover`).
+pub(crate) fn discover() -> Answer {
+    reply(&serde_json::json!({
+        "extensions": [{
+            "name": "_shipway",
+            "description": "administration of namespaces and of what the registry holds",
+            "url": "docs/registry-policies.md",
+            "endpoints": ENDPOINTS,
+        }]
+    }))
+}
+
+/// A 200 with a document.
+pub(crate) fn reply(document: &impl Serialize) -> Answer {
+    let body = serde_json::to_vec(document).map_err(|error| Refusal::internal(&error))?;
+    Ok(json(body))
+}
+
+impl AdminCall<'_> {
+    /// Whether the caller administers the repository or namespace of this name; the empty name is
+    /// the whole registry.
+    pub(crate) fn administers(&self, name: &str) -> bool {
+        self.service.authority.administers(&self.principal, name)
+    }
+
+    /// Lets only those pass who administer the whole registry.
+    ///
+    /// # Errors
+    /// 401 or 403 for everybody else.
+    #[allow(dead_code, reason = "for the endpoints about the whole registry")]
+    pub(crate) fn require_everything(&self) -> Result<(), Refusal> {
+        self.service.authority.authorize_administration(&self.principal, &self.realm)
+    }
+
+    /// The repository in the query, if the caller administers it.
+    ///
+    /// # Errors
+    /// 400 for a missing or malformed name, 404 for a repository that the caller does not
+    /// administer, as for one that is not there.
+    #[expect(dead_code, reason = "for the endpoints about one repository")]
+    pub(crate) fn repository(&self) -> Result<Repository, Refusal> {
+        let name = self.query.get("repository").unwrap_or_default();
+        let repository = crate::route::repository(name)?;
+        if self.administers(repository.as_str()) { Ok(repository) } else { Err(absent(name)) }
+    }
+}
+
+/// There is no such repository or namespace, or the caller has no business with it.
+pub(crate) fn absent(name: &str) -> Refusal {
+    Refusal::new(ErrorCode::NameUnknown, format!("{name:?} is not known to the registry"))
+}
+
+/// The JSON document of a request; unknown keys are refused by its type.
+///
+/// # Errors
+/// 400 if it is not one, 413 if it is too large.
+#[expect(dead_code, reason = "for endpoints that take documents")]
+pub(crate) async fn document<T: DeserializeOwned>(body: &mut RequestBody) -> Result<T, Refusal> {
+    let bytes = read_whole(body, BODY_BYTES_MAX).await?;
+    serde_json::from_slice(&bytes).map_err(|error| {
+        Refusal::new(ErrorCode::Unsupported, format!("the request makes no sense: {error}"))
+            .with_status(StatusCode::BAD_REQUEST)
+    })
+}
