@@ -53,8 +53,9 @@ impl Remote {
     async fn administer(&self, request: AdminRequest<'_>) -> Result<Vec<u8>, RegistryError> {
         let progress = Progress::none();
         let endpoint = request.endpoint;
-        let query =
-            url::form_urlencoded::Serializer::new(String::new()).extend_pairs(request.query).finish();
+        let query = url::form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(request.query)
+            .finish();
         let target = format!("_shipway/{endpoint}?{query}");
         let about = About {
             method: request.method,
@@ -64,9 +65,9 @@ impl Remote {
             progress: &progress,
         };
         let finish = |builder: reqwest::RequestBuilder| match request.document {
-            Some(document) => builder
-                .header(header::CONTENT_TYPE, "application/json")
-                .body(document.to_owned()),
+            Some(document) => {
+                builder.header(header::CONTENT_TYPE, "application/json").body(document.to_owned())
+            }
             None => builder,
         };
         // What changes something is not sent again by itself.
