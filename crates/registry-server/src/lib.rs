@@ -50,9 +50,9 @@ pub use options::{
     TlsFiles, UPLOAD_IDLE_MAX,
 };
 pub use serve::{BindError, RegistryServer, Running};
-pub use upkeep::ScrubSchedule;
 pub use tenancy::{
     ByteSize, Glob, GlobError, ImmutableTags, Namespace, NamespaceError, QuantityError,
     RetentionRule, Span,
 };
+pub use upkeep::ScrubSchedule;
 pub use users_file::{UserFileError, add_user};

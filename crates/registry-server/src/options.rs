@@ -9,8 +9,8 @@ use blob_store::{BlobStore, DiskReserve};
 use crate::auth::AccessRule;
 use crate::bytes::BucketOptions;
 use crate::limits::Limits;
-use crate::upkeep::ScrubSchedule;
 use crate::tenancy::Namespace;
+use crate::upkeep::ScrubSchedule;
 
 /// How a registry behaves. Build it with [`RegistryOptions::new`] and change fields.
 #[derive(Clone, Debug)]

@@ -23,8 +23,8 @@ use crate::metadata::{Metadata, MetadataError, PREDECESSOR_PAUSE, PREDECESSOR_WA
 use crate::options::{PlainHttp, RegistryOptions, TlsFiles};
 use crate::send_file::FileSpans;
 use crate::service::{self, Service, Site};
-use crate::upkeep::{Scrubber, collect_at_intervals};
 use crate::tenancy::{NamespaceError, Policies};
+use crate::upkeep::{Scrubber, collect_at_intervals};
 use crate::users_file::UserFileError;
 
 /// Connections served at once; more wait in the kernel's queue.

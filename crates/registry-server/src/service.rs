@@ -19,8 +19,8 @@ use crate::metadata::{ChangeError, Metadata, MetadataError, Stamp};
 use crate::refusal::Refusal;
 use crate::route::{self, Query, Route, Target};
 use crate::send_file::FileSpans;
-use crate::upkeep::UpkeepCounters;
 use crate::tenancy::Policies;
+use crate::upkeep::UpkeepCounters;
 use crate::warning::Warnings;
 use crate::{admin, blobs, listing, manifests, token_endpoint, uploads};
 

@@ -84,7 +84,7 @@ fn options(config: Config, globals: &Globals) -> Result<RegistryOptions, Failure
     }
     options.external_url = config.external_url;
     options.access = config.access.into_iter().map(access_rule).collect();
-    options.namespaces = config.namespaces;
+    options.namespaces = config.namespaces.into_iter().map(Into::into).collect();
     Ok(options)
 }
 

@@ -6,6 +6,7 @@
 
 mod check;
 mod document;
+mod namespaces;
 mod schema;
 pub(super) mod shape;
 mod sources;
@@ -15,6 +16,7 @@ use serde::Deserialize;
 use std::path::PathBuf;
 
 pub(super) use self::document::markdown;
+use self::namespaces::NamespaceSettings;
 pub(super) use self::schema::json_schema;
 use self::shape::{Shape, Shaped, settings};
 pub(super) use self::sources::{Effective, KeyFlags, Origin};
@@ -40,6 +42,8 @@ settings! {
         external_url: Option<String> = "the address of the request or of the listener",
         /// Rights per repository prefix; rights add up. Without any, every user may do everything.
         access: Vec<Access>,
+        /// Prefixes with policies of their own.
+        namespaces: Vec<NamespaceSettings>,
     }
 }
 

@@ -23,7 +23,7 @@ fn every_mistake_is_named_with_its_line_and_what_was_meant() {
             "line 3: registry.anonymous is one of none, pull, push, not \"pul\"; did you mean pull?",
             "line 4: registry.plain-http takes true or false, not integer",
             "line 5: unknown key registry.tls_cert; did you mean tls-cert?",
-            "line 8: registry.access.role is one of pull, push, delete, not \"owner\"",
+            "line 8: registry.access.role is one of pull, create, push, delete, admin, not \"owner\"",
             "line 9: registry.access lacks the key role",
         ]
     );
