@@ -7,6 +7,7 @@ mod blobs;
 mod bucket;
 mod bucket_peers;
 mod collection;
+mod conformance;
 mod limits;
 mod listing;
 mod manifests;
