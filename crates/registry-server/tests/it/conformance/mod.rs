@@ -212,7 +212,8 @@ impl Suite {
     ) -> Reply {
         let repository =
             path.split("/blobs/").next().and_then(|path| path.split("/manifests/").next());
-        let key = format!("{method} {}", repository.unwrap_or_default());
+        let mounts = if path.contains("mount=") { "mount" } else { "" };
+        let key = format!("{method} {mounts} {}", repository.unwrap_or_default());
         let known = self.tokens.lock().expect("a lock").get(&key).cloned();
         let request = |authorization: Option<String>| {
             let payload = Payload { body: Full::new(body.clone()), sized };
@@ -224,14 +225,14 @@ impl Suite {
         }
         let authorization = match reply.header("www-authenticate").strip_prefix("Bearer ") {
             None => self.password.clone().expect("a password"),
-            Some(challenge) => self.token(challenge).await,
+            Some(challenge) => self.token(challenge, path.contains("mount=")).await,
         };
         self.tokens.lock().expect("a lock").insert(key, authorization.clone());
         request(Some(authorization)).await
     }
 
-    /// Asks the token service for what a challenge wants.
-    async fn token(&self, challenge: &str) -> String {
+    /// Asks the token service for what a challenge wants, and for a source of mounts.
+    async fn token(&self, challenge: &str, mounts: bool) -> String {
         let part = |name: &str| {
             let (_, rest) = challenge.split_once(&format!("{name}=\""))?;
             Some(rest.split('"').next().unwrap_or_default().to_owned())
@@ -241,6 +242,9 @@ impl Suite {
         let mut query = format!("{realm}?service={service}");
         if let Some(scope) = part("scope") {
             query.push_str(&format!("&scope={}", scope.replace(' ', "%20")));
+        }
+        if mounts {
+            query.push_str(&format!("&scope=repository:{REPO2}:pull"));
         }
         let path = query.strip_prefix(&self.registry.url()).expect("our own realm").to_owned();
         let payload = Payload { body: Full::default(), sized: true };

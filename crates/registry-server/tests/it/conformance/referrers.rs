@@ -72,7 +72,7 @@ pub(super) async fn lists(suite: &Suite, set: &DataSet) {
 
 /// Section 1.1, end-12a.
 async fn referrers_need_a_digest(suite: &Suite) {
-    for bad in ["sha256:baddigeststring", "sha256:", "latest", "md5:00", "sha256:..%2F"] {
+    for bad in ["sha256:baddigeststring", "sha256:", "latest", "md5:00", "sha256:.."] {
         let reply = suite.get(&format!("/v2/{REPO1}/referrers/{bad}")).await;
         assert_eq!(reply.refusal(), (400, "DIGEST_INVALID".to_owned()), "{bad}");
     }
