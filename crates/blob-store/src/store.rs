@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use oci_model::{Algorithm, Digest, Hasher};
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
 use crate::durable::{
     FileLock, GroupSync, LockKind, SyncKind, create_directory, replace_file, sync_directory,
@@ -139,8 +139,11 @@ impl BlobStore {
     /// [`ReadError::Missing`] if the store does not hold it.
     pub fn open_blob(&self, digest: &Digest) -> Result<Blob, ReadError> {
         let path = self.path(digest);
-        let file = match File::open(&path) {
-            Ok(file) => file,
+        // Not through a link: it could lead to any file of the host.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let opened = rustix::fs::open(&path, flags, Mode::empty()).map_err(io::Error::from);
+        let file = match opened {
+            Ok(file) => File::from(file),
             Err(source) if source.kind() == io::ErrorKind::NotFound => {
                 return Err(ReadError::Missing { digest: *digest });
             }

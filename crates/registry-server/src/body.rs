@@ -306,7 +306,8 @@ impl RequestBody {
         if self.waited < self.idle_max {
             return Ok(());
         }
-        if self.came == 0 || self.came < self.rate_min * self.idle_max.as_secs() {
+        let least = u128::from(self.rate_min) * self.idle_max.as_millis() / 1000;
+        if self.came == 0 || u128::from(self.came) < least {
             return Err(Refusal::new(ErrorCode::SizeInvalid, "the body comes too slowly")
                 .with_status(http::StatusCode::REQUEST_TIMEOUT));
         }

@@ -8,6 +8,7 @@ mod bucket;
 mod bucket_peers;
 mod collection;
 mod conformance;
+mod hardening;
 mod limits;
 mod listing;
 mod manifests;
