@@ -22,6 +22,9 @@ const PEERS: &[(&str, &str)] = &[
     ("tar", "tar"),
     ("debootstrap", "debootstrap"),
     ("setpriv", "util-linux"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("perl", "perl-base"),
+    ("strace", "strace"),
 ];
 
 /// Debian's kubectl is unpacked here and not installed: it must not replace the machine's own.

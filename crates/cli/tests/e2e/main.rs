@@ -10,6 +10,7 @@ mod build_calls;
 mod build_kills;
 mod cache;
 mod crash;
+mod durability;
 mod image_verbs;
 mod kaniko_flags;
 mod kaniko_matrix;
