@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{conformance, edges, peers, tidy};
+use crate::{conformance, edges, peers, registry_tables, tidy};
 
 /// Runs every step, stops at the first that fails, and prints how long each took.
 pub(crate) fn run() -> Result<()> {
@@ -14,6 +14,7 @@ pub(crate) fn run() -> Result<()> {
     step("dependency edges", edges::check)?;
     step("house rules", tidy::check)?;
     step("conformance tables", conformance::check)?;
+    step("registry tables", registry_tables::check)?;
     cargo(&["fmt", "--all", "--check"], &[])?;
     cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])?;
     cargo(&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")])?;

@@ -79,17 +79,26 @@ fn rows(document: &str) -> Vec<Row> {
 }
 
 /// What stands between backticks.
-fn quoted(text: &str) -> Vec<String> {
+pub(crate) fn quoted(text: &str) -> Vec<String> {
     text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
 fn row_defects(row: &Row, sources: &mut Sources) -> Vec<String> {
     let place = format!("line {} ({})", row.line, row.names.join(", "));
-    if let Some(reason) = row.shown_by.strip_prefix(ABSENT) {
+    shown_by_defects(&place, &row.shown_by, &quoted(&row.shown_by), sources)
+}
+
+/// What is wrong with the cell that names `tests`, or a reason for none.
+pub(crate) fn shown_by_defects(
+    place: &str,
+    shown_by: &str,
+    tests: &[String],
+    sources: &mut Sources,
+) -> Vec<String> {
+    if let Some(reason) = shown_by.strip_prefix(ABSENT) {
         let empty = reason.trim().is_empty();
         return if empty { vec![format!("{place}: no reason")] } else { Vec::new() };
     }
-    let tests = quoted(&row.shown_by);
     if tests.is_empty() {
         return vec![format!("{place}: neither a test nor `{ABSENT}REASON`")];
     }
@@ -116,13 +125,13 @@ fn unmapped(suite: &str, list: &str, rows: &[Row]) -> Vec<String> {
 }
 
 /// The source files of the workspace, read once.
-struct Sources {
+pub(crate) struct Sources {
     root: PathBuf,
     texts: BTreeMap<PathBuf, String>,
 }
 
 impl Sources {
-    fn new(root: PathBuf) -> Self {
+    pub(crate) fn new(root: PathBuf) -> Self {
         Self { root, texts: BTreeMap::new() }
     }
 

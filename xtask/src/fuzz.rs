@@ -9,7 +9,8 @@ use crate::tidy;
 /// Seconds per target when nobody says more.
 const SECONDS: u64 = 60;
 /// Packages whose test binary `it` has fuzz tests, and the part of their names to select them.
-const TARGETS: &[(&str, &str)] = &[("dockerfile", "no_bytes_make"), ("layers", "fuzz::")];
+const TARGETS: &[(&str, &str)] =
+    &[("dockerfile", "no_bytes_make"), ("layers", "fuzz::"), ("registry-server", "fuzz::")];
 
 /// Runs every target for `--seconds`, from `--seed` if one is given.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {

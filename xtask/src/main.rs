@@ -8,6 +8,7 @@ mod conformance;
 mod edges;
 mod fuzz;
 mod peers;
+mod registry_tables;
 mod tidy;
 
 use anyhow::{Result, bail};
@@ -20,7 +21,8 @@ fn main() -> Result<()> {
         ["tidy"] => {
             edges::check()?;
             tidy::check()?;
-            conformance::check()
+            conformance::check()?;
+            registry_tables::check()
         }
         ["fuzz", ..] => fuzz::run(&arguments[1..]),
         ["bench", ..] => bench::run(&arguments[1..]),

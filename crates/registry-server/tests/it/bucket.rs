@@ -300,12 +300,12 @@ fn decoded(text: &str) -> String {
 }
 
 fn kind(method: &Method, key: &str, query: &HashMap<String, String>) -> String {
-    let what = match method {
-        &Method::GET if key.is_empty() => " list",
-        &Method::PUT if query.contains_key("partNumber") => " part",
-        &Method::POST if query.contains_key("uploads") => " begin",
-        &Method::POST if query.contains_key("uploadId") => " join",
-        &Method::DELETE if query.contains_key("uploadId") => " abort",
+    let what = match *method {
+        Method::GET if key.is_empty() => " list",
+        Method::PUT if query.contains_key("partNumber") => " part",
+        Method::POST if query.contains_key("uploads") => " begin",
+        Method::POST if query.contains_key("uploadId") => " join",
+        Method::DELETE if query.contains_key("uploadId") => " abort",
         _ => "",
     };
     format!("{method}{what}")

@@ -8,6 +8,7 @@ mod bucket;
 mod bucket_peers;
 mod collection;
 mod conformance;
+mod fuzz;
 mod hardening;
 mod limits;
 mod listing;
@@ -16,6 +17,7 @@ mod namespaces;
 mod races;
 mod restart;
 mod scrub;
+mod security;
 mod skopeo;
 mod uploads;
 
