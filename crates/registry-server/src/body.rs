@@ -20,6 +20,7 @@ use rustix::fs::Advice;
 use tokio::task::JoinHandle;
 
 use crate::limits::Limits;
+use crate::operations::exchange::Exchange;
 use crate::refusal::Refusal;
 use crate::send_file::{FileSpans, SPAN_BYTES_MAX};
 
@@ -255,16 +256,19 @@ pub(crate) struct RequestBody {
     waited: Duration,
     /// Bytes that came in that time.
     came: u64,
+    /// Who is told of every byte.
+    exchange: Arc<Exchange>,
 }
 
 impl RequestBody {
-    pub(crate) const fn new(incoming: Incoming, limits: &Limits) -> Self {
+    pub(crate) const fn new(incoming: Incoming, limits: &Limits, exchange: Arc<Exchange>) -> Self {
         Self {
             incoming,
             idle_max: limits.body_idle_max,
             rate_min: limits.body_rate_min,
             waited: Duration::ZERO,
             came: 0,
+            exchange,
         }
     }
 
@@ -288,6 +292,7 @@ impl RequestBody {
                 Ok(Some(Ok(frame))) => {
                     if let Ok(data) = frame.into_data() {
                         self.came += data.len() as u64;
+                        self.exchange.received(data.len());
                         self.judge()?;
                         return Ok(Some(data));
                     }

@@ -25,8 +25,10 @@ mod document;
 mod fallback;
 mod limits;
 mod listing;
+mod live;
 mod manifests;
 mod metadata;
+mod operations;
 mod options;
 mod range;
 mod refusal;
@@ -45,11 +47,14 @@ pub use auth::{AccessRule, Holder, Role};
 pub use bytes::{BucketOptions, Network, NetworkError, REDIRECT_LIFETIME, RedirectOptions};
 pub use collection::{GarbageError, collect_garbage};
 pub use limits::Limits;
+pub use operations::{
+    ClientCertificates, MetricsOptions, OperationsOptions, Rate, Rates, TlsError, TlsFiles,
+};
 pub use options::{
     Anonymous, AuthScheme, COLLECTION_DELAY, CollectionSchedule, PlainHttp, RegistryOptions,
-    TlsFiles, UPLOAD_IDLE_MAX,
+    UPLOAD_IDLE_MAX,
 };
-pub use serve::{BindError, RegistryServer, Running};
+pub use serve::{BindError, RegistryServer, ReloadError, Running};
 pub use tenancy::{
     ByteSize, Glob, GlobError, ImmutableTags, Namespace, NamespaceError, QuantityError,
     RetentionRule, Span,

@@ -33,7 +33,8 @@ pub(crate) fn tags(call: &Call<'_>) -> Answer {
 /// The repositories that the caller may read.
 pub(crate) fn catalog(service: &Service, principal: &Principal, query: &Query) -> Answer {
     let names_max = names_max(query)?;
-    let visible = |name: &str| service.authority.may_see(principal, name);
+    let authority = service.authority.now();
+    let visible = |name: &str| authority.may_see(principal, name);
     let page = service.metadata.repositories(query.get("last"), names_max, visible)?;
     let body = serde_json::json!({ "repositories": page.names });
     listed(&body, &page, names_max, "/v2/_catalog")

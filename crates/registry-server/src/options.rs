@@ -9,6 +9,7 @@ use blob_store::{BlobStore, DiskReserve};
 use crate::auth::AccessRule;
 use crate::bytes::BucketOptions;
 use crate::limits::Limits;
+use crate::operations::{OperationsOptions, TlsFiles};
 use crate::tenancy::Namespace;
 use crate::upkeep::ScrubSchedule;
 
@@ -52,15 +53,8 @@ pub struct RegistryOptions {
     pub drain_max: Duration,
     /// What one client may take.
     pub limits: Limits,
-}
-
-/// PEM files of a TLS server.
-#[derive(Clone, Debug)]
-pub struct TlsFiles {
-    /// The certificate chain, leaf first.
-    pub certificate: PathBuf,
-    /// The private key.
-    pub key: PathBuf,
+    /// What whoever runs the registry needs.
+    pub operations: OperationsOptions,
 }
 
 /// Whether plain HTTP may leave the machine.
@@ -112,8 +106,10 @@ impl RegistryOptions {
     /// A registry on a free loopback port that serves everybody: a fixture. A product sets the
     /// address, the users and what is anonymous.
     pub fn new(directory: impl Into<PathBuf>, store: BlobStore) -> Self {
+        let directory = directory.into();
         Self {
-            directory: directory.into(),
+            operations: OperationsOptions::new(directory.clone()),
+            directory,
             store,
             bucket: None,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),

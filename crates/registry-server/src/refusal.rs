@@ -128,6 +128,8 @@ impl Refusal {
         let mut response = Response::new(Body::from(body));
         let length = http_body::Body::size_hint(response.body()).exact().unwrap_or_default();
         *response.status_mut() = self.status;
+        // For the log and the counts.
+        response.extensions_mut().insert(self.code);
         let headers = response.headers_mut();
         // Said here, so that a HEAD has it too.
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));

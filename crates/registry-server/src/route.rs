@@ -22,8 +22,6 @@ pub(crate) enum Route {
     Admin(String),
     /// `/auth/token`
     Token,
-    /// `/healthz`
-    Health,
     /// Anything below a repository.
     In(Repository, Target),
 }
@@ -69,7 +67,6 @@ pub(crate) fn parse(path: &str) -> Result<Route, Refusal> {
         "/v2/_catalog" => return Ok(Route::Catalog),
         "/v2/_oci/ext/discover" => return Ok(Route::Extensions),
         "/auth/token" => return Ok(Route::Token),
-        "/healthz" => return Ok(Route::Health),
         _ => {}
     }
     let rest = path.strip_prefix("/v2/").ok_or_else(Refusal::not_found)?;

@@ -3,15 +3,13 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -19,20 +17,31 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::auth::{Authority, TokenError, TokenService};
 use crate::connection::{Connection, Transport};
+use crate::live::Live;
 use crate::metadata::{Metadata, MetadataError, PREDECESSOR_PAUSE, PREDECESSOR_WAIT_MAX};
-use crate::options::{PlainHttp, RegistryOptions, TlsFiles};
+use crate::operations::Operations;
+use crate::operations::exchange::Peer;
+use crate::operations::observe::{answer_operator, observe};
+use crate::operations::tls::{Tls, TlsError};
+use crate::options::{PlainHttp, RegistryOptions};
 use crate::send_file::FileSpans;
-use crate::service::{self, Service, Site};
+use crate::service::{Service, Site};
 use crate::tenancy::{NamespaceError, Policies};
 use crate::upkeep::{Scrubber, collect_at_intervals};
 use crate::users_file::UserFileError;
 
-/// Connections served at once; more wait in the kernel's queue.
-const CONNECTIONS_MAX: usize = 4096;
-
 /// Bytes read from a connection at once: what fits the cache of a processor, since a blob's bytes
 /// are written and hashed right after they came in.
 const READ_BUFFER_BYTES: usize = 256 * 1024;
+
+/// Connections of operators at once.
+const OPERATORS_MAX: usize = 64;
+
+/// How long an operator may take for the head of a request.
+const OPERATOR_HEAD_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Pause between looks at whether uploads are still under way, while the registry drains.
+const UPLOADS_PAUSE: Duration = Duration::from_millis(100);
 
 /// Pause after the kernel refused a connection, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -62,13 +71,8 @@ pub enum BindError {
         address: SocketAddr,
     },
     /// The TLS files do not make a server.
-    #[error("cannot use TLS file {}: {reason}", path.display())]
-    Tls {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The user file cannot be read.
     #[error(transparent)]
     Users(#[from] UserFileError),
@@ -92,12 +96,32 @@ pub struct RegistryServer;
 
 /// A registry that serves. Dropping it begins the same end as [`Running::shutdown`], without
 /// waiting for it.
-#[derive(Debug)]
 pub struct Running {
     address: SocketAddr,
     scheme: &'static str,
     stop: watch::Sender<bool>,
     server: JoinHandle<()>,
+    service: Arc<Service>,
+    tls: Option<Arc<Tls>>,
+    operators: Option<SocketAddr>,
+    drain_notice: Duration,
+}
+
+/// Why new options do not count; the old ones go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The TLS files do not make a server.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The user file or the token key cannot be read.
+    #[error(transparent)]
+    Access(#[from] BindError),
+    /// Only a restart can do this.
+    #[error("{what} needs a restart")]
+    NeedsRestart {
+        /// What differs.
+        what: &'static str,
+    },
 }
 
 impl RegistryServer {
@@ -110,21 +134,44 @@ impl RegistryServer {
         if options.tls.is_none() && !loopback && options.plain_http == PlainHttp::LoopbackOnly {
             return Err(BindError::PlainHttp { address: options.address });
         }
-        let acceptor = options.tls.as_ref().map(tls_acceptor).transpose()?;
+        let tls = options.tls.as_ref().map(Tls::open).transpose()?.map(Arc::new);
         let listen = |source| BindError::Listen { address: options.address, source };
         let listener = listen_on(options.address).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
-        let scheme = if acceptor.is_some() { "https" } else { "http" };
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let operators = match options.operations.address {
+            Some(address) => {
+                let listen = |source| BindError::Listen { address, source };
+                Some(listen_on(address).await.map_err(listen)?)
+            }
+            None => None,
+        };
         let opened = options.clone();
         let service = tokio::task::spawn_blocking(move || {
             open(&opened, Site { address, external_url: opened.external_url.clone(), scheme })
         })
         .await
         .map_err(|error| listen(io::Error::other(error)))??;
+        let service = Arc::new(service);
         let (stop, stopped) = watch::channel(false);
-        let server = tokio::spawn(serve(Arc::new(service), listener, acceptor, options, stopped));
+        let drain_notice = options.operations.drain_notice;
+        let operators_address =
+            operators.as_ref().map(TcpListener::local_addr).transpose().map_err(listen)?;
+        if let Some(listener) = operators {
+            // It ends with the process or when the last handle goes: probes go on to the end.
+            tokio::spawn(serve_operators(Arc::clone(&service), listener, stop.subscribe()));
+        }
+        let sockets = Sockets { listener, tls: tls.clone() };
+        let server = tokio::spawn(serve(Arc::clone(&service), sockets, options, stopped));
         tracing::info!(%address, scheme, "registry serves");
-        Ok(Running { address, scheme, stop, server })
+        let operators = operators_address;
+        Ok(Running { address, scheme, stop, server, service, tls, operators, drain_notice })
+    }
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Running").field("address", &self.address).finish_non_exhaustive()
     }
 }
 
@@ -139,8 +186,58 @@ impl Running {
         format!("{}://{}", self.scheme, self.address)
     }
 
+    /// Where it answers operators, if it does.
+    pub const fn operators_address(&self) -> Option<SocketAddr> {
+        self.operators
+    }
+
+    /// Lets other options count from now on: TLS files, users and rights, rates. Connections and
+    /// requests under way go on as they began.
+    ///
+    /// # Errors
+    /// [`ReloadError`]; nothing has changed then.
+    pub async fn reload(&self, options: RegistryOptions) -> Result<(), ReloadError> {
+        if options.tls.is_some() != self.tls.is_some() {
+            return Err(ReloadError::NeedsRestart { what: "HTTPS instead of HTTP, or back," });
+        }
+        let (service, tls) = (Arc::clone(&self.service), self.tls.clone());
+        let reload = move || {
+            let authority = authority(&options)?;
+            let policies = Policies::new(options.namespaces.clone()).map_err(BindError::from)?;
+            if let (Some(tls), Some(files)) = (tls, &options.tls) {
+                tls.reload(files)?;
+            }
+            service.authority.replace(authority);
+            service.policies.replace(policies);
+            service.operations.admission.change(options.operations.rates);
+            Ok(())
+        };
+        match tokio::task::spawn_blocking(reload).await {
+            Ok(done) => done,
+            Err(_) => Err(ReloadError::NeedsRestart { what: "the registry panicked; it" }),
+        }
+    }
+
+    /// Looks whether the TLS files changed, and takes the new ones for connections to come.
+    ///
+    /// # Errors
+    /// The new files are no server's; the old ones go on.
+    pub fn refresh_certificates(&self) -> Result<bool, TlsError> {
+        self.tls.as_ref().map_or(Ok(false), |tls| tls.refresh())
+    }
+
+    /// Says on `/readyz` that the registry is about to stop, goes on as before for
+    /// [`OperationsOptions::drain_notice`](crate::OperationsOptions::drain_notice), then stops as
+    /// [`Running::shutdown`] does.
+    pub async fn drain(self) {
+        self.service.operations.health.drain();
+        tokio::time::sleep(self.drain_notice).await;
+        self.shutdown().await;
+    }
+
     /// Accepts no more connections, lets requests finish for a while, commits everything.
     pub async fn shutdown(self) {
+        self.service.operations.health.drain();
         self.stop.send_replace(true);
         if self.server.await.is_err() {
             tracing::error!("the registry's server task panicked");
@@ -175,50 +272,43 @@ fn open(options: &RegistryOptions, site: Site) -> Result<Service, BindError> {
             MetadataError::InUse { path } => BindError::InUse { path },
             error => state(error.into()),
         })?;
-    let tokens = TokenService::open(&directory.join("token-key.pem"))
-        .map_err(|error: TokenError| state(error.into()))?;
-    let authority = Authority::new(options, tokens)?;
+    let operations = Operations::new(&options.operations);
+    operations.metrics.register_commits(metadata.meter());
+    let upkeep = Arc::default();
+    operations.metrics.register_upkeep(Arc::clone(&upkeep));
     Ok(Service {
         store: options.store.reserving(options.reserve),
         metadata,
-        authority,
+        authority: Live::new(authority(options)?),
         upload_locks: Mutex::new(HashMap::new()),
         site,
         limits: options.limits,
-        upkeep: Arc::default(),
-        policies: Arc::new(Policies::new(options.namespaces.clone())?),
+        policies: Live::new(Policies::new(options.namespaces.clone())?),
+        operations,
+        upkeep,
     })
 }
 
-fn tls_acceptor(files: &TlsFiles) -> Result<TlsAcceptor, BindError> {
-    fn failed(path: &Path) -> impl Fn(String) -> BindError {
-        move |reason| BindError::Tls { path: path.to_owned(), reason }
-    }
-    let certificate = failed(&files.certificate);
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&files.certificate)
-        .and_then(Iterator::collect)
-        .map_err(|error| certificate(error.to_string()))?;
-    if chain.is_empty() {
-        return Err(certificate("it holds no certificate".to_owned()));
-    }
-    let key = PrivateKeyDer::from_pem_file(&files.key)
-        .map_err(|error| failed(&files.key)(error.to_string()))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| certificate(error.to_string()))?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(|error| certificate(error.to_string()))?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
+/// Who may do what, as the options say.
+fn authority(options: &RegistryOptions) -> Result<Authority, BindError> {
+    let directory = &options.directory;
+    let tokens =
+        TokenService::open(&directory.join("token-key.pem")).map_err(|error: TokenError| {
+            BindError::State { path: directory.clone(), source: error.into() }
+        })?;
+    Ok(Authority::new(options, tokens)?)
+}
+
+/// Where clients come in.
+struct Sockets {
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
 }
 
 /// Accepts until stopped, then drains.
 async fn serve(
     service: Arc<Service>,
-    listener: TcpListener,
-    acceptor: Option<TlsAcceptor>,
+    Sockets { listener, tls }: Sockets,
     options: RegistryOptions,
     mut stopped: watch::Receiver<bool>,
 ) {
@@ -230,7 +320,7 @@ async fn serve(
             .inspect_err(|error| tracing::error!(%error, "blobs are not read again"))
             .ok()
     });
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let slots = Arc::new(Semaphore::new(options.operations.connections_max));
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
     loop {
@@ -242,12 +332,20 @@ async fn serve(
             accepted = accept(&listener, &slots) => accepted,
         };
         match accepted {
-            Ok((stream, permit)) => {
+            Ok((stream, address, permit)) => {
+                let Some(place) = service.operations.admission.connection(address.ip()) else {
+                    // Closed: an answer would need a handshake and a request first.
+                    service.operations.metrics.refused("address_connections");
+                    continue;
+                };
                 let watcher = graceful.watcher();
-                let (service, acceptor) = (Arc::clone(&service), acceptor.clone());
+                let acceptor = tls.as_ref().map(|tls| tls.acceptor());
+                let service = Arc::clone(&service);
                 connections.spawn(async move {
-                    serve_connection(service, stream, acceptor, watcher).await;
-                    drop(permit);
+                    service.operations.metrics.connected();
+                    let metered = Connected(Arc::clone(&service));
+                    serve_connection(service, (stream, address), acceptor, watcher).await;
+                    drop((permit, place, metered));
                 });
             }
             Err(error) => {
@@ -257,8 +355,10 @@ async fn serve(
         }
     }
     drop(listener);
-    if tokio::time::timeout(options.drain_max, graceful.shutdown()).await.is_err() {
-        tracing::warn!("requests were still running and are cut off");
+    let enough = enough_time(&service, &options);
+    tokio::select! {
+        () = graceful.shutdown() => {}
+        () = enough => tracing::warn!("requests were still running and are cut off"),
     }
     connections.shutdown().await;
     if let Some(keeper) = keeper {
@@ -273,20 +373,83 @@ async fn serve(
     let _ = tokio::task::spawn_blocking(close).await;
 }
 
+/// Ends when requests had their time: uploads have more of it, for nobody likes to send them again.
+async fn enough_time(service: &Service, options: &RegistryOptions) {
+    tokio::time::sleep(options.drain_max).await;
+    let more = options.operations.uploads_drain_max.saturating_sub(options.drain_max);
+    let uploads = async {
+        while service.operations.metrics.uploads() > 0 {
+            tokio::time::sleep(UPLOADS_PAUSE).await;
+        }
+    };
+    let _ = tokio::time::timeout(more, uploads).await;
+}
+
+/// Counts a connection until it goes.
+struct Connected(Arc<Service>);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.operations.metrics.disconnected();
+    }
+}
+
+/// Answers operators until the registry is gone.
+async fn serve_operators(
+    service: Arc<Service>,
+    listener: TcpListener,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let slots = Arc::new(Semaphore::new(OPERATORS_MAX));
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let accepted = tokio::select! {
+            // The sender goes when everything has been committed.
+            _ = closed(&mut stopped) => return,
+            accepted = accept(&listener, &slots) => accepted,
+        };
+        let Ok((stream, _, permit)) = accepted else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        let service = Arc::clone(&service);
+        connections.spawn(async move {
+            let handler = hyper::service::service_fn(move |request| {
+                let service = Arc::clone(&service);
+                async move { Ok::<_, std::convert::Infallible>(answer_operator(service, request).await) }
+            });
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(OPERATOR_HEAD_TIME_MAX)
+                .serve_connection(TokioIo::new(stream), handler);
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "connection of an operator failed");
+            }
+            drop(permit);
+        });
+    }
+}
+
+/// Ends when nobody can stop the registry any more: it is gone.
+async fn closed(stopped: &mut watch::Receiver<bool>) {
+    while stopped.changed().await.is_ok() {}
+}
+
 async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let permit = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
+    let (stream, address) = listener.accept().await?;
     // Replies are small and complete: waiting for more to send would only delay them.
     stream.set_nodelay(true)?;
-    Ok((stream, permit))
+    Ok((stream, address, permit))
 }
 
 async fn serve_connection(
     service: Arc<Service>,
-    stream: TcpStream,
+    (stream, address): (TcpStream, SocketAddr),
     acceptor: Option<TlsAcceptor>,
     watcher: hyper_util::server::graceful::Watcher,
 ) {
@@ -302,6 +465,14 @@ async fn serve_connection(
             }
         }
     };
+    let certificate = match &transport {
+        Transport::Plain(_) => None,
+        Transport::Tls(stream) => {
+            let chain = stream.get_ref().1.peer_certificates();
+            chain.and_then(<[_]>::first).map(|leaf| leaf.clone().into_owned())
+        }
+    };
+    let peer = Peer { address: address.ip().to_canonical(), certificate };
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -316,8 +487,8 @@ async fn serve_connection(
         .max_pending_accept_reset_streams(limits.resets_max);
     let for_requests = spans.clone();
     let handler = hyper::service::service_fn(move |request| {
-        let (service, spans) = (Arc::clone(&service), for_requests.clone());
-        async move { Ok::<_, std::convert::Infallible>(service::answer(service, request, spans).await) }
+        let (service, spans, peer) = (Arc::clone(&service), for_requests.clone(), peer.clone());
+        async move { Ok::<_, std::convert::Infallible>(observe(service, peer, request, spans).await) }
     });
     let connection = builder
         .serve_connection(

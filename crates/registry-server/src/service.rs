@@ -15,7 +15,11 @@ use crate::admin::AdminCall;
 use crate::auth::{Authority, Principal, Role};
 use crate::body::{Body, RequestBody, drain};
 use crate::limits::Limits;
+use crate::live::Live;
 use crate::metadata::{ChangeError, Metadata, MetadataError, Stamp};
+use crate::operations::Operations;
+use crate::operations::exchange::Exchange;
+use crate::operations::observe::admit_principal;
 use crate::refusal::Refusal;
 use crate::route::{self, Query, Route, Target};
 use crate::send_file::FileSpans;
@@ -28,13 +32,14 @@ use crate::{admin, blobs, listing, manifests, token_endpoint, uploads};
 pub(crate) struct Service {
     pub(crate) store: BlobStore,
     pub(crate) metadata: Metadata,
-    pub(crate) authority: Authority,
+    pub(crate) authority: Live<Authority>,
     /// Locks of the uploads in use, so that requests for one upload queue up.
     pub(crate) upload_locks: Mutex<HashMap<UploadId, Weak<tokio::sync::Mutex<()>>>>,
     pub(crate) site: Site,
     pub(crate) limits: Limits,
+    pub(crate) operations: Operations,
     pub(crate) upkeep: Arc<UpkeepCounters>,
-    pub(crate) policies: Arc<Policies>,
+    pub(crate) policies: Live<Policies>,
 }
 
 /// Where clients find this registry.
@@ -56,6 +61,7 @@ pub(crate) struct Call<'a> {
     pub(crate) realm: String,
     /// How blobs go to the socket past this program, on connections where they can.
     pub(crate) spans: Option<FileSpans>,
+    pub(crate) exchange: &'a Exchange,
     /// What the answer tells people beside itself.
     pub(crate) warnings: &'a Warnings,
 }
@@ -88,17 +94,17 @@ impl Site {
 impl Call<'_> {
     /// Checks the right to do something in the repository of the request.
     pub(crate) fn require(&self, role: Role) -> Result<(), Refusal> {
-        self.service.authority.authorize(&self.principal, &self.repository, role, &self.realm)
+        self.service.authority.now().authorize(&self.principal, &self.repository, role, &self.realm)
     }
 
     /// Who asks for a change, and when.
     pub(crate) fn stamp(&self) -> Stamp {
-        Stamp::now(self.principal.name().to_owned(), uuid::Uuid::new_v4().to_string())
+        Stamp::now(self.principal.name().to_owned(), self.exchange.id.clone())
     }
 
     /// Whether the caller may do something in the repository of the request.
     pub(crate) fn allows(&self, role: Role) -> bool {
-        self.service.authority.allows(&self.principal, &self.repository, role)
+        self.service.authority.now().allows(&self.principal, &self.repository, role)
     }
 
     /// A header as text.
@@ -119,16 +125,18 @@ impl Call<'_> {
 /// Answers a request.
 pub(crate) async fn answer(
     service: Arc<Service>,
+    exchange: Arc<Exchange>,
     request: Request<Incoming>,
     spans: Option<FileSpans>,
 ) -> Response<Body> {
     let (parts, body) = request.into_parts();
-    let mut body = RequestBody::new(body, &service.limits);
+    let mut body = RequestBody::new(body, &service.limits, Arc::clone(&exchange));
     let warnings = Warnings::default();
     // HTTP/2 sends responses interleaved.
     let spans = spans.filter(|_| parts.version <= Version::HTTP_11);
-    let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
-    let mut response = match dispatch(&service, parts, &mut body, spans, &warnings).await {
+    let method = parts.method.clone();
+    let mut response = match dispatch(&service, &exchange, parts, &mut body, spans, &warnings).await
+    {
         Ok(response) => response,
         Err(refusal) => {
             // A client in the middle of a body may not see a reply that comes before its end.
@@ -144,12 +152,12 @@ pub(crate) async fn answer(
     if method == Method::HEAD {
         *response.body_mut() = Body::empty();
     }
-    tracing::debug!(%method, path, status = response.status().as_u16(), "request");
     response
 }
 
 async fn dispatch(
     service: &Service,
+    exchange: &Exchange,
     parts: http::request::Parts,
     body: &mut RequestBody,
     spans: Option<FileSpans>,
@@ -168,15 +176,13 @@ async fn dispatch(
     let realm = service.site.url(&parts.headers);
     let route = route::parse(parts.uri.path());
     let is_read = matches!(method, Method::GET | Method::HEAD);
-    match route {
-        Ok(Route::Health) if is_read => return Ok(Response::new(Body::from(b"ok\n".to_vec()))),
-        Ok(Route::Token) => {
-            return token_endpoint::answer(service, &method, query, &parts.headers, body).await;
-        }
-        _ => {}
+    if matches!(route, Ok(Route::Token)) {
+        return token_endpoint::answer(service, &method, query, &parts.headers, body).await;
     }
-    let authority = &service.authority;
+    let authority = service.authority.now();
     let principal = authority.authenticate(&parts.headers, &realm).await?;
+    exchange.identified(principal.name());
+    admit_principal(service, principal.name(), &method)?;
     let (repository, target) = match route {
         Ok(Route::In(repository, target)) => (repository, target),
         Ok(Route::Base) if is_read => {
@@ -215,6 +221,7 @@ async fn dispatch(
         query,
         realm,
         spans,
+        exchange,
         warnings,
     };
     let role = match (&method, &target) {

@@ -40,8 +40,9 @@ pub(crate) async fn answer(
     };
     let now = SystemTime::now();
     let scope = grant.access.to_scopes();
-    let tokens = service.authority.tokens();
-    let token = tokens.access_token(&grant.user, grant.access.0, now).map_err(failed)?;
+    let authority = service.authority.now();
+    let token =
+        authority.tokens().access_token(&grant.user, grant.access.0, now).map_err(failed)?;
     let issued_at = jiff::Timestamp::try_from(now)
         .map_err(|error| Refusal::internal(&error))?
         .strftime("%Y-%m-%dT%H:%M:%SZ");
@@ -81,6 +82,7 @@ async fn by_basic(service: &Service, query: &str, headers: &HeaderMap) -> Result
     };
     let access = service
         .authority
+        .now()
         .grant(&Identity::named(user.as_str()), &Scope::parse_all(query.all("scope")));
     Ok(Grant { user, access, refresh_token: None })
 }
@@ -88,7 +90,7 @@ async fn by_basic(service: &Service, query: &str, headers: &HeaderMap) -> Result
 /// POST: a password or a refresh token in a form.
 async fn by_form(service: &Service, form: &Query) -> Result<Grant, Refusal> {
     check_service(form)?;
-    let authority = &service.authority;
+    let authority = service.authority.now();
     let field = |name: &str| form.get(name).unwrap_or_default().to_owned();
     let (user, refresh_token) = match field("grant_type").as_str() {
         "password" => {
@@ -128,7 +130,7 @@ async fn by_form(service: &Service, form: &Query) -> Result<Grant, Refusal> {
 }
 
 async fn check_password(service: &Service, user: &str, password: &str) -> Result<(), Refusal> {
-    if service.authority.check_password(user, password).await {
+    if service.authority.now().check_password(user, password).await {
         return Ok(());
     }
     tracing::info!(user, "wrong user name or password");

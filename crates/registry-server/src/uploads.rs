@@ -368,7 +368,7 @@ fn end(held: Held, then: &Then) -> Result<u64, Refusal> {
 /// Mounts the blob if the caller may read it somewhere; says whether it did.
 async fn mount(call: &Call<'_>, digest: &Digest) -> Result<bool, Refusal> {
     let metadata = &call.service.metadata;
-    let authority = &call.service.authority;
+    let authority = call.service.authority.now();
     let mut size = metadata.linked(&call.repository, digest)?;
     match call.query.get("from") {
         _ if size.is_some() => {}

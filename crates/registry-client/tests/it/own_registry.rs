@@ -76,7 +76,11 @@ async fn certificate_of_a_loopback_registry_is_not_checked() {
         let parameters = rcgen::CertificateParams::new(vec!["somewhere.example".to_owned()]);
         let certificate = parameters.unwrap().self_signed(&key).unwrap();
         let place = options.directory.parent().unwrap().to_owned();
-        let tls = TlsFiles { certificate: place.join("cert.pem"), key: place.join("key.pem") };
+        let tls = TlsFiles {
+            certificate: place.join("cert.pem"),
+            key: place.join("key.pem"),
+            clients: None,
+        };
         std::fs::write(&tls.certificate, certificate.pem()).unwrap();
         std::fs::write(&tls.key, key.serialize_pem()).unwrap();
         options.tls = Some(tls);

@@ -38,7 +38,7 @@ pub(crate) struct AdminCall<'a> {
 /// Answers a request; `path` is what follows `/v2/_shipway/`.
 pub(crate) async fn answer(call: &AdminCall<'_>, path: &str, _body: &mut RequestBody) -> Answer {
     // Strangers do not learn what there is.
-    call.service.authority.authorize_some_administration(&call.principal, &call.realm)?;
+    call.service.authority.now().authorize_some_administration(&call.principal, &call.realm)?;
     match (&call.method, path) {
         (&Method::GET | &Method::HEAD, "namespaces") => namespaces::list(call),
         _ if ENDPOINTS.iter().any(|endpoint| endpoint.strip_prefix("_shipway/") == Some(path)) => {
@@ -70,7 +70,7 @@ impl AdminCall<'_> {
     /// Whether the caller administers the repository or namespace of this name; the empty name is
     /// the whole registry.
     pub(crate) fn administers(&self, name: &str) -> bool {
-        self.service.authority.administers(&self.principal, name)
+        self.service.authority.now().administers(&self.principal, name)
     }
 
     /// Lets only those pass who administer the whole registry.
@@ -79,7 +79,7 @@ impl AdminCall<'_> {
     /// 401 or 403 for everybody else.
     #[allow(dead_code, reason = "for the endpoints about the whole registry")]
     pub(crate) fn require_everything(&self) -> Result<(), Refusal> {
-        self.service.authority.authorize_administration(&self.principal, &self.realm)
+        self.service.authority.now().authorize_administration(&self.principal, &self.realm)
     }
 
     /// The repository in the query, if the caller administers it.

@@ -7,9 +7,8 @@ use crate::service::Answer;
 
 /// The namespaces that the caller administers.
 pub(crate) fn list(call: &AdminCall<'_>) -> Answer {
-    let mine: Vec<_> = call
-        .service
-        .policies
+    let policies = call.service.policies.now();
+    let mine: Vec<_> = policies
         .configured()
         .iter()
         .filter(|namespace| call.administers(&namespace.prefix))

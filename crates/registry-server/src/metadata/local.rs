@@ -194,6 +194,7 @@ impl Committer {
             let links = pending.links.iter().map(|(key, link)| (key.clone(), *link)).collect();
             (links, pending.sequence)
         };
+        let began = std::time::Instant::now();
         let transaction = self.shared.database.begin_write()?;
         let mut batch = Batch::default();
         let answers = {
@@ -235,6 +236,7 @@ impl Committer {
         // The blobs first, then what claims to have them.
         self.store.settle().map_err(|error| MetadataError::Refs(error.into()))?;
         transaction.commit()?;
+        self.shared.meter.committed(work.len() + written.len(), began.elapsed());
         self.committed(batch, written)?;
         Ok(answers)
     }

@@ -65,6 +65,7 @@ use self::local::{Local, Pending, Request, Work};
 pub(crate) use self::tables::StoredLink;
 #[allow(unused_imports, reason = "for blobs in a bucket")]
 pub(crate) use self::tables::{BlobRow, BlobState};
+use crate::operations::metrics::CommitMeter;
 
 /// How long a start waits for the locks and the port of a killed predecessor.
 pub(crate) const PREDECESSOR_WAIT_MAX: Duration = Duration::from_secs(2);
@@ -173,6 +174,7 @@ pub(crate) struct Shared {
     database: redb::Database,
     pending: Mutex<Pending>,
     cache: RwLock<ManifestCache>,
+    meter: CommitMeter,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -198,9 +200,15 @@ impl Metadata {
                 .map_err(|source| MetadataError::File { path: directory.to_owned(), source })?;
         }
         let pending = Mutex::new(Pending::open(&directory.join("links.journal"), &database)?);
-        let shared = Arc::new(Shared { database, pending, cache: RwLock::default() });
+        let (cache, meter) = (RwLock::default(), CommitMeter::default());
+        let shared = Arc::new(Shared { database, pending, cache, meter });
         let log = Arc::new(Local::start(Arc::clone(&shared), store, directory)?);
         Ok(Self { shared, log })
+    }
+
+    /// What commits take.
+    pub(crate) fn meter(&self) -> &CommitMeter {
+        &self.shared.meter
     }
 
     /// Commits what is queued. Later changes are refused.

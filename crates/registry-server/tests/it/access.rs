@@ -349,7 +349,8 @@ async fn https_is_served_with_a_certificate() {
     std::fs::write(&certificate, made.cert.pem()).expect("a file");
     std::fs::write(&key, made.signing_key.serialize_pem()).expect("a file");
     let mut options = options(directory.path());
-    options.tls = Some(registry_server::TlsFiles { certificate: certificate.clone(), key });
+    options.tls =
+        Some(registry_server::TlsFiles { certificate: certificate.clone(), key, clients: None });
     let registry = RegistryServer::bind(options.clone()).await.expect("a registry");
     assert!(registry.url().starts_with("https://"));
     // curl is in every Debian image that builds this; it checks the certificate.

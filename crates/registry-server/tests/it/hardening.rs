@@ -101,8 +101,11 @@ async fn clients_that_do_not_finish_a_handshake_are_left() {
         options.limits.head_time_max = SHORT;
         let names = vec!["127.0.0.1".to_owned()];
         let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
-        let files =
-            TlsFiles { certificate: directory.join("cert.pem"), key: directory.join("key.pem") };
+        let files = TlsFiles {
+            certificate: directory.join("cert.pem"),
+            key: directory.join("key.pem"),
+            clients: None,
+        };
         std::fs::write(&files.certificate, made.cert.pem()).expect("a file");
         std::fs::write(&files.key, made.signing_key.serialize_pem()).expect("a file");
         options.tls = Some(files);

@@ -4,6 +4,8 @@ mod check_config;
 mod config;
 mod gc;
 mod namespace;
+mod operations;
+mod reload;
 mod remote;
 mod serve;
 mod user;

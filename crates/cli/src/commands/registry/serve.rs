@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 use registry_server::{
@@ -11,7 +12,8 @@ use registry_server::{
 };
 
 use super::config::{Access, AnonymousArg, AuthArg, Config, ConfigRole, Effective, KeyFlags};
-use super::{default_users, open_store};
+use super::reload::{Reloader, Request, Signals};
+use super::{default_users, open_store, operations};
 use crate::exit::{Failure, Kind};
 use crate::globals::Globals;
 use crate::output;
@@ -19,38 +21,60 @@ use crate::output;
 /// Where a registry listens unless told otherwise: the port that every client knows.
 const ADDRESS: &str = "127.0.0.1:5000";
 
+/// How often files are looked at for changes unless told otherwise.
+const WATCH: Duration = Duration::from_secs(2);
+
+/// Files are not looked at more often.
+const WATCH_MIN: Duration = Duration::from_millis(50);
+
 #[derive(Args, Debug)]
 pub(super) struct ServeArgs {
     #[command(flatten)]
-    keys: KeyFlags,
+    pub(super) keys: KeyFlags,
     /// Settings in TOML, in a table [registry]; flags and variables win
     #[arg(long, env = "SHIPWAY_CONFIG", value_name = "FILE")]
-    config: Option<PathBuf>,
+    pub(super) config: Option<PathBuf>,
 }
 
 pub(super) async fn run(args: ServeArgs, globals: &Globals) -> Result<ExitCode, Failure> {
     let effective = Effective::gather(args.config.as_deref(), &args.keys)
         .map_err(|error| Failure::new(Kind::Usage, error))?;
-    let options = options(effective.config, globals)?;
+    let watch = effective.config.operations.watch.map_or(WATCH, |time| time.0);
+    let options = options(effective.config.clone(), globals)?;
+    let mut signals = Signals::catch()?;
     let running = RegistryServer::bind(options).await.map_err(explain)?;
     output::line(&format!("registry: {}", running.url()));
-    stop_requested().await?;
-    running.shutdown().await;
+    if let Some(address) = running.operators_address() {
+        output::line(&format!("operations: http://{address}"));
+    }
+    let mut reloader = Reloader::new(args, globals.clone(), effective);
+    let mut looks = tokio::time::interval(watch.max(WATCH_MIN));
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            request = signals.next() => match request {
+                Request::Reload => reloader.reload(&running).await,
+                // Somebody sits and waits.
+                Request::Interrupt => {
+                    running.shutdown().await;
+                    break;
+                }
+                Request::Terminate => {
+                    tokio::select! {
+                        () = running.drain() => {}
+                        // Whoever asks twice means now.
+                        () = signals.stop_again() => {}
+                    }
+                    break;
+                }
+            },
+            _ = looks.tick() => reloader.look(&running).await,
+        }
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Waits for Ctrl-C or the signal by which service managers stop a process.
-async fn stop_requested() -> Result<(), Failure> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted?,
-        _ = terminate.recv() => {}
-    }
-    Ok(())
-}
-
-fn options(config: Config, globals: &Globals) -> Result<RegistryOptions, Failure> {
+pub(super) fn options(config: Config, globals: &Globals) -> Result<RegistryOptions, Failure> {
     let state = globals.state_dir();
     let store = open_store(&state)?;
     let mut options = RegistryOptions::new(state.join("registry"), store);
@@ -75,7 +99,10 @@ fn options(config: Config, globals: &Globals) -> Result<RegistryOptions, Failure
         Some(AuthArg::Token) => AuthScheme::Bearer,
     };
     options.tls = match (config.tls_cert, config.tls_key) {
-        (Some(certificate), Some(key)) => Some(TlsFiles { certificate, key }),
+        (Some(certificate), Some(key)) => {
+            let clients = config.tls.client_certificates();
+            Some(TlsFiles { certificate, key, clients })
+        }
         (None, None) => None,
         _ => return Err(Failure::usage("--tls-cert and --tls-key go together")),
     };
@@ -83,6 +110,8 @@ fn options(config: Config, globals: &Globals) -> Result<RegistryOptions, Failure
         options.plain_http = PlainHttp::Anywhere;
     }
     options.external_url = config.external_url;
+    options.drain_max = config.operations.drain_requests.map_or(options.drain_max, |time| time.0);
+    operations::apply(&config.operations, &config.rates, &mut options.operations);
     options.access = config.access.into_iter().map(access_rule).collect();
     options.namespaces = config.namespaces.into_iter().map(Into::into).collect();
     Ok(options)

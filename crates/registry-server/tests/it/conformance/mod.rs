@@ -137,6 +137,7 @@ impl Suite {
             let files = TlsFiles {
                 certificate: directory.path().join("cert.pem"),
                 key: directory.path().join("key.pem"),
+                clients: None,
             };
             std::fs::write(&files.certificate, made.cert.pem()).expect("a file");
             std::fs::write(&files.key, made.signing_key.serialize_pem()).expect("a file");

@@ -20,6 +20,7 @@ use self::namespaces::NamespaceSettings;
 pub(super) use self::schema::json_schema;
 use self::shape::{Shape, Shaped, settings};
 pub(super) use self::sources::{Effective, KeyFlags, Origin};
+use super::operations::{ClientTlsConfig, OperationsConfig, RatesConfig};
 
 settings! {
     /// Everything below `[registry]`.
@@ -36,6 +37,8 @@ settings! {
         tls_cert: Option<PathBuf>,
         /// Private key for HTTPS (PEM), read again when it changes.
         tls_key: Option<PathBuf>,
+        /// Certificates of clients.
+        tls: ClientTlsConfig,
         /// Serve plain HTTP beyond loopback: passwords cross the network readable.
         plain_http: bool = "false",
         /// URL by which clients reach this registry, for the token service.
@@ -44,6 +47,10 @@ settings! {
         access: Vec<Access>,
         /// Prefixes with policies of their own.
         namespaces: Vec<NamespaceSettings>,
+        /// How fast and how much at once one client may ask.
+        rates: RatesConfig,
+        /// Health, metrics, draining.
+        operations: OperationsConfig,
     }
 }
 
