@@ -16,9 +16,10 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
 use crate::auth::{Authority, TokenError, TokenService};
+use crate::bytes::bucket::Bucket;
 use crate::connection::{Connection, Transport};
 use crate::live::Live;
-use crate::metadata::{Metadata, MetadataError, PREDECESSOR_PAUSE, PREDECESSOR_WAIT_MAX};
+use crate::metadata::{Metadata, MetadataError, PREDECESSOR_PAUSE, PREDECESSOR_WAIT_MAX, Pace};
 use crate::operations::Operations;
 use crate::operations::exchange::Peer;
 use crate::operations::observe::{answer_operator, observe};
@@ -267,11 +268,18 @@ fn open(options: &RegistryOptions, site: Site) -> Result<Service, BindError> {
         path: directory.clone(),
         source,
     };
-    let metadata =
-        Metadata::open(directory, options.store.clone()).map_err(|error| match error {
-            MetadataError::InUse { path } => BindError::InUse { path },
-            error => state(error.into()),
-        })?;
+    let opened = match &options.bucket {
+        None => Metadata::open(directory, options.store.clone()),
+        Some(bucket) => {
+            let bucket = Bucket::open(bucket).map_err(|error| state(error.into()))?;
+            let runtime = tokio::runtime::Handle::current();
+            Metadata::join(directory, Arc::new(bucket), Pace::default(), &runtime)
+        }
+    };
+    let metadata = opened.map_err(|error| match error {
+        MetadataError::InUse { path } => BindError::InUse { path },
+        error => state(error.into()),
+    })?;
     let operations = Operations::new(&options.operations);
     operations.metrics.register_commits(metadata.meter());
     let upkeep = Arc::default();

@@ -331,6 +331,7 @@ impl From<ChangeError> for Refusal {
             }
             ChangeError::NoSpace => Self::no_space(),
             ChangeError::Failed => Self::new(ErrorCode::Unknown, "the registry failed"),
+            ChangeError::Unavailable => Self::unavailable("the bucket does not answer"),
             ChangeError::Busy => Self::unavailable("too many changes are waiting"),
         }
     }

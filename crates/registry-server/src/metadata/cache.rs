@@ -73,6 +73,13 @@ impl ManifestCache {
         }
     }
 
+    /// Drops everything.
+    pub(crate) fn clear(&mut self) {
+        self.generation += 1;
+        self.bytes = 0;
+        self.repositories.clear();
+    }
+
     /// Drops what a commit may have changed.
     pub(crate) fn drop_repositories<'a>(&mut self, changed: impl Iterator<Item = &'a str>) {
         self.generation += 1;

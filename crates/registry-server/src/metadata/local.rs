@@ -167,17 +167,8 @@ impl Committer {
             batch.into_iter().map(|request| ((request.work, request.stamp), request.reply)).unzip();
         let answers = match self.try_commit(&work) {
             Ok(answers) => answers,
-            Err(error) => {
-                // Nothing of the transaction stays, so every change of it fails.
-                let again = || {
-                    if matches!(error, ChangeError::NoSpace) {
-                        ChangeError::NoSpace
-                    } else {
-                        ChangeError::Failed
-                    }
-                };
-                work.iter().map(|_| Err(again())).collect()
-            }
+            // Nothing of the transaction stays, so every change of it fails.
+            Err(error) => work.iter().map(|_| Err(error.again())).collect(),
         };
         for (reply, answer) in replies.into_iter().zip(answers) {
             // Whoever asked may be gone.
@@ -269,7 +260,7 @@ impl Committer {
                 Effect::Release(name, digests) => drop(batch.released.insert(name, digests)),
             }
         }
-        batch.applied = true;
+        batch.applied |= tables.is_touched();
         batch.changed.extend(outcome.changed);
         Ok(outcome.reply)
     }
@@ -325,7 +316,7 @@ impl Committer {
 /// What a transaction leads to once it stands.
 #[derive(Default)]
 struct Batch {
-    /// Whether any change was made.
+    /// Whether any row differs.
     applied: bool,
     /// Repositories whose rows differ now.
     changed: BTreeSet<String>,

@@ -7,6 +7,7 @@
 //! | `tables` | the tables and their rows |
 //! | `rows` | writing a table with the way back |
 //! | `local` | the log of one process: a batch of changes is one commit, one sync |
+//! | `replica/` | the log that many replicas share: a batch is one object in a bucket |
 //! | `journal` | links on their way to a local commit |
 //! | `reads`, `cache` | questions |
 //!
@@ -46,6 +47,7 @@ mod changes;
 mod journal;
 mod local;
 mod reads;
+mod replica;
 mod rows;
 mod tables;
 
@@ -62,6 +64,8 @@ use self::cache::ManifestCache;
 pub(crate) use self::changes::AddBlob;
 pub(crate) use self::changes::{Change, ChangeError, Child, Expected, NewManifest, Reply, Stamp};
 use self::local::{Local, Pending, Request, Work};
+pub(crate) use self::replica::{Objects, Pace, ReplicaError};
+use self::replica::{ObjectsError, Replica};
 pub(crate) use self::tables::StoredLink;
 #[allow(unused_imports, reason = "for blobs in a bucket")]
 pub(crate) use self::tables::{BlobRow, BlobState};
@@ -108,6 +112,9 @@ pub(crate) enum MetadataError {
     /// The refs of the blob store failed.
     #[error("refs of the blob store failed")]
     Refs(#[from] RefError),
+    /// The log in the bucket cannot be followed.
+    #[error(transparent)]
+    Replica(#[from] ReplicaError),
 }
 
 impl MetadataError {
@@ -123,7 +130,7 @@ impl MetadataError {
             Self::Database(error) => matches!(&**error, redb::Error::Io(error) if full(error)),
             Self::File { source, .. } => full(source),
             Self::Refs(error) => matches!(error, RefError::NoSpace { .. }),
-            Self::InUse { .. } | Self::Damaged { .. } => false,
+            Self::InUse { .. } | Self::Damaged { .. } | Self::Replica(_) => false,
         }
     }
 }
@@ -166,7 +173,16 @@ pub(crate) struct Page {
 #[derive(Clone)]
 pub(crate) struct Metadata {
     shared: Arc<Shared>,
-    log: Arc<Local>,
+    log: Log,
+}
+
+/// Who orders the changes.
+#[derive(Clone)]
+enum Log {
+    /// This process.
+    Local(Arc<Local>),
+    /// A bucket.
+    Replica(Arc<Replica>),
 }
 
 /// What requests and whoever writes the tables share.
@@ -177,6 +193,12 @@ pub(crate) struct Shared {
     meter: CommitMeter,
 }
 
+impl From<ObjectsError> for MetadataError {
+    fn from(error: ObjectsError) -> Self {
+        Self::Replica(error.into())
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -185,12 +207,7 @@ impl Metadata {
     /// Opens or creates the metadata below `directory` and brings the refs of the blob store in
     /// line with it.
     pub(crate) fn open(directory: &Path, store: BlobStore) -> Result<Self, MetadataError> {
-        use std::os::unix::fs::DirBuilderExt as _;
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-            .map_err(|source| MetadataError::File { path: directory.to_owned(), source })?;
+        make_directory(directory)?;
         let path = directory.join("metadata.redb");
         let is_new = !path.exists();
         let database = open_database(path)?;
@@ -202,8 +219,35 @@ impl Metadata {
         let pending = Mutex::new(Pending::open(&directory.join("links.journal"), &database)?);
         let (cache, meter) = (RwLock::default(), CommitMeter::default());
         let shared = Arc::new(Shared { database, pending, cache, meter });
-        let log = Arc::new(Local::start(Arc::clone(&shared), store, directory)?);
+        let log = Log::Local(Arc::new(Local::start(Arc::clone(&shared), store, directory)?));
         Ok(Self { shared, log })
+    }
+
+    /// Takes part in the log that is in a bucket. What is kept below `directory` may be lost; no
+    /// two replicas share it. Waits for the bucket: not to be called on a thread of the runtime.
+    pub(crate) fn join(
+        directory: &Path,
+        objects: Arc<dyn Objects>,
+        pace: Pace,
+        runtime: &tokio::runtime::Handle,
+    ) -> Result<Self, MetadataError> {
+        make_directory(directory)?;
+        let path = directory.join("replica.redb");
+        let database = match open_database(path.clone()) {
+            Err(MetadataError::Database(error)) => {
+                tracing::warn!(%error, "the local copy of the metadata is made anew");
+                std::fs::remove_file(&path)
+                    .map_err(|source| MetadataError::File { path: path.clone(), source })?;
+                open_database(path)?
+            }
+            opened => opened?,
+        };
+        tables::prepare(&database)?;
+        let pending = Mutex::default();
+        let (cache, meter) = (RwLock::default(), CommitMeter::default());
+        let shared = Arc::new(Shared { database, pending, cache, meter });
+        let replica = Replica::start(Arc::clone(&shared), objects, pace, directory, runtime)?;
+        Ok(Self { shared, log: Log::Replica(Arc::new(replica)) })
     }
 
     /// What commits take.
@@ -213,7 +257,10 @@ impl Metadata {
 
     /// Commits what is queued. Later changes are refused.
     pub(crate) fn close(&self) {
-        self.log.close();
+        match &self.log {
+            Log::Local(log) => log.close(),
+            Log::Replica(log) => log.close(),
+        }
     }
 
     /// Makes a change of the registry's own accord, durably, together with others that wait.
@@ -229,20 +276,29 @@ impl Metadata {
 
     async fn send(&self, work: Work, stamp: Stamp) -> Result<Reply, ChangeError> {
         let (reply, answer) = tokio::sync::oneshot::channel();
-        self.log.send(Request { work, stamp, reply })?;
+        let request = Request { work, stamp, reply };
+        match &self.log {
+            Log::Local(log) => log.send(request)?,
+            Log::Replica(log) => log.send(request)?,
+        }
         answer.await.unwrap_or(Err(ChangeError::Busy))
     }
 
     /// Returns when every change that any replica acknowledged before the call is in the tables
     /// that reads look at. With one process that is always so.
-    #[expect(clippy::unused_async, reason = "the log in a bucket waits here")]
     pub(crate) async fn current(&self) -> Result<(), ChangeError> {
-        Ok(())
+        match &self.log {
+            Log::Local(_) => Ok(()),
+            Log::Replica(log) => log.current().await,
+        }
     }
 
-    /// Lets a repository show a blob of the local store.
+    /// Lets a repository show a blob of the local store. Blobs in a bucket come with changes.
     pub(crate) fn link(&self, link: StoredLink) -> Result<(), MetadataError> {
-        lock(&self.shared.pending).append(link)
+        match &self.log {
+            Log::Local(_) => lock(&self.shared.pending).append(link),
+            Log::Replica(_) => Err(ReplicaError::Link.into()),
+        }
     }
 
     /// Forgets links of blobs that a collection removed, and repositories that hold nothing.
@@ -256,6 +312,15 @@ impl Metadata {
 fn sync_new_directory(directory: &Path) -> std::io::Result<()> {
     std::fs::File::open(directory)?.sync_all()?;
     directory.parent().map_or(Ok(()), |parent| std::fs::File::open(parent)?.sync_all())
+}
+
+fn make_directory(directory: &Path) -> Result<(), MetadataError> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|source| MetadataError::File { path: directory.to_owned(), source })
 }
 
 /// Opens the database, waiting a moment for a predecessor that was killed and is not quite gone.

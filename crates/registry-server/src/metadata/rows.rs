@@ -6,7 +6,7 @@
 use std::borrow::Borrow;
 use std::ops::Deref;
 
-use redb::{Key, StorageError, Table, Value};
+use redb::{Key, ReadOnlyTable, ReadableTable as _, StorageError, Table, Value};
 
 /// A table that is being written; reads go to the [`Table`] itself.
 pub(crate) struct Rows<'t, K: Key + 'static, V: Value + 'static> {
@@ -49,7 +49,10 @@ impl<'t, K: Key + 'static, V: Value + 'static> Rows<'t, K, V> {
         value: impl Borrow<V::SelfType<'v>>,
     ) -> Result<Option<Former<V>>, StorageError> {
         let former = self.table.insert(key.borrow(), value.borrow())?.map(|row| bytes(&row));
-        self.undo.push((K::as_bytes(key.borrow()).as_ref().to_vec(), former.clone()));
+        // What was there already is no change.
+        if former.as_deref() != Some(V::as_bytes(value.borrow()).as_ref()) {
+            self.undo.push((K::as_bytes(key.borrow()).as_ref().to_vec(), former.clone()));
+        }
         Ok(former.map(Former::new))
     }
 
@@ -63,6 +66,16 @@ impl<'t, K: Key + 'static, V: Value + 'static> Rows<'t, K, V> {
         };
         self.undo.push((K::as_bytes(key.borrow()).as_ref().to_vec(), Some(former.clone())));
         Ok(Some(Former::new(former)))
+    }
+
+    /// Writes a row of a snapshot, which nobody takes back.
+    pub(super) fn load(&mut self, key: &[u8], value: &[u8]) -> Result<(), StorageError> {
+        self.table.insert(K::from_bytes(key), V::from_bytes(value)).map(drop)
+    }
+
+    /// Whether anything differs since the last [`Rows::settle`].
+    pub(super) const fn is_touched(&self) -> bool {
+        !self.undo.is_empty()
     }
 
     /// Makes what was written so far final for [`Rows::undo`].
@@ -87,6 +100,18 @@ impl<V> Former<V> {
     const fn new(bytes: Vec<u8>) -> Self {
         Self { bytes, kind: std::marker::PhantomData }
     }
+}
+
+/// Shows every row of a table as bytes.
+pub(super) fn each_row<K: Key + 'static, V: Value + 'static, E: From<StorageError>>(
+    table: &ReadOnlyTable<K, V>,
+    visit: &mut impl FnMut(&[u8], &[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    for row in table.iter()? {
+        let (key, value) = row?;
+        visit(K::as_bytes(&key.value()).as_ref(), V::as_bytes(&value.value()).as_ref())?;
+    }
+    Ok(())
 }
 
 fn bytes<V: Value + 'static>(row: &redb::AccessGuard<'_, V>) -> Vec<u8> {
@@ -125,11 +150,52 @@ macro_rules! tables {
                 $(self.$name.settle();)+
             }
 
+            /// Whether the current change changed anything.
+            pub(in crate::metadata) fn is_touched(&self) -> bool {
+                $(self.$name.is_touched())||+
+            }
+
+            /// Writes a row of a snapshot; says whether there is such a table.
+            pub(in crate::metadata) fn load(
+                &mut self,
+                table: &str,
+                key: &[u8],
+                value: &[u8],
+            ) -> Result<bool, redb::StorageError> {
+                match table {
+                    $(stringify!($name) => self.$name.load(key, value)?,)+
+                    _ => return Ok(false),
+                }
+                Ok(true)
+            }
+
             /// Takes back what the current change wrote.
             pub(in crate::metadata) fn undo(&mut self) -> Result<(), redb::StorageError> {
                 $(self.$name.undo()?;)+
                 Ok(())
             }
+        }
+
+        /// Shows every row of every table: table, key, value.
+        pub(in crate::metadata) fn each_row<E: From<redb::TableError> + From<redb::StorageError>>(
+            transaction: &redb::ReadTransaction,
+            mut visit: impl FnMut(&str, &[u8], &[u8]) -> Result<(), E>,
+        ) -> Result<(), E> {
+            $(
+                let table = transaction.open_table($definition)?;
+                $crate::metadata::rows::each_row(&table, &mut |key, value| {
+                    visit(stringify!($name), key, value)
+                })?;
+            )+
+            Ok(())
+        }
+
+        /// Removes every row of every table.
+        pub(in crate::metadata) fn clear(
+            transaction: &redb::WriteTransaction,
+        ) -> Result<(), redb::TableError> {
+            $(transaction.delete_table($definition)?;)+
+            Ok(())
         }
 
         /// Whether the database has every table.

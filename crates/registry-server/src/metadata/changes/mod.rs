@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::blob::AddBlob;
 pub(crate) use self::manifest::{Child, Expected, NewManifest};
 use super::MetadataError;
+use super::replica::ReplicaError;
 use super::tables::{StoredLink, Tables};
 
 /// A change of the metadata. It is written to the log as JSON, `{"<name>": <content>}`, and read
@@ -108,6 +109,10 @@ pub(crate) enum ChangeError {
     /// The database or the store failed; the log says why.
     #[error("registry database failed")]
     Failed,
+    /// The bucket does not answer: the change may have been made or not, or it cannot be said
+    /// what the present state is.
+    #[error("bucket does not answer")]
+    Unavailable,
     /// More changes wait than may, or the registry is shutting down.
     #[error("too many changes are waiting")]
     Busy,
@@ -117,7 +122,17 @@ impl ChangeError {
     /// Whether the change met a state in which it must not be made. Otherwise nothing is known
     /// about the state, and the transaction is given up.
     pub(crate) const fn is_rejection(&self) -> bool {
-        !matches!(self, Self::NoSpace | Self::Failed | Self::Busy)
+        !matches!(self, Self::NoSpace | Self::Failed | Self::Unavailable | Self::Busy)
+    }
+
+    /// The same failure for another change of the batch.
+    pub(super) const fn again(&self) -> Self {
+        match self {
+            Self::NoSpace => Self::NoSpace,
+            Self::Unavailable => Self::Unavailable,
+            Self::Busy => Self::Busy,
+            _ => Self::Failed,
+        }
     }
 }
 
@@ -125,6 +140,10 @@ impl From<MetadataError> for ChangeError {
     fn from(error: MetadataError) -> Self {
         if error.is_no_space() {
             return Self::NoSpace;
+        }
+        if let MetadataError::Replica(ReplicaError::Objects(error)) = &error {
+            tracing::warn!(error = error as &dyn std::error::Error, "the bucket does not answer");
+            return Self::Unavailable;
         }
         tracing::error!(error = %error, cause = ?std::error::Error::source(&error), "commit failed");
         Self::Failed
