@@ -12,6 +12,7 @@
 mod auth;
 mod base64_go;
 mod client_config;
+pub mod cloud;
 mod config_file;
 mod glob;
 mod helper;

@@ -1,0 +1,115 @@
+//! Credentials of the clouds' registries: which cloud a host belongs to, and the exchange that
+//! turns an identity of this machine into a user name and password.
+//!
+//! | file | job |
+//! |---|---|
+//! | `host` | the registry of an image, parsed so that no look-alike passes |
+//! | `performer` | what an exchange asks of the machine: HTTP, files, programs, time |
+//! | `attempts` | which failures are worth another try, and when |
+//! | `aws/` | Amazon ECR, private and public |
+//! | `plugin` | the kubelet's exec protocol around it |
+//!
+//! Like the rest of this crate nothing here opens a socket or starts a process: the exchanges are
+//! plain functions over a [`Performer`], which the caller implements. They block; an asynchronous
+//! caller runs them on a thread for blocking work.
+
+mod attempts;
+pub mod aws;
+mod host;
+mod performer;
+pub mod plugin;
+#[cfg(test)]
+mod world;
+
+use std::time::{Duration, SystemTime};
+
+pub use self::host::RegistryHost;
+pub use self::performer::{
+    Method, Performer, ProgramOutput, Reach, Request, Response, RunError, SendError,
+};
+use crate::RegistryAuth;
+
+/// A credential that a cloud gave out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CloudCredential {
+    /// The only host that it is for, lower case, without a port.
+    pub host: String,
+    /// User and password.
+    pub auth: RegistryAuth,
+    /// When it ends, if the cloud said so.
+    pub expires_at: Option<SystemTime>,
+    /// How long it may be kept; zero for one that is good for this pull only.
+    pub keep_for: Duration,
+    /// Where the identity behind it came from, such as `environment` or `instance metadata`.
+    pub source: String,
+}
+
+/// Why an exchange gave no credential. Says nothing secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{provider}: {step} at {place}: {reason}{}", id_of(.request_id))]
+pub struct CloudError {
+    /// The provider, such as `ecr`.
+    pub provider: &'static str,
+    /// What was being done.
+    pub step: &'static str,
+    /// The host, file or variable that it was done with.
+    pub place: String,
+    /// What went wrong: a status and the error code of the service, never its body.
+    pub reason: String,
+    /// The service's id of the request.
+    pub request_id: Option<String>,
+    /// Whether the same call may work a little later.
+    pub retryable: bool,
+    /// What to try.
+    pub hint: Option<String>,
+}
+
+fn id_of(request_id: &Option<String>) -> String {
+    request_id.as_ref().map(|id| format!(" (request {id})")).unwrap_or_default()
+}
+
+impl CloudError {
+    /// An error that no second try mends.
+    pub(crate) fn new(
+        provider: &'static str,
+        step: &'static str,
+        place: impl Into<String>,
+        reason: impl Into<String>,
+    ) -> Self {
+        Self {
+            provider,
+            step,
+            place: place.into(),
+            reason: reason.into(),
+            request_id: None,
+            retryable: false,
+            hint: None,
+        }
+    }
+
+    #[must_use]
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    #[must_use]
+    pub(crate) fn retryable(mut self, retryable: bool) -> Self {
+        self.retryable = retryable;
+        self
+    }
+
+    #[must_use]
+    pub(crate) fn request_id(mut self, id: Option<&str>) -> Self {
+        self.request_id = id.map(str::to_owned);
+        self
+    }
+}
+
+/// How long a token may be kept that ends at `expires_at`: half of what is left, in whole seconds,
+/// and nothing for one that has ended. The kubelet does not forget a credential that stopped
+/// working, so a kept one must be far from its end.
+pub(crate) fn half_life(now: SystemTime, expires_at: SystemTime) -> Duration {
+    let left = expires_at.duration_since(now).unwrap_or_default();
+    Duration::from_secs(left.as_secs() / 2)
+}

@@ -1,0 +1,213 @@
+//! The kubelet's exec credential provider protocol (`credentialprovider.kubelet.k8s.io`, KEP-2133
+//! and KEP-4412): one JSON document in, one out.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::json;
+
+use super::CloudCredential;
+use crate::{RegistryAuth, Secret};
+
+const GROUP: &str = "credentialprovider.kubelet.k8s.io";
+const VERSIONS: [&str; 3] = ["v1", "v1beta1", "v1alpha1"];
+const REQUEST_KIND: &str = "CredentialProviderRequest";
+const RESPONSE_KIND: &str = "CredentialProviderResponse";
+
+/// What the kubelet asks.
+#[derive(Clone, Debug)]
+pub struct PluginRequest {
+    api_version: String,
+    /// The image whose credential is wanted.
+    pub image: String,
+    /// The token of the pod's service account, if the provider is configured to get one.
+    pub service_account_token: Option<Secret>,
+    /// The annotations of that service account which the provider is configured to get.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Why a request is none.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PluginRequestError {
+    /// Not a request in JSON; what it is instead is not repeated, it may hold a token.
+    #[error("standard input is not a {REQUEST_KIND} in JSON")]
+    Syntax,
+    /// Another kind or version.
+    #[error("standard input is a {kind} of {api_version}, not a {REQUEST_KIND} of {GROUP}/v1")]
+    Version {
+        /// What it says it is.
+        kind: String,
+        /// And of which version.
+        api_version: String,
+    },
+    /// There is no image in it.
+    #[error("the {REQUEST_KIND} names no image")]
+    NoImage,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Wire {
+    #[serde(default)]
+    api_version: String,
+    #[serde(default)]
+    kind: String,
+    #[serde(default)]
+    image: String,
+    #[serde(default)]
+    service_account_token: String,
+    #[serde(default)]
+    service_account_annotations: Option<BTreeMap<String, String>>,
+}
+
+impl PluginRequest {
+    /// Reads what came on standard input.
+    ///
+    /// # Errors
+    /// [`PluginRequestError`], which repeats nothing of the input but kind and version.
+    pub fn parse(input: &[u8]) -> Result<Self, PluginRequestError> {
+        let wire: Wire = serde_json::from_slice(input).map_err(|_| PluginRequestError::Syntax)?;
+        let version = wire.api_version.strip_prefix(GROUP).and_then(|rest| rest.strip_prefix('/'));
+        if wire.kind != REQUEST_KIND || !version.is_some_and(|known| VERSIONS.contains(&known)) {
+            return Err(PluginRequestError::Version {
+                kind: shortened(wire.kind),
+                api_version: shortened(wire.api_version),
+            });
+        }
+        if wire.image.is_empty() {
+            return Err(PluginRequestError::NoImage);
+        }
+        let token = Some(wire.service_account_token).filter(|token| !token.is_empty());
+        Ok(Self {
+            api_version: wire.api_version,
+            image: wire.image,
+            service_account_token: token.map(Secret::new),
+            annotations: wire.service_account_annotations.unwrap_or_default(),
+        })
+    }
+
+    /// The answer, for standard output: one key, the exact host, or no credential at all.
+    pub fn answer(&self, credential: Option<&CloudCredential>) -> Secret {
+        let mut auth = serde_json::Map::new();
+        let mut keep_for = None;
+        if let Some(CloudCredential { host, auth: given, keep_for: time, .. }) = credential
+            && let RegistryAuth::Basic { username, password, .. } = given
+        {
+            let entry = json!({ "username": username, "password": password.expose() });
+            auth.insert(host.clone(), entry);
+            keep_for = Some(go_duration(*time));
+        }
+        let mut response = json!({
+            "apiVersion": self.api_version,
+            "kind": RESPONSE_KIND,
+            "cacheKeyType": "Registry",
+            "auth": auth,
+        });
+        if let Some(keep_for) = keep_for {
+            response["cacheDuration"] = keep_for.into();
+        }
+        Secret::new(response.to_string())
+    }
+}
+
+/// What somebody sent, fit for one line of a log.
+fn shortened(text: String) -> String {
+    text.chars().filter(|c| c.is_ascii_graphic()).take(80).collect()
+}
+
+/// A duration as Go prints it, in whole seconds: `6h0m0s`.
+fn go_duration(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let (hours, minutes, rest) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match (hours, minutes) {
+        (0, 0) => format!("{rest}s"),
+        (0, _) => format!("{minutes}m{rest}s"),
+        _ => format!("{hours}h{minutes}m{rest}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(version: &str, more: &str) -> String {
+        format!(
+            r#"{{"apiVersion":"credentialprovider.kubelet.k8s.io/{version}","kind":"CredentialProviderRequest","image":"123456789012.dkr.ecr.eu-west-1.amazonaws.com/app"{more}}}"#
+        )
+    }
+
+    fn credential(seconds: u64) -> CloudCredential {
+        CloudCredential {
+            host: "123456789012.dkr.ecr.eu-west-1.amazonaws.com".to_owned(),
+            auth: RegistryAuth::basic("AWS", Secret::new("pw")),
+            expires_at: None,
+            keep_for: Duration::from_secs(seconds),
+            source: "environment".to_owned(),
+        }
+    }
+
+    fn answer(request: &str, credential: Option<&CloudCredential>) -> serde_json::Value {
+        let request = PluginRequest::parse(request.as_bytes()).expect("a request");
+        serde_json::from_str(request.answer(credential).expose()).expect("JSON")
+    }
+
+    #[test]
+    fn the_answer_has_the_version_of_the_request_and_one_exact_key() {
+        for version in VERSIONS {
+            let answer = answer(&request(version, ""), Some(&credential(21600))); // cases 1, 2
+            assert_eq!(
+                answer,
+                json!({
+                    "apiVersion": format!("{GROUP}/{version}"),
+                    "kind": "CredentialProviderResponse",
+                    "cacheKeyType": "Registry",
+                    "cacheDuration": "6h0m0s",
+                    "auth": {
+                        "123456789012.dkr.ecr.eu-west-1.amazonaws.com": {
+                            "username": "AWS", "password": "pw",
+                        },
+                    },
+                })
+            );
+        }
+    }
+
+    #[test]
+    fn no_credential_is_an_empty_answer() {
+        let answer = answer(&request("v1", ""), None); // case 7
+        assert_eq!(answer["auth"], json!({}));
+        assert_eq!(answer.get("cacheDuration"), None);
+    }
+
+    #[test]
+    fn a_credential_that_has_ended_is_not_kept() {
+        assert_eq!(answer(&request("v1", ""), Some(&credential(0)))["cacheDuration"], "0s");
+        for (seconds, text) in [(59, "59s"), (60, "1m0s"), (3599, "59m59s"), (90061, "25h1m1s")] {
+            assert_eq!(go_duration(Duration::from_secs(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn a_request_of_another_version_or_none_is_refused_without_repeating_it() {
+        for (input, expected) in [
+            (request("v2", ""), "is a CredentialProviderRequest of credentialprovider"),
+            (request("v1", "").replace("ProviderRequest", "Other"), "is a CredentialOther of"),
+            (String::new(), "is not a CredentialProviderRequest in JSON"),
+            (request("v1", "")[..40].to_owned(), "is not a CredentialProviderRequest in JSON"),
+            (request("v1", "").replace("1234", "").replace("image", "x"), "names no image"),
+        ] {
+            let error = PluginRequest::parse(input.as_bytes()).expect_err(&input); // case 3
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn unknown_fields_are_ignored_and_the_token_is_not_printed() {
+        let more = r#","serviceAccountToken":"canary","serviceAccountAnnotations":{"a":"b"},"x":1"#;
+        let request = PluginRequest::parse(request("v1", more).as_bytes()).expect("it"); // case 4
+        assert_eq!(request.service_account_token, Some(Secret::new("canary")));
+        assert_eq!(request.annotations["a"], "b");
+        assert!(!format!("{request:?}").contains("canary"));
+    }
+}
