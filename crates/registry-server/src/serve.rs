@@ -17,7 +17,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::auth::{Authority, TokenError, TokenService};
 use crate::bytes::bucket::Bucket;
-use crate::connection::{Connection, Transport};
+use crate::connection::{self, Connection, Transport};
 use crate::live::Live;
 use crate::metadata::{Metadata, MetadataError, PREDECESSOR_PAUSE, PREDECESSOR_WAIT_MAX, Pace};
 use crate::operations::Operations;
@@ -450,8 +450,7 @@ async fn accept(
 ) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let permit = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
     let (stream, address) = listener.accept().await?;
-    // Replies are small and complete: waiting for more to send would only delay them.
-    stream.set_nodelay(true)?;
+    connection::tune(&stream, address)?;
     Ok((stream, address, permit))
 }
 
