@@ -167,7 +167,7 @@ impl Remote {
                 })
                 .await?;
             let resumed = response.status() == StatusCode::PARTIAL_CONTENT
-                && content_range_start(&response) == Some(from);
+                && content_range(&response).is_some_and(|(start, _)| start == from);
             if 0 < from && !resumed {
                 // The registry does not resume; begin again.
                 got = 0;
@@ -255,7 +255,9 @@ fn write_pieces(
     Ok(())
 }
 
-fn content_range_start(response: &reqwest::Response) -> Option<u64> {
+/// First byte of a part, and the size of the whole where it is told.
+pub(crate) fn content_range(response: &reqwest::Response) -> Option<(u64, Option<u64>)> {
     let value = response.headers().get(header::CONTENT_RANGE)?.to_str().ok()?;
-    value.strip_prefix("bytes ")?.split('-').next()?.parse().ok()
+    let (range, size) = value.strip_prefix("bytes ")?.split_once('/')?;
+    Some((range.split('-').next()?.parse().ok()?, size.parse().ok()))
 }

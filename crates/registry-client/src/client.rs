@@ -8,6 +8,7 @@ use oci_model::Reference;
 
 use crate::endpoint::{Endpoint, Security, api_host};
 use crate::error::{RegistryError, with_causes};
+use crate::guard::GuardedNames;
 use crate::options::{ClientOptions, ClientOptionsError, Fallback, HostTls};
 use crate::tls;
 use crate::tokens::Tokens;
@@ -199,6 +200,17 @@ fn http_client(
         // Drops Authorization when a redirect leads to another host.
         .redirect(reqwest::redirect::Policy::limited(10))
         .tls_backend_preconfigured(tls);
+    if let Some(guard) = &options.guard {
+        let guard = Arc::new(guard.clone());
+        let for_redirects = Arc::clone(&guard);
+        let policy = reqwest::redirect::Policy::custom(move |attempt| {
+            match for_redirects.check_redirect(attempt.previous(), attempt.url()) {
+                Ok(()) => attempt.follow(),
+                Err(reason) => attempt.error(reason),
+            }
+        });
+        builder = builder.redirect(policy).dns_resolver(GuardedNames::new(guard));
+    }
     if let Some(proxy) = &options.proxy {
         let exempt = reqwest::NoProxy::from_string(&proxy.no_proxy);
         for (url, https) in [(&proxy.http, false), (&proxy.https, true)] {

@@ -16,11 +16,13 @@ mod copy;
 mod docker_archive;
 mod endpoint;
 mod error;
+mod guard;
 pub mod handshake;
 mod manifests;
 mod oci_layout;
 mod options;
 mod progress;
+mod proxying;
 mod pull;
 mod push;
 mod referrers;
@@ -38,12 +40,14 @@ pub use copy::CopyOptions;
 pub use credentials::RegistryAuth;
 pub use docker_archive::{read_docker_archive, write_docker_archive};
 pub use error::{RegistryError, RegistryErrorKind};
+pub use guard::Guard;
 pub use manifests::Expected;
 pub use oci_layout::{ImageFileError, read_oci_layout, write_oci_layout};
 pub use options::{
     ClientCertificate, ClientOptions, ClientOptionsError, Fallback, HostTls, Mirror, Proxy,
 };
 pub use progress::{Progress, ProgressEvent};
+pub use proxying::{BlobReader, ManifestBody, ManifestHead, Observed, RateLimit, TagsPage};
 pub use pull::{Layers, Platforms, PullOptions, Pulled, PulledImage};
 pub use push::{PushOptions, Pushed};
 pub use uploads::BlobUpload;

@@ -14,7 +14,7 @@ use crate::transport::{About, BodyError, body_up_to, tell_warnings};
 
 /// Largest blob that is read into memory, in bytes (8 MiB).
 const SMALL_BLOB_BYTES_MAX: usize = 8 * 1024 * 1024;
-const CONTENT_DIGEST: &str = "docker-content-digest";
+pub(crate) const CONTENT_DIGEST: &str = "docker-content-digest";
 const OCI_SUBJECT: &str = "oci-subject";
 
 /// What a tag has to name for it to be moved.
@@ -362,7 +362,7 @@ impl Remote {
     }
 }
 
-fn accept() -> String {
+pub(crate) fn accept() -> String {
     MediaType::MANIFESTS.map(|media_type| media_type.as_str().to_owned()).join(", ")
 }
 
@@ -372,7 +372,7 @@ fn digest_of(algorithm: Algorithm, bytes: &[u8]) -> Digest {
     hasher.finish()
 }
 
-fn content_type(response: &Response) -> Option<MediaType> {
+pub(crate) fn content_type(response: &Response) -> Option<MediaType> {
     let value = response.headers().get(header::CONTENT_TYPE)?.to_str().ok()?;
     let value = value.split(';').next().unwrap_or(value).trim();
     // Registries of static files know no better; the body tells.

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use credentials::{RegistryAuth, Secret};
 
+use crate::guard::Guard;
+
 /// Retries of one request after a transient failure.
 const RETRIES_MAX: u32 = 5;
 /// Blobs moved at once per pull or push: what docker and containerd use for pulls.
@@ -34,6 +36,9 @@ pub struct ClientOptions {
     pub fallback: Fallback,
     /// Proxy for connections that leave the machine.
     pub proxy: Option<Proxy>,
+    /// Where registries may lead this client; anywhere without. For programs that speak for
+    /// others, such as a pull-through cache.
+    pub guard: Option<Guard>,
     /// Retries of one request after a transient failure.
     pub retries_max: u32,
     /// Blobs moved at once per pull or push.
@@ -56,6 +61,7 @@ impl Default for ClientOptions {
             mirrors: BTreeMap::new(),
             fallback: Fallback::Registry,
             proxy: None,
+            guard: None,
             retries_max: RETRIES_MAX,
             concurrent_blobs_max: CONCURRENT_BLOBS_MAX,
             connect_timeout: Duration::from_secs(30),

@@ -133,7 +133,10 @@ impl Remote {
         }
     }
 
-    async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, RegistryError> {
+    pub(crate) async fn referrers(
+        &self,
+        subject: &Digest,
+    ) -> Result<Vec<Descriptor>, RegistryError> {
         let progress = Progress::none();
         let target = format!("{}/referrers/{subject}", self.repository_path());
         let what = format!("referrers of {}@{subject}", self.reference.name());

@@ -16,10 +16,10 @@ const PAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 const PAGES_MAX: usize = 10_000;
 
 #[derive(Deserialize)]
-struct TagList {
+pub(crate) struct TagList {
     /// `null` in some registries when there are none.
     #[serde(default)]
-    tags: Option<Vec<String>>,
+    pub(crate) tags: Option<Vec<String>>,
 }
 
 impl Client {
@@ -109,7 +109,7 @@ impl Remote {
 }
 
 /// The address in `<…>; rel="next"` (RFC 8288).
-fn next_page(link: &str) -> Option<&str> {
+pub(crate) fn next_page(link: &str) -> Option<&str> {
     link.split(',').find_map(|link| {
         let (address, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
         let next = parameters

@@ -14,6 +14,7 @@ use crate::challenge::Challenge;
 use crate::client::Remote;
 use crate::endpoint::Security;
 use crate::error::{Refusal, RegistryError, RegistryErrorKind, with_causes};
+use crate::guard::Credential;
 use crate::handshake::{GiveUp, Grant, NextStep, TokenRequest, Tried, after_unauthorized};
 use crate::progress::{Progress, ProgressEvent};
 use crate::retry;
@@ -88,7 +89,7 @@ impl Remote {
     }
 
     /// One attempt with the handshake that it may need.
-    async fn send_authorized(
+    pub(crate) async fn send_authorized(
         &self,
         about: &About<'_>,
         finish: &impl Fn(RequestBuilder) -> RequestBuilder,
@@ -111,6 +112,12 @@ impl Remote {
             if response.status() != http::StatusCode::UNAUTHORIZED {
                 return Ok(response);
             }
+            // Whoever a guarded registry led us to has no business with its credentials.
+            let guarded = self.client.options().guard.is_some();
+            if guarded && authority(response.url()) != self.endpoint.host {
+                return Ok(response);
+            }
+            let asked = response.url().clone();
             tokens.forget(&key);
             let challenges = response
                 .headers()
@@ -126,6 +133,7 @@ impl Remote {
                     tried = Tried::Basic;
                 }
                 NextStep::FetchToken(request) => {
+                    self.check_realm(&request, &asked)?;
                     let token = self.fetch_token(&request, about).await?;
                     let (lifetime, now) = (token.expires_in, Instant::now());
                     tokens.put_bearer(&key, token.value.clone(), lifetime, now);
@@ -151,6 +159,20 @@ impl Remote {
                 }
             }
         }
+    }
+
+    /// Refuses token services that a guarded registry must not lead us to.
+    fn check_realm(&self, request: &TokenRequest, registry: &Url) -> Result<(), RegistryError> {
+        let Some(guard) = &self.client.options().guard else { return Ok(()) };
+        let credential = match request.grant {
+            Grant::Anonymous => Credential::None,
+            Grant::Basic { .. } | Grant::Refresh { .. } => Credential::Sent,
+        };
+        guard.check_realm(&request.realm, registry, credential).map_err(|reason| {
+            let registry = &self.endpoint.host;
+            let reason = format!("registry {registry} cannot be trusted: {reason}");
+            RegistryErrorKind::Malformed { reason }.into()
+        })
     }
 
     /// One request. For insecure hosts HTTPS comes first and plain HTTP second.
@@ -336,6 +358,10 @@ fn request_error(error: &reqwest::Error, registry: &str) -> RegistryError {
     if reason.is_empty() {
         reason = if error.is_timeout() { "i/o timeout".to_owned() } else { error.to_string() };
     }
+    if error.is_redirect() {
+        return RegistryErrorKind::Malformed { reason: format!("registry {registry}: {reason}") }
+            .into();
+    }
     if error.is_connect() {
         let registry = registry.to_owned();
         return RegistryErrorKind::Unreachable { registry, reason }.into();
@@ -344,12 +370,13 @@ fn request_error(error: &reqwest::Error, registry: &str) -> RegistryError {
 }
 
 /// Reads what a refusal says.
-async fn refusal(response: Response, about: &About<'_>) -> Refusal {
+pub(crate) async fn refusal(response: Response, about: &About<'_>) -> Refusal {
     let status = response.status().as_u16();
     let url = redacted(response.url());
     let retry_after = response
         .headers()
         .get(header::RETRY_AFTER)
+        .or_else(|| response.headers().get("x-retry-after"))
         .and_then(|value| value.to_str().ok())
         .and_then(retry::parse_retry_after);
     let body = body_up_to(response, ERROR_BYTES_MAX).await.unwrap_or_default();

@@ -9,4 +9,5 @@ mod fake;
 mod files;
 mod images;
 mod own_registry;
+mod proxying;
 mod transfer;
