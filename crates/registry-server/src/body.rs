@@ -17,6 +17,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use oci_model::ErrorCode;
 use rustix::fs::Advice;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::limits::Limits;
@@ -46,6 +47,8 @@ pub(crate) enum Body {
     Sent(SentBody),
     /// One after the other, texts and parts of a file.
     Parts(PartsBody),
+    /// What a task hands out piece by piece.
+    Stream(StreamBody),
 }
 
 /// Texts and parts of a file in turn.
@@ -55,6 +58,35 @@ pub(crate) struct PartsBody {
     current: Option<Box<Body>>,
     unsent: u64,
     spans: Option<FileSpans>,
+}
+
+/// Pieces of a body whose maker is at work still.
+pub(crate) struct StreamBody {
+    pieces: mpsc::Receiver<io::Result<Bytes>>,
+    /// Bytes not yet sent, if the whole is known.
+    unsent: Option<u64>,
+}
+
+impl StreamBody {
+    /// The body that `pieces` make, `size` bytes if that is known.
+    pub(crate) const fn new(pieces: mpsc::Receiver<io::Result<Bytes>>, size: Option<u64>) -> Self {
+        Self { pieces, unsent: size }
+    }
+
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let Poll::Ready(piece) = self.pieces.poll_recv(context) else { return Poll::Pending };
+        let size = piece.as_ref().map_or(0, |piece| piece.as_ref().map_or(0, Bytes::len)) as u64;
+        match (&piece, self.unsent) {
+            // Less than was promised must not look like the end.
+            (None, Some(1..)) => {
+                self.unsent = None;
+                return Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into())));
+            }
+            (_, Some(unsent)) => self.unsent = Some(unsent.saturating_sub(size)),
+            (_, None) => {}
+        }
+        Poll::Ready(piece.map(|piece| piece.map(Frame::data)))
+    }
 }
 
 /// A piece of a [`PartsBody`].
@@ -210,6 +242,7 @@ impl http_body::Body for Body {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Sent(body) => Poll::Ready(body.next().map(|hole| Ok(Frame::data(hole)))),
             Self::Parts(body) => body.poll_next(context),
+            Self::Stream(body) => body.poll_next(context),
             Self::File(body) => {
                 let Some(next) = &mut body.next else { return Poll::Ready(None) };
                 let piece = match Pin::new(next).poll(context) {
@@ -232,6 +265,7 @@ impl http_body::Body for Body {
             Self::File(body) => body.next.is_none(),
             Self::Sent(body) => body.unsent == 0,
             Self::Parts(body) => body.unsent == 0,
+            Self::Stream(body) => body.unsent == Some(0),
         }
     }
 
@@ -243,6 +277,7 @@ impl http_body::Body for Body {
             Self::File(body) => SizeHint::with_exact(body.unsent),
             Self::Sent(body) => SizeHint::with_exact(body.unsent),
             Self::Parts(body) => SizeHint::with_exact(body.unsent),
+            Self::Stream(body) => body.unsent.map_or_else(SizeHint::default, SizeHint::with_exact),
         }
     }
 }

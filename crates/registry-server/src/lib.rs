@@ -30,6 +30,7 @@ mod manifests;
 mod metadata;
 mod operations;
 mod options;
+mod proxy;
 mod range;
 mod refusal;
 mod route;
@@ -53,6 +54,11 @@ pub use operations::{
 pub use options::{
     Anonymous, AuthScheme, COLLECTION_DELAY, CollectionSchedule, PlainHttp, RegistryOptions,
     UPLOAD_IDLE_MAX,
+};
+pub use proxy::{
+    BlobPieces, FetchedManifest, ManifestHead, ManifestName, Observed, OpenedBlob, ProxiedRegistry,
+    ProxyOptions, ProxyOptionsError, TAG_LIFE, TagsPage, UNUSED_MAX, Upstream, UpstreamError,
+    UpstreamFuture, UpstreamNetwork, UpstreamQuota, UpstreamStatus,
 };
 pub use serve::{BindError, RegistryServer, ReloadError, Running};
 pub use tenancy::{

@@ -120,7 +120,12 @@ impl ReferrerPage<'_> {
     }
 }
 
-fn listed(body: &serde_json::Value, page: &Page, names_max: usize, path: &str) -> Answer {
+pub(crate) fn listed(
+    body: &serde_json::Value,
+    page: &Page,
+    names_max: usize,
+    path: &str,
+) -> Answer {
     let mut response = json(body.to_string().into_bytes());
     if let (true, Some(last)) = (page.more, page.names.last()) {
         let link = format!("<{path}?n={names_max}&last={}>; rel=\"next\"", encode(last));
@@ -134,7 +139,7 @@ fn encode(text: &str) -> String {
 }
 
 /// How many names the client wants, clamped to what it gets at most.
-fn names_max(query: &Query) -> Result<usize, Refusal> {
+pub(crate) fn names_max(query: &Query) -> Result<usize, Refusal> {
     let Some(text) = query.get("n") else { return Ok(NAMES_MAX) };
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(Refusal::new(

@@ -189,7 +189,7 @@ pub(crate) async fn delete(call: &Call<'_>, reference: ManifestReference) -> Ans
     }
 }
 
-fn unknown(reference: &ManifestReference) -> Refusal {
+pub(crate) fn unknown(reference: &ManifestReference) -> Refusal {
     let text = match reference {
         ManifestReference::Tag(tag) => tag.to_string(),
         ManifestReference::Digest(digest) => digest.to_string(),

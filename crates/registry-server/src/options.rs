@@ -10,6 +10,7 @@ use crate::auth::AccessRule;
 use crate::bytes::BucketOptions;
 use crate::limits::Limits;
 use crate::operations::{OperationsOptions, TlsFiles};
+use crate::proxy::ProxyOptions;
 use crate::tenancy::Namespace;
 use crate::upkeep::ScrubSchedule;
 
@@ -55,6 +56,8 @@ pub struct RegistryOptions {
     pub limits: Limits,
     /// What whoever runs the registry needs.
     pub operations: OperationsOptions,
+    /// Other registries that are served and cached here.
+    pub proxy: ProxyOptions,
 }
 
 /// Whether plain HTTP may leave the machine.
@@ -129,6 +132,7 @@ impl RegistryOptions {
             reserve: DiskReserve::default(),
             drain_max: Duration::from_secs(10),
             limits: Limits::default(),
+            proxy: ProxyOptions::default(),
         }
     }
 }

@@ -111,7 +111,7 @@ impl Refusal {
         self
     }
 
-    #[cfg(test)]
+    /// Its status.
     pub(crate) const fn status(&self) -> StatusCode {
         self.status
     }

@@ -25,6 +25,7 @@ use crate::operations::exchange::Peer;
 use crate::operations::observe::{answer_operator, observe};
 use crate::operations::tls::{Tls, TlsError};
 use crate::options::{PlainHttp, RegistryOptions};
+use crate::proxy::{Proxy, ProxyOptionsError, UpstreamStatus};
 use crate::send_file::FileSpans;
 use crate::service::{Service, Site};
 use crate::tenancy::{NamespaceError, Policies};
@@ -80,6 +81,9 @@ pub enum BindError {
     /// The namespaces contradict themselves.
     #[error(transparent)]
     Namespaces(#[from] NamespaceError),
+    /// The registries behind this one cannot be served as configured.
+    #[error(transparent)]
+    Proxy(#[from] ProxyOptionsError),
     /// The state of the registry cannot be read.
     #[error("cannot open the registry in {}", path.display())]
     State {
@@ -187,6 +191,11 @@ impl Running {
         format!("{}://{}", self.scheme, self.address)
     }
 
+    /// How the registries behind this one fare, in the order of the options.
+    pub fn upstreams(&self) -> Vec<UpstreamStatus> {
+        self.service.proxy.status()
+    }
+
     /// Where it answers operators, if it does.
     pub const fn operators_address(&self) -> Option<SocketAddr> {
         self.operators
@@ -280,6 +289,11 @@ fn open(options: &RegistryOptions, site: Site) -> Result<Service, BindError> {
         MetadataError::InUse { path } => BindError::InUse { path },
         error => state(error.into()),
     })?;
+    let proxy = Proxy::new(
+        &options.proxy,
+        options.store.clone().reserving(options.reserve),
+        metadata.clone(),
+    )?;
     let operations = Operations::new(&options.operations);
     operations.metrics.register_commits(metadata.meter());
     let upkeep = Arc::default();
@@ -288,6 +302,7 @@ fn open(options: &RegistryOptions, site: Site) -> Result<Service, BindError> {
         store: options.store.reserving(options.reserve),
         metadata,
         authority: Live::new(authority(options)?),
+        proxy: Arc::new(proxy),
         upload_locks: Mutex::new(HashMap::new()),
         site,
         limits: options.limits,
@@ -328,6 +343,7 @@ async fn serve(
             .inspect_err(|error| tracing::error!(%error, "blobs are not read again"))
             .ok()
     });
+    service.proxy.start();
     let slots = Arc::new(Semaphore::new(options.operations.connections_max));
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
@@ -373,6 +389,7 @@ async fn serve(
         // It ends on the same signal.
         let _ = keeper.await;
     }
+    service.proxy.close().await;
     let metadata = service.metadata.clone();
     let close = move || {
         drop(scrubber);

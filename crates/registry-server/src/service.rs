@@ -20,6 +20,7 @@ use crate::metadata::{ChangeError, Metadata, MetadataError, Stamp};
 use crate::operations::Operations;
 use crate::operations::exchange::Exchange;
 use crate::operations::observe::admit_principal;
+use crate::proxy::{self, Proxy};
 use crate::refusal::Refusal;
 use crate::route::{self, Query, Route, Target};
 use crate::send_file::FileSpans;
@@ -33,6 +34,8 @@ pub(crate) struct Service {
     pub(crate) store: BlobStore,
     pub(crate) metadata: Metadata,
     pub(crate) authority: Live<Authority>,
+    /// Other registries behind this one.
+    pub(crate) proxy: Arc<Proxy>,
     /// Locks of the uploads in use, so that requests for one upload queue up.
     pub(crate) upload_locks: Mutex<HashMap<UploadId, Weak<tokio::sync::Mutex<()>>>>,
     pub(crate) site: Site,
@@ -211,6 +214,15 @@ async fn dispatch(
         }
     };
     let query = Query::parse(query);
+    let proxied = match service.proxy.find(&repository, query.get("ns"), &realm) {
+        Ok(proxied) => proxied,
+        Err(refusal) => {
+            authority.authorize_base(&principal, &realm)?;
+            return Err(refusal);
+        }
+    };
+    // Rights go by the one name that a repository of another registry has here.
+    let repository = proxied.as_ref().map_or(repository, |named| named.local.clone());
     let headers = parts.headers;
     let call = Call {
         service,
@@ -234,6 +246,9 @@ async fn dispatch(
     };
     call.require(role)?;
     service.metadata.current().await?;
+    if let Some(named) = proxied {
+        return proxy::answer(&call, &method, target, &named).await;
+    }
     match (method, target) {
         (Method::GET | Method::HEAD, Target::Manifest(reference)) => {
             manifests::get(&call, &reference)

@@ -61,7 +61,7 @@ use oci_model::{Digest, MediaType};
 
 use self::cache::ManifestCache;
 #[allow(unused_imports, reason = "for blobs in a bucket")]
-pub(crate) use self::changes::AddBlob;
+pub(crate) use self::changes::{AddBlob, CachedBlob, CachedUse, Uncached};
 pub(crate) use self::changes::{Change, ChangeError, Child, Expected, NewManifest, Reply, Stamp};
 use self::local::{Local, Pending, Request, Work};
 pub(crate) use self::replica::{Objects, Pace, ReplicaError};
@@ -69,6 +69,7 @@ use self::replica::{ObjectsError, Replica};
 pub(crate) use self::tables::StoredLink;
 #[allow(unused_imports, reason = "for blobs in a bucket")]
 pub(crate) use self::tables::{BlobRow, BlobState};
+pub(crate) use self::tables::{CachedKind, CachedRow};
 use crate::operations::metrics::CommitMeter;
 
 /// How long a start waits for the locks and the port of a killed predecessor.

@@ -4,16 +4,32 @@ use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use oci_model::{Digest, MediaType, Repository};
-use redb::ReadableDatabase as _;
+use redb::{ReadableDatabase as _, ReadableTable as _};
 
 use super::tables::{
-    BLOBS, BlobRow, HOLDERS, LINKS, MANIFESTS, REFERRERS, REPOSITORIES, TAGS, decode_manifest,
-    upper_bound,
+    BLOBS, BlobRow, CACHED, CachedRow, HOLDERS, LINKS, MANIFESTS, REFERRERS, REPOSITORIES, TAGS,
+    decode_manifest, upper_bound,
 };
 use super::{Metadata, MetadataError, Page, StoredManifest, lock};
 use crate::route::ManifestReference;
 
 impl Metadata {
+    /// All content of other registries that is kept here, by repository and digest.
+    pub(crate) fn cached(&self) -> Result<Vec<(Repository, Digest, CachedRow)>, MetadataError> {
+        let table = self.shared.database.begin_read()?.open_table(CACHED)?;
+        let mut all = Vec::new();
+        for row in table.iter()? {
+            let (key, value) = row?;
+            let (name, text) = key.value();
+            let damaged =
+                || MetadataError::Damaged { table: "cached", key: format!("{name}@{text}") };
+            let repository = Repository::new(name).map_err(|_| damaged())?;
+            let digest = text.parse().map_err(|_| damaged())?;
+            all.push((repository, digest, CachedRow::decode(text, value.value())?));
+        }
+        Ok(all)
+    }
+
     /// The size of a blob that the repository may show.
     pub(crate) fn linked(
         &self,

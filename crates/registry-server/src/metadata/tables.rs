@@ -13,6 +13,7 @@
 //! | `links` | name, digest of a blob | its size in bytes |
 //! | `holders` | digest of a blob, name | nothing: `links` the other way round |
 //! | `referrers` | name, digest of the subject, digest of the referrer | descriptor of the referrer, JSON |
+//! | `cached` | name, digest of a manifest or blob that another registry has | [`CachedRow`] as JSON |
 //! | `blobs` | digest of a blob | [`BlobRow`] as JSON; only when blobs are in a bucket: otherwise the blob store knows them |
 
 use oci_model::{Digest, Repository};
@@ -44,6 +45,8 @@ tables! {
     holders HOLDERS: (&'static str, &'static str) => ();
     /// Referrers of a subject.
     referrers REFERRERS: (&'static str, &'static str, &'static str) => &'static [u8];
+    /// Content of other registries.
+    cached CACHED: (&'static str, &'static str) => &'static [u8];
     /// Blobs in the bucket.
     blobs BLOBS: &'static str => &'static [u8];
 }
@@ -93,6 +96,40 @@ impl BlobRow {
     pub(crate) fn decode(digest: &str, row: &[u8]) -> Result<Self, MetadataError> {
         serde_json::from_slice(row)
             .map_err(|_| MetadataError::Damaged { table: "blobs", key: digest.to_owned() })
+    }
+}
+
+/// Content of another registry that is kept here for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CachedRow {
+    pub(crate) kind: CachedKind,
+    /// Its size in bytes.
+    pub(crate) size: u64,
+    /// Milliseconds since 1970 of the last use. Coarse: it is written once in a while.
+    pub(crate) used: u64,
+}
+
+/// What cached content is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum CachedKind {
+    /// A manifest or index.
+    Manifest,
+    /// A blob.
+    Blob,
+}
+
+impl CachedRow {
+    /// The row as it is stored.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        // A struct of numbers and texts cannot fail to become JSON.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// The row of `digest`.
+    pub(crate) fn decode(digest: &str, row: &[u8]) -> Result<Self, MetadataError> {
+        serde_json::from_slice(row)
+            .map_err(|_| MetadataError::Damaged { table: "cached", key: digest.to_owned() })
     }
 }
 

@@ -16,6 +16,7 @@ mod listing;
 mod manifests;
 mod metrics;
 mod namespaces;
+mod proxy;
 mod races;
 mod rates;
 mod restart;

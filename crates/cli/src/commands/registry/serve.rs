@@ -152,9 +152,10 @@ fn explain(error: BindError) -> Failure {
         }
         BindError::PlainHttp { .. } => Failure::new(Kind::Usage, error)
             .hint("--tls-cert FILE --tls-key FILE, or --plain-http if the network is trusted"),
-        BindError::Tls { .. } | BindError::Users(_) | BindError::Namespaces(_) => {
-            Failure::new(Kind::Usage, error)
-        }
+        BindError::Tls { .. }
+        | BindError::Users(_)
+        | BindError::Namespaces(_)
+        | BindError::Proxy(_) => Failure::new(Kind::Usage, error),
         BindError::State { .. } => Failure::new(Kind::Environment, error),
     }
 }

@@ -1,6 +1,7 @@
 //! What can happen to the metadata, and the one function that makes it happen.
 
 mod blob;
+mod cached;
 mod manifest;
 mod repository;
 mod tag;
@@ -12,6 +13,7 @@ use oci_model::{Digest, Repository, Tag};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::blob::AddBlob;
+pub(crate) use self::cached::{CachedBlob, CachedUse, Uncached};
 pub(crate) use self::manifest::{Child, Expected, NewManifest};
 use super::MetadataError;
 use super::replica::ReplicaError;
@@ -39,6 +41,15 @@ pub(crate) enum Change {
     MountBlob(Repository, Digest),
     /// Somebody was told that the blob in the bucket is there: it must stay for a while.
     SeeBlob(Digest),
+    /// Stores a manifest of another registry and moves tags to it; what it points to may come
+    /// later.
+    CacheManifest(Box<NewManifest>),
+    /// Keeps a blob of another registry and lets a repository show it.
+    CacheBlob(CachedBlob),
+    /// Notes when cached content was last used.
+    UseCached(Vec<CachedUse>),
+    /// Forgets cached content that was not used later than is known.
+    Uncache(Vec<Uncached>),
     /// Forgets these links, whose blobs are gone, and repositories that hold nothing.
     Tidy(Vec<(Repository, Digest)>),
 }
@@ -198,6 +209,12 @@ pub(crate) fn apply(
         Change::AddBlob(blob) => blob::add(blob, stamp, tables, &mut outcome),
         Change::MountBlob(repository, digest) => blob::mount(repository, digest, stamp, tables),
         Change::SeeBlob(digest) => blob::see(digest, stamp, tables),
+        Change::CacheManifest(manifest) => {
+            cached::put_manifest(manifest, stamp, tables, &mut outcome)
+        }
+        Change::CacheBlob(blob) => cached::put_blob(blob, stamp, tables, &mut outcome),
+        Change::UseCached(uses) => cached::note(uses, tables),
+        Change::Uncache(all) => cached::forget(all, tables, &mut outcome),
         Change::Tidy(gone) => repository::tidy(gone, tables, &mut outcome),
     };
     match done {

@@ -25,6 +25,14 @@ fn manifest(bytes: &'static [u8]) -> NewManifest {
     }
 }
 
+fn cached_blob() -> CachedBlob {
+    CachedBlob { repository: repository(), digest: digest(), size: 3, key: None }
+}
+
+fn uncached(used: u64) -> Uncached {
+    Uncached { repository: repository(), digest: digest(), used }
+}
+
 /// Every replica and every later version reads these texts.
 #[test]
 fn changes_are_written_as_documented_and_come_back() {
@@ -68,6 +76,26 @@ fn changes_are_written_as_documented_and_come_back() {
             format!(r#"{{"mount_blob":["team/app","{e}"]}}"#),
         ),
         (Change::SeeBlob(digest()), format!(r#"{{"see_blob":"{e}"}}"#)),
+        (
+            Change::CacheManifest(Box::new(manifest(b"{} "))),
+            put(r#"{"text":"{} "}"#).replace("put_manifest", "cache_manifest"),
+        ),
+        (
+            Change::CacheBlob(cached_blob()),
+            format!(r#"{{"cache_blob":{{"repository":"team/app","digest":"{e}","size":3}}}}"#),
+        ),
+        (
+            Change::UseCached(vec![CachedUse {
+                repository: repository(),
+                digest: digest(),
+                at: 7,
+            }]),
+            format!(r#"{{"use_cached":[{{"repository":"team/app","digest":"{e}","at":7}}]}}"#),
+        ),
+        (
+            Change::Uncache(vec![uncached(7)]),
+            format!(r#"{{"uncache":[{{"repository":"team/app","digest":"{e}","used":7}}]}}"#),
+        ),
         (
             Change::Tidy(vec![(repository(), digest())]),
             format!(r#"{{"tidy":[["team/app","{e}"]]}}"#),
@@ -141,4 +169,48 @@ fn a_blob_in_the_bucket_has_one_object_and_comes_back_from_a_tombstone() {
         apply(&back, &stamp(7), &mut tables).expect("it");
         assert_eq!(blob::row(&digest(), &tables).expect("an answer").expect("a row").state, live);
     }
+}
+
+// Race 12 (registry.md 4.7): expiry decided on what it knew, and the blob came again since.
+#[test]
+fn cached_content_goes_only_if_it_was_not_used_since() {
+    let database = database();
+    let transaction = database.begin_write().expect("a transaction");
+    let mut tables = Tables::open(&transaction).expect("tables");
+    let stamp = |at| Stamp { at, by: String::new(), request: String::new() };
+    let cache = Change::CacheBlob(cached_blob());
+    let text = digest().to_string();
+    let key = ("team/app", text.as_str());
+    let kept = apply(&cache, &stamp(5), &mut tables).expect("it").effects;
+    assert!(matches!(&kept[..], [Effect::Keep(_, kept)] if *kept == [digest()]));
+    apply(&cache, &stamp(9), &mut tables).expect("it came again");
+    apply(&Change::Uncache(vec![uncached(5)]), &stamp(10), &mut tables).expect("an answer");
+    assert!(tables.links.get(key).expect("an answer").is_some());
+    let used = CachedUse { repository: repository(), digest: digest(), at: 12 };
+    apply(&Change::UseCached(vec![used]), &stamp(13), &mut tables).expect("a use");
+    apply(&Change::Uncache(vec![uncached(9)]), &stamp(13), &mut tables).expect("an answer");
+    assert!(tables.links.get(key).expect("an answer").is_some());
+    let gone = apply(&Change::Uncache(vec![uncached(12)]), &stamp(14), &mut tables).expect("it");
+    assert!(matches!(&gone.effects[..], [Effect::Release(_, kept)] if *kept == [digest()]));
+    assert!(tables.links.get(key).expect("an answer").is_none());
+    assert!(tables.holders.get((text.as_str(), "team/app")).expect("an answer").is_none());
+    assert!(tables.kept.get(key).expect("an answer").is_none());
+    assert!(tables.cached.get(key).expect("an answer").is_none());
+}
+
+#[test]
+fn a_cached_manifest_may_come_before_what_it_points_to() {
+    let database = database();
+    let transaction = database.begin_write().expect("a transaction");
+    let mut tables = Tables::open(&transaction).expect("tables");
+    let stamp = Stamp { at: 5, by: String::new(), request: String::new() };
+    let cache = Change::CacheManifest(Box::new(manifest(b"{} ")));
+    apply(&cache, &stamp, &mut tables).expect("it");
+    let text = digest().to_string();
+    let tag = tables.tags.get(("team/app", "v1")).expect("an answer").expect("a tag");
+    assert_eq!(tag.value(), text);
+    drop(tag);
+    apply(&Change::Uncache(vec![uncached(5)]), &stamp, &mut tables).expect("it");
+    assert!(tables.tags.get(("team/app", "v1")).expect("an answer").is_none());
+    assert!(tables.manifests.get(("team/app", text.as_str())).expect("an answer").is_none());
 }
