@@ -11,7 +11,7 @@
 //! |---|---|
 //! | `metadata.redb` | the database; its tables are documented in `metadata` |
 //! | `links.journal` | blobs uploaded since the last commit of the database |
-//! | `token-key.pem` | the key that signs bearer tokens, mode 0600 |
+//! | `token-keys/` | the keys that sign bearer tokens, see `auth::key_ring` |
 #![forbid(unsafe_code)]
 
 mod admin;
@@ -34,6 +34,7 @@ mod proxy;
 mod range;
 mod refusal;
 mod route;
+mod secret_file;
 mod send_file;
 mod serve;
 mod service;
@@ -44,7 +45,11 @@ mod uploads;
 mod users_file;
 mod warning;
 
-pub use auth::{AccessRule, Holder, Role};
+pub use auth::{
+    AccessRule, Clock, Holder, IdentityOptions, ROBOT_LIFE, RefreshBinding, Robot, RobotError,
+    RobotRight, RobotSecret, Role, TokenAlgorithm, TokenOptions, add_robot, list_robots,
+    remove_robot, rotate_robot,
+};
 pub use bytes::{BucketOptions, Network, NetworkError, REDIRECT_LIFETIME, RedirectOptions};
 pub use collection::{GarbageError, collect_garbage};
 pub use limits::Limits;
@@ -66,4 +71,4 @@ pub use tenancy::{
     RetentionRule, Span,
 };
 pub use upkeep::ScrubSchedule;
-pub use users_file::{UserFileError, add_user};
+pub use users_file::{UserFileError, add_user, list_users, remove_user};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use blob_store::{BlobStore, DiskReserve};
 
-use crate::auth::AccessRule;
+use crate::auth::{AccessRule, IdentityOptions};
 use crate::bytes::BucketOptions;
 use crate::limits::Limits;
 use crate::operations::{OperationsOptions, TlsFiles};
@@ -38,6 +38,8 @@ pub struct RegistryOptions {
     pub access: Vec<AccessRule>,
     /// Prefixes with policies of their own; see [`Namespace`].
     pub namespaces: Vec<Namespace>,
+    /// Robots, groups, tokens.
+    pub identity: IdentityOptions,
     /// How clients are asked to authenticate.
     pub scheme: AuthScheme,
     /// The URL under which clients reach the registry, such as `https://registry.example`, used in
@@ -122,6 +124,7 @@ impl RegistryOptions {
             anonymous: Anonymous::Push,
             access: Vec::new(),
             namespaces: Vec::new(),
+            identity: IdentityOptions::default(),
             scheme: AuthScheme::Basic,
             external_url: None,
             collection: Some(CollectionSchedule {

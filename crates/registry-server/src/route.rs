@@ -22,6 +22,8 @@ pub(crate) enum Route {
     Admin(String),
     /// `/auth/token`
     Token,
+    /// `/auth/jwks.json`
+    TokenKeys,
     /// Anything below a repository.
     In(Repository, Target),
 }
@@ -67,6 +69,7 @@ pub(crate) fn parse(path: &str) -> Result<Route, Refusal> {
         "/v2/_catalog" => return Ok(Route::Catalog),
         "/v2/_oci/ext/discover" => return Ok(Route::Extensions),
         "/auth/token" => return Ok(Route::Token),
+        "/auth/jwks.json" => return Ok(Route::TokenKeys),
         _ => {}
     }
     let rest = path.strip_prefix("/v2/").ok_or_else(Refusal::not_found)?;

@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
-use crate::auth::{Authority, TokenError, TokenService};
+use crate::auth::{Authority, AuthorityError, RobotError};
 use crate::bytes::bucket::Bucket;
 use crate::connection::{self, Connection, Transport};
 use crate::live::Live;
@@ -78,6 +78,9 @@ pub enum BindError {
     /// The user file cannot be read.
     #[error(transparent)]
     Users(#[from] UserFileError),
+    /// The robots file cannot be read.
+    #[error(transparent)]
+    Robots(#[from] RobotError),
     /// The namespaces contradict themselves.
     #[error(transparent)]
     Namespaces(#[from] NamespaceError),
@@ -212,7 +215,7 @@ impl Running {
         }
         let (service, tls) = (Arc::clone(&self.service), self.tls.clone());
         let reload = move || {
-            let authority = authority(&options)?;
+            let authority = authority(&options, Some(&service.authority.now()))?;
             let policies = Policies::new(options.namespaces.clone()).map_err(BindError::from)?;
             if let (Some(tls), Some(files)) = (tls, &options.tls) {
                 tls.reload(files)?;
@@ -301,7 +304,7 @@ fn open(options: &RegistryOptions, site: Site) -> Result<Service, BindError> {
     Ok(Service {
         store: options.store.reserving(options.reserve),
         metadata,
-        authority: Live::new(authority(options)?),
+        authority: Live::new(authority(options, None)?),
         proxy: Arc::new(proxy),
         upload_locks: Mutex::new(HashMap::new()),
         site,
@@ -313,13 +316,17 @@ fn open(options: &RegistryOptions, site: Site) -> Result<Service, BindError> {
 }
 
 /// Who may do what, as the options say.
-fn authority(options: &RegistryOptions) -> Result<Authority, BindError> {
-    let directory = &options.directory;
-    let tokens =
-        TokenService::open(&directory.join("token-key.pem")).map_err(|error: TokenError| {
-            BindError::State { path: directory.clone(), source: error.into() }
-        })?;
-    Ok(Authority::new(options, tokens)?)
+fn authority(
+    options: &RegistryOptions,
+    before: Option<&Authority>,
+) -> Result<Authority, BindError> {
+    Authority::open(options, before).map_err(|error| match error {
+        AuthorityError::Users(error) => BindError::Users(error),
+        AuthorityError::Robots(error) => BindError::Robots(error),
+        AuthorityError::Tokens(error) => {
+            BindError::State { path: options.directory.clone(), source: error.into() }
+        }
+    })
 }
 
 /// Where clients come in.

@@ -166,7 +166,6 @@ async fn dispatch(
     spans: Option<FileSpans>,
     warnings: &Warnings,
 ) -> Answer {
-    let method = parts.method;
     let query = parts.uri.query();
     if parts.uri.path().len() + query.map_or(0, str::len) > route::TARGET_BYTES_MAX {
         return Err(Refusal::uri_too_long());
@@ -178,12 +177,17 @@ async fn dispatch(
     }
     let realm = service.site.url(&parts.headers);
     let route = route::parse(parts.uri.path());
-    let is_read = matches!(method, Method::GET | Method::HEAD);
-    if matches!(route, Ok(Route::Token)) {
-        return token_endpoint::answer(service, &method, query, &parts.headers, body).await;
+    let is_read = matches!(parts.method, Method::GET | Method::HEAD);
+    match route {
+        Ok(Route::Token) => {
+            return token_endpoint::answer(service, exchange, &parts, body).await;
+        }
+        Ok(Route::TokenKeys) if is_read => return token_endpoint::keys(service),
+        _ => {}
     }
+    let method = parts.method;
     let authority = service.authority.now();
-    let principal = authority.authenticate(&parts.headers, &realm).await?;
+    let principal = authority.authenticate(&parts.headers, &exchange.peer, &realm).await?;
     exchange.identified(principal.name());
     admit_principal(service, principal.name(), &method)?;
     let (repository, target) = match route {

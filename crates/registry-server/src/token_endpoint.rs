@@ -1,12 +1,19 @@
-//! The token endpoint, GET and OAuth2 POST (distribution token authentication specification).
+//! The token endpoint, GET and OAuth2 POST (distribution token authentication specification), and
+//! the keys by which others verify its tokens.
 
+use std::net::IpAddr;
 use std::time::SystemTime;
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::request::Parts;
+use http::{HeaderValue, Method, StatusCode, header};
 use oci_model::ErrorCode;
 
-use crate::auth::{ACCESS_LIFE, Access, Identity, SERVICE, Scope, TokenError, decode_basic};
+use crate::auth::{
+    Authority, Identity, LoginError, Refresh, RefreshBinding, SERVICE, Scope, TokenError,
+    authorization, decode_basic, too_many_failures,
+};
 use crate::body::{RequestBody, read_whole};
+use crate::operations::exchange::Exchange;
 use crate::refusal::Refusal;
 use crate::route::Query;
 use crate::service::{Answer, Service, json};
@@ -14,48 +21,72 @@ use crate::service::{Answer, Service, json};
 /// Largest form of a token request, in bytes.
 const FORM_BYTES_MAX: usize = 64 * 1024;
 
-/// What goes into a reply.
-struct Grant {
-    user: String,
-    access: Access,
+/// Longest client id that is remembered, in bytes.
+const CLIENT_BYTES_MAX: usize = 128;
+
+/// A token request, of either form.
+struct Asked<'a> {
+    authority: &'a Authority,
+    fields: Query,
+    from: IpAddr,
+    now: SystemTime,
+}
+
+/// Who gets a token.
+struct Granted {
+    identity: Identity,
     refresh_token: Option<String>,
 }
 
 /// Answers a token request.
 pub(crate) async fn answer(
     service: &Service,
-    method: &Method,
-    query: Option<&str>,
-    headers: &HeaderMap,
+    exchange: &Exchange,
+    parts: &Parts,
     body: &mut RequestBody,
 ) -> Answer {
-    let grant = match *method {
-        Method::GET => by_basic(service, query.unwrap_or_default(), headers).await?,
+    let fields = match parts.method {
+        Method::GET => Query::parse_form(parts.uri.query().unwrap_or_default()),
         Method::POST => {
             let form = read_whole(body, FORM_BYTES_MAX).await?;
-            let form = String::from_utf8_lossy(&form);
-            by_form(service, &Query::parse_form(&form)).await?
+            Query::parse_form(&String::from_utf8_lossy(&form))
         }
         _ => return Err(Refusal::method()),
     };
-    let now = SystemTime::now();
-    let scope = grant.access.to_scopes();
     let authority = service.authority.now();
-    let token =
-        authority.tokens().access_token(&grant.user, grant.access.0, now).map_err(failed)?;
+    let (from, now) = (exchange.peer.address, authority.now());
+    let asked = Asked { authority: &authority, fields, from, now };
+    asked.check_service()?;
+    let granted = match parts.method {
+        Method::POST => asked.by_form().await?,
+        _ => asked.by_basic(parts).await?,
+    };
+    exchange.identified(&granted.identity.name);
+    let scopes = Scope::parse_all(asked.fields.all("scope"));
+    let access = authority.grant(&granted.identity, &scopes);
+    let scope = access.to_scopes();
+    let issued =
+        authority.tokens().access_token(&granted.identity, access, None, now).map_err(failed)?;
+    tracing::info!(
+        user = granted.identity.name,
+        client = %from,
+        token = issued.id,
+        scope,
+        "token issued"
+    );
     let issued_at = jiff::Timestamp::try_from(now)
         .map_err(|error| Refusal::internal(&error))?
         .strftime("%Y-%m-%dT%H:%M:%SZ");
     let mut reply = serde_json::json!({
-        "token": token,
-        "access_token": token,
-        "expires_in": ACCESS_LIFE.as_secs(),
+        "token": issued.token,
+        "access_token": issued.token,
+        "expires_in": issued.life.as_secs(),
         "issued_at": issued_at.to_string(),
     });
-    if *method == Method::POST {
+    if parts.method == Method::POST {
         reply["scope"] = scope.into();
     }
-    if let Some(token) = grant.refresh_token {
+    if let Some(token) = granted.refresh_token {
         reply["refresh_token"] = token.into();
     }
     let mut response = json(reply.to_string().into_bytes());
@@ -63,90 +94,107 @@ pub(crate) async fn answer(
     Ok(response)
 }
 
-/// GET: credentials in a Basic header, or none for an anonymous token.
-async fn by_basic(service: &Service, query: &str, headers: &HeaderMap) -> Result<Grant, Refusal> {
-    let query = Query::parse_form(query);
-    check_service(&query)?;
-    let user = match headers.get(header::AUTHORIZATION) {
-        None => String::new(),
-        Some(value) => {
-            let (scheme, credentials) =
-                value.to_str().ok().and_then(|value| value.split_once(' ')).unwrap_or_default();
-            let (user, password) = Some(credentials)
-                .filter(|_| scheme.eq_ignore_ascii_case("basic"))
-                .and_then(decode_basic)
-                .ok_or_else(wrong_credentials)?;
-            check_password(service, &user, &password).await?;
-            user
-        }
-    };
-    let access = service
-        .authority
-        .now()
-        .grant(&Identity::named(user.as_str()), &Scope::parse_all(query.all("scope")));
-    Ok(Grant { user, access, refresh_token: None })
-}
-
-/// POST: a password or a refresh token in a form.
-async fn by_form(service: &Service, form: &Query) -> Result<Grant, Refusal> {
-    check_service(form)?;
+/// The public keys of our tokens (JSON Web Key Set, RFC 7517), at `/auth/jwks.json`.
+pub(crate) fn keys(service: &Service) -> Answer {
     let authority = service.authority.now();
-    let field = |name: &str| form.get(name).unwrap_or_default().to_owned();
-    let (user, refresh_token) = match field("grant_type").as_str() {
-        "password" => {
-            let user = field("username");
-            check_password(service, &user, &field("password")).await?;
-            let refresh_token = match authority.password_fingerprint(&user) {
-                Some(password) if field("access_type") == "offline" => {
-                    let tokens = authority.tokens();
-                    let now = SystemTime::now();
-                    Some(tokens.refresh_token(&user, password, now).map_err(failed)?)
-                }
-                Some(_) | None => None,
-            };
-            (user, refresh_token)
-        }
-        "refresh_token" => {
-            let token = field("refresh_token");
-            let (user, password) =
-                authority.tokens().verify_refresh(&token).map_err(|_| wrong_credentials())?;
-            // A user who is gone or has a new password has no old tokens.
-            if authority.password_fingerprint(&user) != Some(password) {
-                return Err(wrong_credentials());
+    let keys = authority.tokens().public_keys(authority.now());
+    let mut response = json(keys.to_string().into_bytes());
+    // Shorter than the time from the making of a key to its first signature.
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("max-age=30"));
+    Ok(response)
+}
+
+impl Asked<'_> {
+    fn field(&self, name: &str) -> &str {
+        self.fields.get(name).unwrap_or_default()
+    }
+
+    /// A token for another service is of no use here.
+    fn check_service(&self) -> Result<(), Refusal> {
+        match self.field("service") {
+            "" | SERVICE => Ok(()),
+            other => {
+                Err(unsupported(format!("this is the token service of {SERVICE}, not {other:?}")))
             }
-            (user, Some(token))
         }
-        other => {
-            return Err(Refusal::new(
-                ErrorCode::Unsupported,
-                format!("grant_type {other:?} is not supported"),
-            )
-            .with_status(StatusCode::BAD_REQUEST));
+    }
+
+    /// GET: credentials in a Basic header, or none for an anonymous token.
+    async fn by_basic(&self, parts: &Parts) -> Result<Granted, Refusal> {
+        let Some((scheme, credentials)) = authorization(&parts.headers) else {
+            return Ok(Granted { identity: Identity::default(), refresh_token: None });
+        };
+        let (user, password) = Some(credentials)
+            .filter(|_| scheme.eq_ignore_ascii_case("basic"))
+            .and_then(decode_basic)
+            .ok_or_else(wrong_credentials)?;
+        self.login(&user, &password, self.field("offline_token") == "true").await
+    }
+
+    /// POST: a password or a refresh token in a form.
+    async fn by_form(&self) -> Result<Granted, Refusal> {
+        match self.field("grant_type") {
+            "password" => {
+                let wants_refresh = self.field("access_type") == "offline";
+                self.login(self.field("username"), self.field("password"), wants_refresh).await
+            }
+            "refresh_token" => self.by_refresh_token(self.field("refresh_token")),
+            other => Err(unsupported(format!("grant_type {other:?} is not supported"))),
         }
-    };
-    let access =
-        authority.grant(&Identity::named(user.as_str()), &Scope::parse_all(form.all("scope")));
-    Ok(Grant { user, access, refresh_token })
+    }
+
+    async fn login(
+        &self,
+        user: &str,
+        password: &str,
+        wants_refresh: bool,
+    ) -> Result<Granted, Refusal> {
+        let authority = self.authority;
+        let identity = match authority.login(user, password, self.from, self.now).await {
+            Ok(identity) => identity,
+            Err(LoginError::Wrong) => return Err(wrong_credentials()),
+            Err(LoginError::Wait(wait)) => return Err(too_many_failures(wait)),
+        };
+        let credential = wants_refresh.then(|| authority.credential(&identity, self.now));
+        let refresh_token = match credential.flatten() {
+            Some(credential) => {
+                let (subject, client) = (identity.name.clone(), self.client().to_owned());
+                let refresh = Refresh { subject, credential, client };
+                Some(authority.tokens().refresh_token(refresh, self.now).map_err(failed)?)
+            }
+            None => None,
+        };
+        Ok(Granted { identity, refresh_token })
+    }
+
+    fn by_refresh_token(&self, token: &str) -> Result<Granted, Refusal> {
+        let authority = self.authority;
+        let wrong = || {
+            authority.failed_anybody(self.from, self.now);
+            wrong_credentials()
+        };
+        let refresh = authority.tokens().verify_refresh(token, self.now).map_err(|_| wrong())?;
+        let identity = Identity::named(refresh.subject);
+        // A user who is gone or has a new password has no old tokens.
+        if authority.credential(&identity, self.now) != Some(refresh.credential) {
+            return Err(wrong());
+        }
+        let is_bound = authority.options().refresh == RefreshBinding::Client;
+        if is_bound && refresh.client != self.client() {
+            return Err(wrong());
+        }
+        Ok(Granted { identity, refresh_token: Some(token.to_owned()) })
+    }
+
+    /// What the client calls itself.
+    fn client(&self) -> &str {
+        let id = self.field("client_id");
+        id.get(..CLIENT_BYTES_MAX).unwrap_or(id)
+    }
 }
 
-async fn check_password(service: &Service, user: &str, password: &str) -> Result<(), Refusal> {
-    if service.authority.now().check_password(user, password).await {
-        return Ok(());
-    }
-    tracing::info!(user, "wrong user name or password");
-    Err(wrong_credentials())
-}
-
-/// A token for another service is of no use here.
-fn check_service(query: &Query) -> Result<(), Refusal> {
-    match query.get("service") {
-        None | Some("" | SERVICE) => Ok(()),
-        Some(other) => Err(Refusal::new(
-            ErrorCode::Unsupported,
-            format!("this is the token service of {SERVICE}, not {other:?}"),
-        )
-        .with_status(StatusCode::BAD_REQUEST)),
-    }
+fn unsupported(text: String) -> Refusal {
+    Refusal::new(ErrorCode::Unsupported, text).with_status(StatusCode::BAD_REQUEST)
 }
 
 fn wrong_credentials() -> Refusal {

@@ -1,12 +1,14 @@
 //! The user file: htpasswd lines with bcrypt, read again whenever the file changes.
 
-use std::collections::{BTreeMap, HashMap};
-use std::io::Write as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use oci_model::{Algorithm, Digest, Hasher};
+
+use crate::auth::{Attempt, ROBOT_PREFIX};
+use crate::secret_file::{self, WatchedFile};
 
 /// Cost of new bcrypt entries (2^10 rounds), what htpasswd and docker's documentation use.
 const BCRYPT_COST: u32 = 10;
@@ -20,15 +22,13 @@ const VERIFIED_MAX: usize = 4096;
 /// bcrypt runs at once; others wait. They would only take the processor from each other.
 const BCRYPT_RUNS_MAX: usize = 2;
 
-/// Largest user file, in bytes.
-const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
-
 /// Why the user file could not be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum UserFileError {
     /// The name would break the file's format.
     #[error(
-        "{name:?} is not a user name: it must not be empty nor contain a colon or control character"
+        "{name:?} is not a user name: it must not be empty, contain a colon or control character, \
+         or begin as a robot's"
     )]
     Name {
         /// The name.
@@ -57,7 +57,7 @@ pub enum UserFileError {
 /// # Errors
 /// [`UserFileError`]
 pub fn add_user(path: &Path, name: &str, password: &str) -> Result<(), UserFileError> {
-    if name.is_empty() || name.contains(|c: char| c == ':' || c.is_control()) {
+    if !is_name(name) {
         return Err(UserFileError::Name { name: name.to_owned() });
     }
     if password.is_empty() || password.contains('\0') {
@@ -67,53 +67,78 @@ pub fn add_user(path: &Path, name: &str, password: &str) -> Result<(), UserFileE
     let hash = bcrypt::hash_with_result(password, BCRYPT_COST)
         .map_err(|error| failed(std::io::Error::other(error)))?
         .format_for_version(bcrypt::Version::TwoY);
-    let old = match std::fs::read_to_string(path) {
-        Ok(old) => old,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(failed(error)),
-    };
+    edit(path, |lines| {
+        let entry = format!("{name}:{hash}");
+        match lines.iter_mut().find(|line| is_entry_of(line, name)) {
+            Some(line) => *line = entry,
+            None => lines.push(entry),
+        }
+    })
+    .map_err(failed)
+}
+
+/// Removes a user from an htpasswd file; says whether there was one. Refresh tokens of the user
+/// die with the entry.
+///
+/// # Errors
+/// [`UserFileError::File`]
+pub fn remove_user(path: &Path, name: &str) -> Result<bool, UserFileError> {
+    let removed = edit(path, |lines| {
+        let before = lines.len();
+        lines.retain(|line| !is_entry_of(line, name));
+        lines.len() < before
+    });
+    removed.map_err(|source| UserFileError::File { path: path.to_owned(), source })
+}
+
+/// The users of an htpasswd file who can log in, by name; none if it is missing.
+///
+/// # Errors
+/// [`UserFileError::File`]
+pub fn list_users(path: &Path) -> Result<Vec<String>, UserFileError> {
+    let text = secret_file::read_or_empty(path)
+        .map_err(|source| UserFileError::File { path: path.to_owned(), source })?;
+    Ok(parse(&text, path).into_keys().collect())
+}
+
+fn is_entry_of(line: &str, name: &str) -> bool {
+    line.split_once(':').is_some_and(|(user, _)| user == name)
+}
+
+/// Changes the lines of the file under its lock.
+fn edit<T>(path: &Path, change: impl FnOnce(&mut Vec<String>) -> T) -> std::io::Result<T> {
+    let lock = secret_file::lock_for_edit(path)?;
+    let old = secret_file::read_or_empty(path)?;
     let mut lines: Vec<String> = old.lines().map(str::to_owned).collect();
-    let entry = format!("{name}:{hash}");
-    let is_users = |line: &&mut String| line.split_once(':').is_some_and(|(user, _)| user == name);
-    match lines.iter_mut().find(is_users) {
-        Some(line) => *line = entry,
-        None => lines.push(entry),
+    let result = change(&mut lines);
+    let mut text = lines.join("\n");
+    if !text.is_empty() {
+        text.push('\n');
     }
-    let text = lines.join("\n") + "\n";
-    let staged = path.with_added_extension(format!("new-{}", uuid::Uuid::new_v4().simple()));
-    let written = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&staged)
-        .and_then(|mut file| {
-            file.write_all(text.as_bytes())?;
-            file.sync_all()
-        })
-        .and_then(|()| std::fs::rename(&staged, path));
-    if written.is_err() {
-        // Nothing else to do with it.
-        let _ = std::fs::remove_file(&staged);
-    }
-    written.map_err(failed)
+    secret_file::replace(path, &text)?;
+    drop(lock);
+    Ok(result)
+}
+
+/// How a check of a password went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PasswordVerdict {
+    /// It is right, and was so a moment ago: nothing was hashed.
+    Remembered,
+    /// It is right.
+    Right,
+    /// It is wrong, or there is no such user.
+    Wrong,
 }
 
 /// The users as of the last look at the file.
 #[derive(Debug)]
 pub(crate) struct UserFile {
-    path: PathBuf,
-    state: Mutex<State>,
+    file: WatchedFile<BTreeMap<String, String>>,
     /// Keys of (user, entry, password) that bcrypt accepted, hashed with a secret of this process.
-    verified: Mutex<HashMap<Digest, ()>>,
+    verified: Arc<Mutex<HashSet<Digest>>>,
     secret: [u8; 32],
     runs: Arc<tokio::sync::Semaphore>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    /// What tells one version of the file from the next.
-    stamp: Option<(u64, u64, i64, i64)>,
-    entries: Arc<BTreeMap<String, String>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -123,80 +148,67 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl UserFile {
     /// Reads the file for the first time.
     pub(crate) fn open(path: &Path) -> Result<Self, UserFileError> {
+        let failed = |source| UserFileError::File { path: path.to_owned(), source };
         let mut secret = [0; 32];
-        getrandom::fill(&mut secret).map_err(|error| UserFileError::File {
-            path: path.to_owned(),
-            source: std::io::Error::other(error),
-        })?;
-        let file = Self {
-            path: path.to_owned(),
-            state: Mutex::default(),
-            verified: Mutex::default(),
+        getrandom::fill(&mut secret).map_err(|error| failed(std::io::Error::other(error)))?;
+        let file = WatchedFile::open(path, |text, path| Ok(parse(text, path))).map_err(failed)?;
+        Ok(Self {
+            file,
+            verified: Arc::default(),
             secret,
             runs: Arc::new(tokio::sync::Semaphore::new(BCRYPT_RUNS_MAX)),
-        };
-        file.entries()?;
-        Ok(file)
+        })
     }
 
-    /// The entries, read again if the file changed.
-    fn entries(&self) -> Result<Arc<BTreeMap<String, String>>, UserFileError> {
-        let failed = |source| UserFileError::File { path: self.path.clone(), source };
-        let metadata = std::fs::metadata(&self.path).map_err(failed)?;
-        let stamp = (metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec());
-        let mut state = lock(&self.state);
-        if state.stamp != Some(stamp) {
-            if metadata.len() > FILE_BYTES_MAX {
-                return Err(failed(std::io::Error::other("the file is too large")));
-            }
-            let text = std::fs::read_to_string(&self.path).map_err(failed)?;
-            state.entries = Arc::new(parse(&text, &self.path));
-            state.stamp = Some(stamp);
-        }
-        Ok(Arc::clone(&state.entries))
-    }
-
-    /// The entry of a user, as a name for the current password in refresh tokens.
-    pub(crate) fn fingerprint(&self, user: &str) -> Option<String> {
-        let entries = self.entries().ok()?;
+    /// What names the present password of a user in refresh tokens, the same on every replica.
+    /// Nothing follows from it: the entry that it is made of has a random salt.
+    pub(crate) fn credential(&self, user: &str) -> Option<String> {
+        let entries = self.file.current();
         let entry = entries.get(user)?;
-        Some(self.key(user, entry, "").encoded())
+        Some(Digest::of(format!("{user}\n{entry}").as_bytes()).encoded())
     }
 
-    /// Whether the password is the user's.
+    /// Whether the password is the user's. The attempt is admitted right before the work of
+    /// hashing, when those that came before have been counted, and counted right after it, even
+    /// if nobody waits for the answer any more.
     ///
-    /// If the file cannot be read the users of its last version stay valid.
-    pub(crate) async fn verify(&self, user: &str, password: &str) -> bool {
-        let entries = match self.entries() {
-            Ok(entries) => entries,
-            Err(error) => {
-                tracing::warn!(%error, "user file cannot be read, using its last version");
-                Arc::clone(&lock(&self.state).entries)
-            }
-        };
+    /// # Errors
+    /// How long the attempt must wait.
+    pub(crate) async fn verify(
+        &self,
+        user: &str,
+        password: &str,
+        attempt: Attempt,
+    ) -> Result<PasswordVerdict, Duration> {
+        let entries = self.file.current();
         let entry = entries.get(user).map_or(DUMMY_ENTRY, String::as_str);
         let key = self.key(user, entry, password);
-        if lock(&self.verified).contains_key(&key) {
-            return true;
+        if lock(&self.verified).contains(&key) {
+            return Ok(PasswordVerdict::Remembered);
         }
-        let Ok(permit) = Arc::clone(&self.runs).acquire_owned().await else { return false };
+        let permit = Arc::clone(&self.runs).acquire_owned().await;
+        // Of several requests with the same right password the first one does the work.
+        if lock(&self.verified).contains(&key) {
+            return Ok(PasswordVerdict::Remembered);
+        }
+        attempt.admit()?;
         let (entry, password) = (entry.to_owned(), password.to_owned());
-        let accepted = tokio::task::spawn_blocking(move || {
-            let accepted = bcrypt::verify(password, &entry).unwrap_or(false);
-            drop(permit);
-            accepted
-        })
-        .await
-        .unwrap_or(false);
-        let accepted = accepted && entries.contains_key(user);
-        if accepted {
-            let mut verified = lock(&self.verified);
-            if verified.len() >= VERIFIED_MAX {
-                verified.clear();
+        let is_user = entries.contains_key(user);
+        let verified = Arc::clone(&self.verified);
+        let check = move || {
+            let is_right = bcrypt::verify(password, &entry).unwrap_or(false) && is_user;
+            attempt.settle(is_right);
+            if is_right {
+                let mut verified = lock(&verified);
+                if verified.len() >= VERIFIED_MAX {
+                    verified.clear();
+                }
+                verified.insert(key);
             }
-            verified.insert(key, ());
-        }
-        accepted
+            drop(permit);
+            if is_right { PasswordVerdict::Right } else { PasswordVerdict::Wrong }
+        };
+        Ok(tokio::task::spawn_blocking(check).await.unwrap_or(PasswordVerdict::Wrong))
     }
 
     /// A keyed hash, so that neither memory nor timing tells a password.
@@ -211,6 +223,13 @@ impl UserFile {
     }
 }
 
+/// Whether a user may have the name: those of robots are theirs.
+fn is_name(name: &str) -> bool {
+    !name.is_empty()
+        && !name.starts_with(ROBOT_PREFIX)
+        && !name.contains(|c: char| c == ':' || c.is_control())
+}
+
 /// Reads htpasswd lines; those that are not bcrypt are left out with a warning.
 fn parse(text: &str, path: &Path) -> BTreeMap<String, String> {
     let mut entries = BTreeMap::new();
@@ -220,13 +239,13 @@ fn parse(text: &str, path: &Path) -> BTreeMap<String, String> {
             continue;
         }
         match line.split_once(':') {
-            Some((user, hash)) if is_bcrypt(hash) && !user.is_empty() => {
+            Some((user, hash)) if is_bcrypt(hash) && is_name(user) => {
                 entries.insert(user.to_owned(), hash.to_owned());
             }
             _ => tracing::warn!(
                 path = %path.display(),
                 line = index + 1,
-                "not an entry with bcrypt (htpasswd -B), left out"
+                "not an entry of a user with bcrypt (htpasswd -B), left out"
             ),
         }
     }
@@ -248,15 +267,22 @@ mod tests {
         (directory, path)
     }
 
+    async fn right(users: &UserFile, user: &str, password: &str) -> bool {
+        let here = std::net::IpAddr::from([127, 0, 0, 1]);
+        let attempt = Attempt::new(&Arc::default(), user, here, std::time::SystemTime::now());
+        let verdict = users.verify(user, password, attempt).await;
+        verdict != Ok(PasswordVerdict::Wrong)
+    }
+
     #[tokio::test]
     async fn added_users_can_log_in_and_others_cannot() {
         let (_directory, path) = file("# users\n");
         add_user(&path, "alice", "first").expect("a user");
         let users = UserFile::open(&path).expect("the file");
-        assert!(users.verify("alice", "first").await);
-        assert!(users.verify("alice", "first").await, "from memory");
+        assert!(right(&users, "alice", "first").await);
+        assert!(right(&users, "alice", "first").await, "from memory");
         for (user, password) in [("alice", "second"), ("alice", ""), ("bob", "first"), ("", "")] {
-            assert!(!users.verify(user, password).await, "{user}:{password}");
+            assert!(!right(&users, user, password).await, "{user}:{password}");
         }
     }
 
@@ -265,15 +291,15 @@ mod tests {
         let (_directory, path) = file("");
         add_user(&path, "alice", "first").expect("a user");
         let users = UserFile::open(&path).expect("the file");
-        assert!(users.verify("alice", "first").await);
-        let before = users.fingerprint("alice");
+        assert!(right(&users, "alice", "first").await);
+        let before = users.credential("alice");
         add_user(&path, "alice", "second").expect("a new password");
         add_user(&path, "bob", "third").expect("a user");
-        assert!(!users.verify("alice", "first").await);
-        assert!(users.verify("alice", "second").await && users.verify("bob", "third").await);
-        assert_ne!(users.fingerprint("alice"), before);
+        assert!(!right(&users, "alice", "first").await);
+        assert!(right(&users, "alice", "second").await && right(&users, "bob", "third").await);
+        assert_ne!(users.credential("alice"), before);
         std::fs::write(&path, "").expect("nobody");
-        assert!(!users.verify("bob", "third").await);
+        assert!(!right(&users, "bob", "third").await);
     }
 
     #[test]
@@ -290,7 +316,7 @@ mod tests {
     #[test]
     fn names_that_break_the_format_are_refused() {
         let (_directory, path) = file("");
-        for name in ["", "a:b", "a\nb"] {
+        for name in ["", "a:b", "a\nb", "robot+ci"] {
             assert!(matches!(add_user(&path, name, "x"), Err(UserFileError::Name { .. })));
         }
         assert!(matches!(add_user(&path, "a", ""), Err(UserFileError::Password { .. })));
@@ -306,6 +332,6 @@ mod tests {
             .expect("htpasswd of the Debian package apache2-utils");
         let (_directory, path) = file(&String::from_utf8(made.stdout).expect("text"));
         let users = UserFile::open(&path).expect("the file");
-        assert!(users.verify("alice", "wonderland").await);
+        assert!(right(&users, "alice", "wonderland").await);
     }
 }

@@ -1,64 +1,129 @@
 //! Decides who asks, and what they may do.
 
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use oci_model::{ErrorCode, Repository};
 
+use super::client_address::client_address;
 use super::identity::{Identity, IdentityKind, Principal};
+use super::lockout::{Attempt, Lockout};
+use super::options::IdentityOptions;
 use super::policy::{AccessRule, Holder, Policy, Role};
+use super::robots::{RobotError, RobotFile};
 use super::scope::{Access, Grant, Scope};
-use super::token::{SERVICE, TokenService};
+use super::token::{SERVICE, TokenError, TokenService};
+use crate::operations::exchange::Peer;
 use crate::options::{Anonymous, AuthScheme, RegistryOptions};
 use crate::refusal::Refusal;
-use crate::users_file::{UserFile, UserFileError};
+use crate::users_file::{PasswordVerdict, UserFile, UserFileError};
+
+/// What identities are known by cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AuthorityError {
+    /// The user file.
+    #[error(transparent)]
+    Users(#[from] UserFileError),
+    /// The robots file.
+    #[error(transparent)]
+    Robots(#[from] RobotError),
+    /// The keys of tokens.
+    #[error(transparent)]
+    Tokens(#[from] TokenError),
+}
+
+/// Why a name and a secret are not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LoginError {
+    /// They do not belong together.
+    Wrong,
+    /// Too many were wrong: whether these are right is not looked at before this time has passed.
+    Wait(Duration),
+}
 
 /// Decides who may do what.
 pub(crate) struct Authority {
     users: Option<UserFile>,
+    robots: Option<RobotFile>,
     policy: Policy,
     scheme: AuthScheme,
     tokens: TokenService,
+    lockout: Arc<Lockout>,
+    options: IdentityOptions,
 }
 
 impl Authority {
-    pub(crate) fn new(
+    /// Reads what identities are known by; what an authority `before` knows of failures stays.
+    pub(crate) fn open(
         options: &RegistryOptions,
-        tokens: TokenService,
-    ) -> Result<Self, UserFileError> {
+        before: Option<&Self>,
+    ) -> Result<Self, AuthorityError> {
+        let identity = options.identity.clone();
         let users = options.users.as_deref().map(UserFile::open).transpose()?;
+        let robots = identity.robots.as_deref().map(RobotFile::open).transpose()?;
         let policy = Policy {
             rules: with_defaults(options.access.clone(), options.anonymous, users.is_some()),
-            ..Policy::default()
+            groups: identity.groups.clone(),
         };
-        Ok(Self { users, policy, scheme: options.scheme, tokens })
+        let keys = identity.token_keys.clone();
+        let keys = keys.unwrap_or_else(|| options.directory.join("token-keys"));
+        let tokens = TokenService::open(&keys, identity.tokens, identity.clock.now())?;
+        let lockout = before.map(|before| Arc::clone(&before.lockout)).unwrap_or_default();
+        let scheme = options.scheme;
+        Ok(Self { users, robots, policy, scheme, tokens, lockout, options: identity })
     }
 
     #[cfg(test)]
     pub(crate) fn of_policy(policy: Policy, tokens: TokenService) -> Self {
-        Self { users: None, policy, scheme: AuthScheme::Bearer, tokens }
+        Self {
+            users: None,
+            robots: None,
+            policy,
+            scheme: AuthScheme::Bearer,
+            tokens,
+            lockout: Arc::default(),
+            options: IdentityOptions::default(),
+        }
     }
 
     pub(crate) const fn tokens(&self) -> &TokenService {
         &self.tokens
     }
 
-    /// Who sent these headers.
+    pub(crate) const fn options(&self) -> &IdentityOptions {
+        &self.options
+    }
+
+    /// The present time, judged once for a whole request.
+    pub(crate) fn now(&self) -> SystemTime {
+        self.options.clock.now()
+    }
+
+    /// The peer with the address of the client, as far as trusted proxies say.
+    pub(crate) fn located(&self, headers: &HeaderMap, peer: Peer) -> Peer {
+        let address = client_address(peer.address, headers, &self.options.trusted_proxies);
+        Peer { address, ..peer }
+    }
+
+    /// Who sent a request.
     ///
     /// # Errors
-    /// 401 for credentials that are wrong; no credentials are no error.
+    /// 401 for credentials that are wrong, 429 after too many of them; no credentials are no
+    /// error.
     pub(crate) async fn authenticate(
         &self,
         headers: &HeaderMap,
+        peer: &Peer,
         realm: &str,
     ) -> Result<Principal, Refusal> {
-        let Some(value) = headers.get(header::AUTHORIZATION) else {
+        let Some((scheme, credentials)) = authorization(headers) else {
             return Ok(Principal::Anonymous);
         };
-        let (scheme, credentials) =
-            value.to_str().ok().and_then(|value| value.trim().split_once(' ')).unwrap_or_default();
+        let now = self.now();
         if scheme.eq_ignore_ascii_case("basic") {
             let wrong = || self.unauthorized(realm, None, None, "wrong user name or password");
             let (user, password) = decode_basic(credentials).ok_or_else(wrong)?;
@@ -66,34 +131,69 @@ impl Authority {
                 // What some clients send when they have no credentials.
                 return Ok(Principal::Anonymous);
             }
-            if !self.check_password(&user, &password).await {
-                tracing::info!(user, "wrong user name or password");
-                return Err(wrong());
-            }
-            return Ok(Principal::Known(Identity::named(user)));
+            return match self.login(&user, &password, peer.address, now).await {
+                Ok(identity) => Ok(Principal::Known(identity)),
+                Err(LoginError::Wrong) => Err(wrong()),
+                Err(LoginError::Wait(wait)) => Err(too_many_failures(wait)),
+            };
         }
         if scheme.eq_ignore_ascii_case("bearer") {
             let wrong = |_| self.unauthorized(realm, None, Some("invalid_token"), "invalid token");
-            let claims = self.tokens.verify(credentials.trim()).map_err(wrong)?;
-            return Ok(Principal::Bearer {
-                identity: Identity::named(claims.sub.clone()),
-                access: Arc::new(Access(claims.access.clone())),
-            });
+            let verified = self.tokens.verify(credentials, now).map_err(wrong)?;
+            tracing::debug!(token = verified.id, user = verified.identity.name, "bearer");
+            let (identity, access) = (verified.identity.clone(), verified.access.clone());
+            return Ok(Principal::Bearer { identity, access });
         }
         Err(self.unauthorized(realm, None, None, "unknown authorization scheme"))
     }
 
-    /// Whether the password is the user's.
-    pub(crate) async fn check_password(&self, user: &str, password: &str) -> bool {
-        match &self.users {
-            Some(users) => users.verify(user, password).await,
-            None => false,
+    /// Who has this name and secret: a user of the user file or a robot.
+    ///
+    /// # Errors
+    /// [`LoginError`]
+    pub(crate) async fn login(
+        &self,
+        name: &str,
+        secret: &str,
+        from: IpAddr,
+        now: SystemTime,
+    ) -> Result<Identity, LoginError> {
+        let attempt = Attempt::new(&self.lockout, name, from, now);
+        attempt.admit().map_err(LoginError::Wait)?;
+        let verdict = match (Identity::named(name).kind(), &self.users, &self.robots) {
+            (IdentityKind::User, Some(users), _) => {
+                users.verify(name, secret, attempt).await.map_err(LoginError::Wait)?
+            }
+            (kind, _, robots) => {
+                let robots = robots.as_ref().filter(|_| kind == IdentityKind::Robot);
+                let is_right = robots.is_some_and(|robots| robots.verify(name, secret, now));
+                attempt.settle(is_right);
+                if is_right { PasswordVerdict::Right } else { PasswordVerdict::Wrong }
+            }
+        };
+        match verdict {
+            // A remembered password forgives nothing: whoever guesses from the same network would
+            // be forgiven by every request of who knows it.
+            PasswordVerdict::Remembered | PasswordVerdict::Right => Ok(Identity::named(name)),
+            PasswordVerdict::Wrong => {
+                tracing::info!(user = name, client = %from, "wrong user name or password");
+                Err(LoginError::Wrong)
+            }
         }
     }
 
-    /// What names the user's present password, see [`UserFile::fingerprint`].
-    pub(crate) fn password_fingerprint(&self, user: &str) -> Option<String> {
-        self.users.as_ref()?.fingerprint(user)
+    /// Counts a failure of which no user is known, such as a refresh token that is none.
+    pub(crate) fn failed_anybody(&self, from: IpAddr, now: SystemTime) {
+        self.lockout.failed_anybody(from, now);
+    }
+
+    /// What names the present password or secret of somebody; nothing for who has none.
+    pub(crate) fn credential(&self, identity: &Identity, now: SystemTime) -> Option<String> {
+        match identity.kind() {
+            IdentityKind::User => self.users.as_ref()?.credential(&identity.name),
+            IdentityKind::Robot => self.robots.as_ref()?.credential(&identity.name, now),
+            IdentityKind::Anonymous | IdentityKind::Foreign => None,
+        }
     }
 
     /// Lets the request pass or says why not.
@@ -139,7 +239,27 @@ impl Authority {
 
     /// The strongest role that somebody has in a repository.
     pub(crate) fn role(&self, identity: &Identity, repository: &str) -> Option<Role> {
-        self.policy.role(identity, repository)
+        let by_rules = self.policy.role(identity, repository);
+        match (identity.kind(), &self.robots) {
+            (IdentityKind::Robot, Some(robots)) => {
+                by_rules.max(robots.role(&identity.name, repository))
+            }
+            _ => by_rules,
+        }
+    }
+
+    /// Whether somebody has the role in some repository.
+    fn somewhere(&self, identity: &Identity, role: Role) -> bool {
+        let of_robots =
+            || self.robots.as_ref().is_some_and(|robots| robots.somewhere(&identity.name, role));
+        self.policy.somewhere(identity, role) || of_robots()
+    }
+
+    /// Whether somebody has the role in every repository.
+    fn everywhere(&self, identity: &Identity, role: Role) -> bool {
+        let of_robots =
+            || self.robots.as_ref().is_some_and(|robots| robots.everywhere(&identity.name, role));
+        self.policy.everywhere(identity, role) || of_robots()
     }
 
     /// Whether the list of repositories shows this one to the principal, who may ask for it.
@@ -164,10 +284,10 @@ impl Authority {
         realm: &str,
     ) -> Result<(), Refusal> {
         let allowed = match principal {
-            Principal::Anonymous => self.policy.everywhere(&Identity::default(), Role::Admin),
-            Principal::Known(identity) => self.policy.everywhere(identity, Role::Admin),
+            Principal::Anonymous => self.everywhere(&Identity::default(), Role::Admin),
+            Principal::Known(identity) => self.everywhere(identity, Role::Admin),
             Principal::Bearer { access, identity } => {
-                access.has_administration() && self.policy.everywhere(identity, Role::Admin)
+                access.has_administration() && self.everywhere(identity, Role::Admin)
             }
         };
         if allowed {
@@ -188,8 +308,8 @@ impl Authority {
         realm: &str,
     ) -> Result<(), Refusal> {
         let allowed = match principal {
-            Principal::Anonymous => self.policy.somewhere(&Identity::default(), Role::Admin),
-            Principal::Known(identity) => self.policy.somewhere(identity, Role::Admin),
+            Principal::Anonymous => self.somewhere(&Identity::default(), Role::Admin),
+            Principal::Known(identity) => self.somewhere(identity, Role::Admin),
             Principal::Bearer { access, .. } => access.has_administration(),
         };
         if allowed {
@@ -240,7 +360,8 @@ impl Authority {
     pub(crate) fn authorize_base(&self, principal: &Principal, realm: &str) -> Result<(), Refusal> {
         // Where anybody can log in the challenge must come here, even if some repositories are
         // open: this is where clients look for it. An anonymous token passes.
-        let can_log_in = self.users.is_some() || !self.policy.admits_anonymous();
+        let can_log_in =
+            self.users.is_some() || self.robots.is_some() || !self.policy.admits_anonymous();
         if *principal == Principal::Anonymous && can_log_in {
             return Err(self.unauthorized(realm, None, None, "authentication required"));
         }
@@ -249,7 +370,8 @@ impl Authority {
 
     /// The part of the scopes that somebody has.
     pub(crate) fn grant(&self, identity: &Identity, scopes: &[Scope]) -> Access {
-        Access(scopes.iter().filter_map(|scope| self.grant_one(identity, scope)).collect())
+        let grants = scopes.iter().filter_map(|scope| self.grant_one(identity, scope)).collect();
+        Access { grants, ..Access::default() }
     }
 
     fn grant_one(&self, identity: &Identity, scope: &Scope) -> Option<Grant> {
@@ -259,7 +381,7 @@ impl Authority {
         }
         if scope.is_administration() {
             // Of what is decided when the token is used.
-            let is_admin = self.policy.somewhere(identity, Role::Admin);
+            let is_admin = self.somewhere(identity, Role::Admin);
             return is_admin.then(Grant::administration);
         }
         let repository = scope.repository()?;
@@ -336,9 +458,24 @@ fn with_defaults(
     rules
 }
 
+/// Scheme and credentials of the `Authorization` header.
+pub(crate) fn authorization(headers: &HeaderMap) -> Option<(&str, &str)> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().unwrap_or_default().trim();
+    let (scheme, credentials) = value.split_once(' ').unwrap_or((value, ""));
+    Some((scheme, credentials.trim()))
+}
+
+/// 429: nothing is looked at before this time has passed.
+pub(crate) fn too_many_failures(wait: Duration) -> Refusal {
+    // Rounded up: a client that comes back too early would wait again.
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    Refusal::new(ErrorCode::TooManyRequests, "too many wrong passwords, try again later")
+        .with_header(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)))
+}
+
 /// User and password of a Basic header.
 pub(crate) fn decode_basic(credentials: &str) -> Option<(String, String)> {
-    let decoded = STANDARD.decode(credentials.trim()).ok()?;
+    let decoded = STANDARD.decode(credentials).ok()?;
     let text = String::from_utf8(decoded).ok()?;
     let (user, password) = text.split_once(':')?;
     Some((user.to_owned(), password.to_owned()))

@@ -1,17 +1,33 @@
 //! Who asks, and what they may do.
 
 mod authority;
+mod client_address;
+mod compact;
 mod identity;
+mod key_ring;
+mod lockout;
+mod options;
 mod policy;
+mod robots;
 mod scope;
 mod token;
 
+pub use self::key_ring::TokenAlgorithm;
+pub use self::options::{Clock, IdentityOptions, RefreshBinding};
 pub use self::policy::{AccessRule, Holder, Role};
+pub use self::robots::{
+    ROBOT_LIFE, Robot, RobotError, RobotRight, RobotSecret, add_robot, list_robots, remove_robot,
+    rotate_robot,
+};
+pub use self::token::TokenOptions;
 
-pub(crate) use self::authority::{Authority, decode_basic};
-pub(crate) use self::identity::{Identity, Principal};
-pub(crate) use self::scope::{Access, Scope};
-pub(crate) use self::token::{ACCESS_LIFE, SERVICE, TokenError, TokenService};
+pub(crate) use self::authority::{
+    Authority, AuthorityError, LoginError, authorization, decode_basic, too_many_failures,
+};
+pub(crate) use self::identity::{Identity, Principal, ROBOT_PREFIX};
+pub(crate) use self::lockout::Attempt;
+pub(crate) use self::scope::Scope;
+pub(crate) use self::token::{Refresh, SERVICE, TokenError};
 
 #[cfg(test)]
 mod tests;

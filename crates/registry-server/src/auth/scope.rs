@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::compact::CompactGrants;
 use super::policy::Role;
 
 /// Scopes that one request may ask for; what comes after them is not looked at.
@@ -28,7 +29,11 @@ pub(crate) struct Grant {
 
 /// What a token allows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Access(pub(crate) Vec<Grant>);
+pub(crate) struct Access {
+    pub(crate) grants: Vec<Grant>,
+    /// Repositories of a token with many of them.
+    pub(crate) compact: CompactGrants,
+}
 
 impl Scope {
     /// Reads one scope. A name may have a port, so the type ends at the first colon and the
@@ -149,25 +154,38 @@ impl Grant {
 impl Access {
     /// Whether this allows the role in exactly this repository.
     pub(crate) fn allows(&self, repository: &str, role: Role) -> bool {
-        self.0.iter().any(|grant| grant.allows(repository, role))
+        self.grants.iter().any(|grant| grant.allows(repository, role))
+            || self.compact.allows(repository, role)
     }
 
     /// Whether this allows asking for the list of repositories.
     pub(crate) fn has_catalog(&self) -> bool {
-        self.0.contains(&Grant::catalog())
+        self.grants.contains(&Grant::catalog())
     }
 
     /// Whether this allows administering the registry.
-    #[allow(dead_code, reason = "the administration API lands next to this")]
     pub(crate) fn has_administration(&self) -> bool {
-        self.0.contains(&Grant::administration())
+        self.grants.contains(&Grant::administration())
+    }
+
+    /// Whether it allows only to look.
+    pub(crate) fn is_read_only(&self) -> bool {
+        let reads = |grant: &Grant| {
+            *grant == Grant::catalog() || grant.actions.iter().all(|action| action == "pull")
+        };
+        self.grants.iter().all(reads)
+    }
+
+    /// Whether it allows something in which the bearer's groups decide again.
+    pub(crate) fn needs_groups(&self) -> bool {
+        self.has_catalog() || self.has_administration()
     }
 
     /// The scopes in text form, for the reply of the token service.
     pub(crate) fn to_scopes(&self) -> String {
         let scope =
             |grant: &Grant| format!("{}:{}:{}", grant.kind, grant.name, grant.actions.join(","));
-        self.0.iter().map(scope).collect::<Vec<_>>().join(" ")
+        self.grants.iter().map(scope).collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -239,8 +257,9 @@ mod tests {
         let grant = |name: &str, actions: &[&str]| {
             Grant::repository(name, actions.iter().map(|action| (*action).to_owned()).collect())
         };
-        let access = Access(vec![grant("a/b", &["pull"]), grant("c", &["create"])]);
-        assert!(access.allows("a/b", Role::Pull));
+        let access = |grants| Access { grants, ..Access::default() };
+        let exact = access(vec![grant("a/b", &["pull"]), grant("c", &["create"])]);
+        assert!(exact.allows("a/b", Role::Pull));
         for (name, role) in [
             ("a/bc", Role::Pull),
             ("A/b", Role::Pull),
@@ -249,9 +268,9 @@ mod tests {
             ("a/b", Role::Push),
             ("c", Role::Push),
         ] {
-            assert!(!access.allows(name, role), "{name} {role:?}");
+            assert!(!exact.allows(name, role), "{name} {role:?}");
         }
-        let wild = Access(vec![grant("*", &["pull"]), grant("a*", &["p*"]), grant("x", &["*"])]);
+        let wild = access(vec![grant("*", &["pull"]), grant("a*", &["p*"]), grant("x", &["*"])]);
         assert!(!wild.allows("a", Role::Pull) && !wild.allows("ab", Role::Pull));
         assert!(wild.allows("x", Role::Delete) && !wild.allows("x", Role::Admin));
     }

@@ -4,7 +4,8 @@ use http::header;
 use oci_model::Repository;
 
 use super::policy::Policy;
-use super::scope::Grant;
+use super::scope::{Access, Grant};
+use super::token::TokenService;
 use super::*;
 
 fn rule(prefix: &str, holder: Holder, role: Role) -> AccessRule {
@@ -13,7 +14,9 @@ fn rule(prefix: &str, holder: Holder, role: Role) -> AccessRule {
 
 fn authority(rules: Vec<AccessRule>) -> (tempfile::TempDir, Authority) {
     let directory = tempfile::tempdir().expect("a directory");
-    let tokens = TokenService::open(&directory.path().join("key.pem")).expect("a key");
+    let now = std::time::SystemTime::now();
+    let tokens = TokenService::open(directory.path(), TokenOptions::default(), now);
+    let tokens = tokens.expect("keys");
     let policy = Policy { rules, ..Policy::default() };
     (directory, Authority::of_policy(policy, tokens))
 }
@@ -67,7 +70,10 @@ fn who_can_get_further_with_other_credentials_gets_a_challenge() {
     }
     let bearer = Principal::Bearer {
         identity: Identity::named("alice"),
-        access: Arc::new(Access(vec![Grant::repository("team/x", vec!["pull".to_owned()])])),
+        access: Arc::new(Access {
+            grants: vec![Grant::repository("team/x", vec!["pull".to_owned()])],
+            ..Access::default()
+        }),
     };
     assert_eq!(
         challenge(&bearer, Role::Push),

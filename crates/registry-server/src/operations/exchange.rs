@@ -16,6 +16,7 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
+    /// The client's, as far as trusted proxies say.
     pub(crate) address: IpAddr,
     /// The certificate that the client proved to have in the TLS handshake; the chain to a
     /// configured authority was checked.

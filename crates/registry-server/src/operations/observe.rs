@@ -30,6 +30,7 @@ pub(crate) async fn observe(
     request: Request<Incoming>,
     spans: Option<FileSpans>,
 ) -> Response<Observed> {
+    let peer = service.authority.now().located(request.headers(), peer);
     let exchange = Exchange::new(request.headers(), peer);
     let mut end = End::begin(&service, &exchange, &request);
     let mut response = match end.admit() {

@@ -154,6 +154,7 @@ fn explain(error: BindError) -> Failure {
             .hint("--tls-cert FILE --tls-key FILE, or --plain-http if the network is trusted"),
         BindError::Tls { .. }
         | BindError::Users(_)
+        | BindError::Robots(_)
         | BindError::Namespaces(_)
         | BindError::Proxy(_) => Failure::new(Kind::Usage, error),
         BindError::State { .. } => Failure::new(Kind::Environment, error),
