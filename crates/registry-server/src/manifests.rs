@@ -96,13 +96,17 @@ pub(crate) async fn put(
         Some(if is_new { Expected::Nothing } else { Expected::Manifest(digest) })
     };
     let subject = manifest.parsed().subject().map(|subject| subject.digest);
+    let mut children = children(manifest.parsed());
+    if call.service.sparse_indexes {
+        children = only_held(call, children)?;
+    }
     let new = NewManifest {
         repository: call.repository.clone(),
         digest,
         media_type: media_type.clone(),
         tags,
         expected,
-        children: children(manifest.parsed()),
+        children,
         subject: match subject {
             Some(subject) => Some((subject, referrer(&manifest, digest)?)),
             None => None,
@@ -259,6 +263,26 @@ fn children(manifest: &Manifest) -> Vec<Child> {
         Manifest::Index(_) => Child::Entry(descriptor.digest),
     };
     manifest.references().map(child).collect()
+}
+
+/// The children without entries of an index that the repository does not hold.
+fn only_held(call: &Call<'_>, children: Vec<Child>) -> Result<Vec<Child>, Refusal> {
+    let metadata = &call.service.metadata;
+    let mut held = Vec::with_capacity(children.len());
+    for child in children {
+        let keeps = match &child {
+            Child::Blob(_) => true,
+            Child::Entry(digest) => {
+                let reference = ManifestReference::Digest(*digest);
+                metadata.manifest(&call.repository, &reference)?.is_some()
+                    || metadata.linked(&call.repository, digest)?.is_some()
+            }
+        };
+        if keeps {
+            held.push(child);
+        }
+    }
+    Ok(held)
 }
 
 /// The descriptor by which the manifest is listed at its subject (distribution-spec, "Listing

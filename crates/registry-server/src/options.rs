@@ -60,6 +60,9 @@ pub struct RegistryOptions {
     pub operations: OperationsOptions,
     /// Other registries that are served and cached here.
     pub proxy: ProxyOptions,
+    /// Whether an index may list manifests that its repository does not hold, such as those of
+    /// platforms that nobody needs.
+    pub sparse_indexes: bool,
 }
 
 /// Whether plain HTTP may leave the machine.
@@ -136,6 +139,7 @@ impl RegistryOptions {
             drain_max: Duration::from_secs(10),
             limits: Limits::default(),
             proxy: ProxyOptions::default(),
+            sparse_indexes: false,
         }
     }
 }

@@ -111,6 +111,20 @@ impl Refusal {
         self
     }
 
+    /// The same challenge for one more scope (distribution token specification), if it is one.
+    pub(crate) fn asking_also(mut self, scope: &str) -> Self {
+        for (name, value) in &mut self.headers {
+            let Ok(challenge) = value.to_str() else { continue };
+            let Some((before, rest)) = challenge.split_once("scope=\"") else { continue };
+            let Some((first, after)) = rest.split_once('"') else { continue };
+            let more = HeaderValue::from_str(&format!("{before}scope=\"{first} {scope}\"{after}"));
+            if let (true, Ok(more)) = (*name == header::WWW_AUTHENTICATE, more) {
+                *value = more;
+            }
+        }
+        self
+    }
+
     /// Its status.
     pub(crate) const fn status(&self) -> StatusCode {
         self.status

@@ -312,6 +312,7 @@ fn open(options: &RegistryOptions, site: Site) -> Result<Service, BindError> {
         policies: Live::new(Policies::new(options.namespaces.clone())?),
         operations,
         upkeep,
+        sparse_indexes: options.sparse_indexes,
     })
 }
 

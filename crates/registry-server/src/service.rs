@@ -41,6 +41,7 @@ pub(crate) struct Service {
     pub(crate) site: Site,
     pub(crate) limits: Limits,
     pub(crate) operations: Operations,
+    pub(crate) sparse_indexes: bool,
     pub(crate) upkeep: Arc<UpkeepCounters>,
     pub(crate) policies: Live<Policies>,
 }
@@ -248,7 +249,13 @@ async fn dispatch(
         // Moving a tag needs more, see `manifests::put`.
         _ => Role::Create,
     };
-    call.require(role)?;
+    call.require(role).map_err(|refusal| match uploads::mount_source(&call.query) {
+        // A token for both repositories, or the mount would be an upload.
+        Some(source) if target == Target::Uploads => {
+            refusal.asking_also(&format!("repository:{source}:pull"))
+        }
+        _ => refusal,
+    })?;
     service.metadata.current().await?;
     if let Some(named) = proxied {
         return proxy::answer(&call, &method, target, &named).await;

@@ -365,6 +365,12 @@ fn end(held: Held, then: &Then) -> Result<u64, Refusal> {
     }
 }
 
+/// The repository that a blob is to be mounted from, if one is named.
+pub(crate) fn mount_source(query: &route::Query) -> Option<Repository> {
+    query.get("mount")?;
+    Repository::new(query.get("from")?).ok()
+}
+
 /// Mounts the blob if the caller may read it somewhere; says whether it did.
 async fn mount(call: &Call<'_>, digest: &Digest) -> Result<bool, Refusal> {
     let metadata = &call.service.metadata;

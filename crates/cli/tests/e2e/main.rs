@@ -21,6 +21,7 @@ mod outputs;
 mod pod;
 mod real_projects;
 mod registry_clients;
+mod registry_matrix;
 mod sandboxes;
 mod seed_000;
 mod seed_001;

@@ -110,6 +110,7 @@ pub(super) fn options(config: Config, globals: &Globals) -> Result<RegistryOptio
         options.plain_http = PlainHttp::Anywhere;
     }
     options.external_url = config.external_url;
+    options.sparse_indexes = config.sparse_indexes;
     options.drain_max = config.operations.drain_requests.map_or(options.drain_max, |time| time.0);
     operations::apply(&config.operations, &config.rates, &mut options.operations);
     options.access = config.access.into_iter().map(access_rule).collect();

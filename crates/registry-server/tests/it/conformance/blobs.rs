@@ -337,3 +337,17 @@ async fn wrong_digests_are_refused_in_every_flavour(suite: &Suite) {
     }
     assert_eq!(Algorithm::Sha512.length(), 64);
 }
+
+/// Section 3.1: the challenge of a mount asks for the source as well.
+#[tokio::test]
+async fn the_challenge_of_a_mount_names_its_source() {
+    let suite = Suite::open(super::Reach::Bearer).await;
+    let payload = super::Payload { body: http_body_util::Full::default(), sized: true };
+    let mount = format!("mount={}&from={REPO2}", Digest::of(b"x"));
+    let path = format!("/v2/{REPO1}/blobs/uploads/?{mount}");
+    let reply = suite.exchange(Method::POST, &path, &[], None, payload).await;
+    assert_eq!(reply.status.as_u16(), 401);
+    let scope = format!("scope=\"repository:{REPO1}:pull,push repository:{REPO2}:pull\"");
+    assert!(reply.header("www-authenticate").contains(&scope), "{reply:?}");
+    suite.close().await;
+}

@@ -1,7 +1,11 @@
 use http::Method;
 
+use oci_model::Digest;
+use serde_json::json;
+
 use super::documents::{self, DataSet, Document};
-use super::{REPO1, Suite, deletion, in_every_way, referrers, tags};
+use super::{REPO1, Reach, Suite, deletion, in_every_way, referrers, tags};
+use crate::{INDEX, MANIFEST};
 
 in_every_way!(every_data_set_is_pushed_listed_pulled_and_deleted);
 
@@ -59,4 +63,40 @@ async fn pulls(suite: &Suite, set: &DataSet, document: &Document) {
             assert_eq!((got.header(name), head.header(name)), (&*value, &*value), "{name}");
         }
     }
+}
+
+/// Section 2.3, "sparse": where that is allowed, an index lists what is not there.
+#[tokio::test]
+async fn sparse_indexes_are_taken_where_they_are_allowed() {
+    let suite = Suite::with(Reach::Plain, |options| options.sparse_indexes = true).await;
+    let sets = documents::all();
+    let image = &sets[0];
+    for (digest, bytes) in &image.blobs {
+        suite.push_blob(REPO1, digest, bytes).await;
+    }
+    push(&suite, image, &image.documents[0]).await;
+    let absent = Digest::of(b"never pushed");
+    let entry = |digest: &Digest| json!({ "mediaType": MANIFEST, "digest": digest, "size": 12 });
+    let index = json!({
+        "schemaVersion": 2, "mediaType": INDEX,
+        "manifests": [entry(&absent), entry(&image.documents[0].digest)],
+    });
+    let path = format!("/v2/{REPO1}/manifests/sparse");
+    let headers = [("content-type", INDEX)];
+    let reply = suite.send(Method::PUT, &path, &headers, index.to_string()).await;
+    assert_eq!(reply.status.as_u16(), 201, "{reply:?}");
+    assert_eq!(suite.get(&path).await.body, index.to_string());
+    let missing = suite.get(&format!("/v2/{REPO1}/manifests/{absent}")).await;
+    assert_eq!(missing.refusal(), (404, "MANIFEST_UNKNOWN".to_owned()));
+    // Blobs have to be there all the same.
+    let mut broken: serde_json::Value =
+        serde_json::from_slice(&image.documents[0].bytes).expect("JSON");
+    broken["layers"][0]["digest"] = json!(absent);
+    let headers = [("content-type", MANIFEST)];
+    let reply = suite.send(Method::PUT, &path, &headers, broken.to_string()).await;
+    assert_eq!(reply.refusal(), (400, "MANIFEST_BLOB_UNKNOWN".to_owned()));
+    let digest = Digest::of(index.to_string().as_bytes());
+    let deleted = suite.delete(&format!("/v2/{REPO1}/manifests/{digest}")).await;
+    assert_eq!(deleted.status.as_u16(), 202);
+    suite.close().await;
 }

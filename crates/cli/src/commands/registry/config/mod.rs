@@ -43,6 +43,8 @@ settings! {
         plain_http: bool = "false",
         /// URL by which clients reach this registry, for the token service.
         external_url: Option<String> = "the address of the request or of the listener",
+        /// Take indexes that list manifests which are not in their repository.
+        sparse_indexes: bool = "false",
         /// Rights per repository prefix; rights add up. Without any, every user may do everything.
         access: Vec<Access>,
         /// Prefixes with policies of their own.
