@@ -4,15 +4,13 @@ use std::time::Duration;
 
 use super::{CloudError, Performer, Response, SendError};
 
-/// How often something is tried.
-pub(crate) const ATTEMPTS: u32 = 3;
-
 /// Longest `Retry-After` that is waited for.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
 
-/// How long to wait between tries.
+/// How often something is tried, and how long is waited between tries.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
+    tries: u32,
     first: Duration,
     most: Duration,
 }
@@ -20,10 +18,10 @@ pub(crate) struct Pace {
 impl Pace {
     /// For the public APIs of a cloud.
     pub(crate) const CLOUD: Self =
-        Self { first: Duration::from_millis(200), most: Duration::from_secs(5) };
+        Self { tries: 3, first: Duration::from_millis(200), most: Duration::from_secs(5) };
     /// For the metadata service of the machine.
     pub(crate) const METADATA: Self =
-        Self { first: Duration::from_millis(100), most: Duration::from_secs(2) };
+        Self { tries: 5, first: Duration::from_millis(100), most: Duration::from_secs(2) };
 
     /// Full jitter: anything between nothing and twice as much as the time before.
     fn pause(self, performer: &dyn Performer, attempt: u32) {
@@ -33,7 +31,7 @@ impl Pace {
     }
 }
 
-/// Tries until it works, until the error is not worth another try, or [`ATTEMPTS`] times.
+/// Tries until it works, the error is not worth another try, or the tries of `pace` are used up.
 pub(crate) fn attempts<T>(
     performer: &dyn Performer,
     pace: Pace,
@@ -42,7 +40,7 @@ pub(crate) fn attempts<T>(
     let mut number = 0;
     loop {
         match attempt(number) {
-            Err(error) if error.retryable && number + 1 < ATTEMPTS => {
+            Err(error) if error.retryable && number + 1 < pace.tries => {
                 pace.pause(performer, number);
                 number += 1;
             }

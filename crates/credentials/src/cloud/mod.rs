@@ -7,6 +7,7 @@
 //! | `performer` | what an exchange asks of the machine: HTTP, files, programs, time |
 //! | `attempts` | which failures are worth another try, and when |
 //! | `aws/` | Amazon ECR, private and public |
+//! | `google/` | Google Artifact Registry and Container Registry |
 //! | `plugin` | the kubelet's exec protocol around it |
 //!
 //! Like the rest of this crate nothing here opens a socket or starts a process: the exchanges are
@@ -15,6 +16,7 @@
 
 mod attempts;
 pub mod aws;
+pub mod google;
 mod host;
 mod performer;
 pub mod plugin;

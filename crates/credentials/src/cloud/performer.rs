@@ -1,5 +1,6 @@
 //! What an exchange asks of the machine it runs on.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -52,7 +53,7 @@ pub struct Request {
     /// The URL.
     pub url: String,
     /// Names in lower case; values may be secret.
-    pub headers: Vec<(&'static str, Secret)>,
+    pub headers: Vec<(Cow<'static, str>, Secret)>,
     /// The body; empty for none.
     pub body: Secret,
     /// Where it may go.
@@ -162,13 +163,20 @@ impl Request {
 
     #[must_use]
     pub(crate) fn header(mut self, name: &'static str, value: impl Into<Secret>) -> Self {
-        self.headers.push((name, value.into()));
+        self.headers.push((Cow::Borrowed(name), value.into()));
+        self
+    }
+
+    /// A header whose name comes from outside.
+    #[must_use]
+    pub(crate) fn header_named(mut self, name: &str, value: Secret) -> Self {
+        self.headers.push((Cow::Owned(name.to_ascii_lowercase()), value));
         self
     }
 
     #[must_use]
     pub(crate) fn body(mut self, content_type: &'static str, body: impl Into<Secret>) -> Self {
-        self.headers.push(("content-type", Secret::new(content_type)));
+        self.headers.push((Cow::Borrowed("content-type"), Secret::new(content_type)));
         self.body = body.into();
         self
     }
@@ -187,6 +195,13 @@ impl Request {
         }
         self.body("application/x-www-form-urlencoded", Secret::new(body.as_str()))
     }
+}
+
+/// A text in which everything is percent-encoded but RFC 3986's unreserved characters.
+pub(crate) fn encoded(value: &str) -> String {
+    let mut text = String::new();
+    encode_into(&mut text, value);
+    text
 }
 
 /// Percent-encodes everything but RFC 3986's unreserved characters.

@@ -83,7 +83,7 @@ impl World {
     /// Value of a header of a request that was sent.
     pub(crate) fn sent_header(&self, index: usize, name: &str) -> Option<String> {
         let sent = self.sent.borrow();
-        let value = sent[index].headers.iter().find(|(known, _)| *known == name);
+        let value = sent[index].headers.iter().find(|(known, _)| known == name);
         value.map(|(_, value)| value.expose().to_owned())
     }
 

@@ -25,5 +25,22 @@ mod tests;
 pub use self::ecr::{EcrOptions, EcrRequest, credential};
 pub use self::endpoints::{EcrHost, Partition};
 
+use super::{CloudError, Method, Performer, Request};
+use crate::Secret;
+
+/// A signed question "who am I" (`GetCallerIdentity`) for somebody else to ask.
+pub(super) fn signed_caller_identity(
+    performer: &dyn Performer,
+    region: &str,
+    url: &str,
+    header: (&'static str, &str),
+) -> Result<Request, CloudError> {
+    let chain = identity::Chain { performer, region, profile: None, allow_processes: false };
+    let (credentials, _) = chain.find()?;
+    let endpoint = Partition::of_region(region).sts(region);
+    let request = Request::to_cloud(Method::Post, url).header(header.0, Secret::new(header.1));
+    Ok(sigv4::signed(request, &endpoint, &credentials, performer.now()))
+}
+
 /// The name of the provider in errors.
 const PROVIDER: &str = "ecr";

@@ -19,7 +19,8 @@ pub(super) struct AwsCredentials {
     pub(super) expires_at: Option<SystemTime>,
 }
 
-/// Adds date, session token and signature to a request whose path is `/` and whose query is empty.
+/// Adds date, session token and signature to a request whose path is `/` and whose query needs no
+/// encoding.
 pub(super) fn signed(
     request: Request,
     endpoint: &Endpoint,
@@ -52,7 +53,7 @@ impl Signature {
     ) -> Self {
         let host = host_of(&request.url);
         let mut headers: Vec<(&str, &str)> =
-            request.headers.iter().map(|(name, value)| (*name, value.expose().trim())).collect();
+            request.headers.iter().map(|(name, value)| (&**name, value.expose().trim())).collect();
         headers.push(("host", host));
         headers.sort_unstable();
         let names: Vec<&str> = headers.iter().map(|(name, _)| *name).collect();
@@ -65,7 +66,10 @@ impl Signature {
             Method::Put => "PUT",
         };
         let body = hex(&sha256(request.body.expose().as_bytes()));
-        let canonical = zeroize::Zeroizing::new(format!("{method}\n/\n\n{lines}\n{names}\n{body}"));
+        let canonical = zeroize::Zeroizing::new(format!(
+            "{method}\n/\n{}\n{lines}\n{names}\n{body}",
+            query_of(&request.url)
+        ));
         let time = amz_date(now);
         let scope = scope(endpoint, &time);
         let hash = hex(&sha256(canonical.as_bytes()));
@@ -88,7 +92,15 @@ impl Signature {
 
 fn host_of(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    rest.split('/').next().unwrap_or(rest)
+    rest.split(['/', '?']).next().unwrap_or(rest)
+}
+
+/// The query in order of names.
+fn query_of(url: &str) -> String {
+    let mut parts: Vec<&str> =
+        url.split_once('?').map_or(Vec::new(), |(_, query)| query.split('&').collect());
+    parts.sort_unstable();
+    parts.join("&")
 }
 
 /// `20261101T000000Z`.
