@@ -1,11 +1,15 @@
 //! Content identity (OCI image-spec, "Digests").
 
+mod saved;
+
 use std::fmt;
 use std::io;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::Digest as _;
+
+pub use self::saved::SavedHasherError;
 
 /// A registered digest algorithm (OCI image-spec, "Registered algorithms", plus sha384, which the
 /// kubelet registers as well).

@@ -21,7 +21,7 @@ mod reference;
 
 pub use config::{ContainerConfig, Healthcheck, History, ImageConfig, RawConfig, RootFs};
 pub use descriptor::Descriptor;
-pub use digest::{Algorithm, ChainId, DiffId, Digest, DigestError, Hasher};
+pub use digest::{Algorithm, ChainId, DiffId, Digest, DigestError, Hasher, SavedHasherError};
 pub use error_code::{ErrorBody, ErrorCode, ErrorEntry};
 pub use manifest::{
     ImageIndex, ImageManifest, MANIFEST_BYTES_MAX, Manifest, ManifestError, RawManifest,
