@@ -1,30 +1,28 @@
 //! Blobs: GET and DELETE (distribution-spec end-2, end-10).
 
+use std::time::Duration;
+
+use blob_store::Blob;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use oci_model::{Digest, ErrorCode};
 
 use crate::body::{Body, Part};
+use crate::bytes::{BlobBytes, BucketBytes, BucketError, Stretch};
 use crate::manifests::DIGEST_HEADER;
-use crate::metadata::{Change, ChangeError};
+use crate::metadata::{BlobState, Change, ChangeError};
 use crate::range::{self, Wanted};
 use crate::refusal::Refusal;
 use crate::service::{Answer, Call, blocking, empty, header_value};
+
+/// How often it is noted that somebody was told of a blob in the bucket. Shorter than any time
+/// after which an unneeded blob goes.
+const SEEN_EVERY: Duration = Duration::from_secs(600);
 
 /// The blob or a part of it.
 pub(crate) async fn get(call: &Call<'_>, digest: &Digest) -> Answer {
     let size =
         call.service.metadata.linked(&call.repository, digest)?.ok_or_else(|| unknown(digest))?;
-    let (store, wanted) = (call.service.store.clone(), *digest);
-    let blob = blocking(move || {
-        // Whoever sees the blob may rely on it: it is not collected for a while.
-        store.touch(&wanted)?;
-        store.open_blob(&wanted)
-    })
-    .await??;
-    if blob.size() != size {
-        tracing::error!(%digest, expected = size, found = blob.size(), "blob has the wrong size");
-        return Err(unknown(digest));
-    }
+    let held = hold(call, digest, size).await?;
     let text = digest.to_string();
     let entity_tag = format!("\"{text}\"");
     let mut response = Response::new(Body::empty());
@@ -63,15 +61,87 @@ pub(crate) async fn get(call: &Call<'_>, digest: &Digest) -> Answer {
         }
     };
     response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-    // Nothing is promised to the connection for a body that is not sent.
-    if call.method != Method::HEAD {
-        let (file, spans) = (blob.into_file(), call.spans.clone());
-        *response.body_mut() = match parts {
-            None => Body::file(file, first, length, spans),
-            Some(parts) => Body::parts(file, parts, spans),
-        };
+    if call.method == Method::HEAD {
+        // Nothing is promised to the connection, or asked of a bucket, for a body that is not sent.
+        return Ok(response);
     }
+    *response.body_mut() = match held {
+        Held::File(blob) => {
+            let (file, spans) = (blob.into_file(), call.spans.clone());
+            match parts {
+                None => Body::file(file, first, length, spans),
+                Some(parts) => Body::parts(file, parts, spans),
+            }
+        }
+        Held::Object(bucket, key) => {
+            let stream = match parts {
+                None if length == 0 => return Ok(response),
+                None => bucket.read(&key, size, first..first + length).await,
+                Some(parts) => {
+                    let parts = parts.into_iter().map(|part| match part {
+                        Part::Text(text) => Stretch::Text(text),
+                        Part::File { first, size } => Stretch::Part(first..first + size),
+                    });
+                    bucket.read_all(&key, size, parts.collect()).await
+                }
+            };
+            Body::remote(stream.map_err(|error| lost(digest, error))?, length)
+        }
+    };
     Ok(response)
+}
+
+/// A blob that somebody was told of.
+enum Held<'a> {
+    File(Blob),
+    Object(&'a BucketBytes, String),
+}
+
+/// Makes sure that the blob stays for a while: whoever sees it may rely on it.
+async fn hold<'a>(call: &'a Call<'_>, digest: &Digest, size: u64) -> Result<Held<'a>, Refusal> {
+    let wrong = |found: u64| {
+        tracing::error!(%digest, expected = size, found, "blob has the wrong size");
+        unknown(digest)
+    };
+    let bucket = match &call.service.bytes {
+        BlobBytes::Local(store) => {
+            let (store, wanted) = (store.clone(), *digest);
+            let blob = blocking(move || {
+                store.touch(&wanted)?;
+                store.open_blob(&wanted)
+            })
+            .await??;
+            return if blob.size() == size {
+                Ok(Held::File(blob))
+            } else {
+                Err(wrong(blob.size()))
+            };
+        }
+        BlobBytes::Bucket(bucket) => bucket,
+    };
+    let row = call.service.metadata.blob(digest)?.ok_or_else(|| unknown(digest))?;
+    if row.size != size {
+        return Err(wrong(row.size));
+    }
+    let stamp = call.stamp();
+    let seen_ago = Duration::from_millis(stamp.at.saturating_sub(row.last_seen));
+    if row.state != BlobState::Live || seen_ago >= SEEN_EVERY {
+        match call.service.metadata.submit(Change::SeeBlob(*digest), stamp).await {
+            Ok(_) => {}
+            Err(ChangeError::Missing(_)) => return Err(unknown(digest)),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(Held::Object(bucket, row.key))
+}
+
+/// What a client learns if the object of a blob cannot be read.
+fn lost(digest: &Digest, error: BucketError) -> Refusal {
+    if let BucketError::Missing { key } = &error {
+        tracing::error!(%digest, key, "the object of a blob is not in the bucket");
+        return unknown(digest);
+    }
+    error.into()
 }
 
 /// The ranges that count: only a GET has any (RFC 9110, section 14.2), and only of the blob that

@@ -12,6 +12,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -49,6 +51,14 @@ pub(crate) enum Body {
     Parts(PartsBody),
     /// What a task hands out piece by piece.
     Stream(StreamBody),
+    /// What a bucket sends.
+    Remote(RemoteBody),
+}
+
+/// What a bucket sends, as many bytes as were announced.
+pub(crate) struct RemoteBody {
+    stream: BoxStream<'static, io::Result<Bytes>>,
+    unsent: u64,
 }
 
 /// Texts and parts of a file in turn.
@@ -147,6 +157,11 @@ impl Body {
         })
     }
 
+    /// The `size` bytes of a stream; an error if it ends before.
+    pub(crate) fn remote(stream: BoxStream<'static, io::Result<Bytes>>, size: u64) -> Self {
+        Self::Remote(RemoteBody { stream, unsent: size })
+    }
+
     fn span(file: Arc<File>, first: u64, size: u64, spans: Option<FileSpans>) -> Self {
         if let Some(spans) = spans {
             return Self::Sent(SentBody { file, offset: first, unsent: size, spans });
@@ -179,6 +194,26 @@ impl PartsBody {
                     self.current = Some(Box::new(body));
                 }
             }
+        }
+    }
+}
+
+impl RemoteBody {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        if self.unsent == 0 {
+            return Poll::Ready(None);
+        }
+        match self.stream.poll_next_unpin(context) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(None) => Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into()))),
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error))),
+            Poll::Ready(Some(Ok(bytes))) => match self.unsent.checked_sub(bytes.len() as u64) {
+                Some(unsent) => {
+                    self.unsent = unsent;
+                    Poll::Ready(Some(Ok(Frame::data(bytes))))
+                }
+                None => Poll::Ready(Some(Err(io::ErrorKind::InvalidData.into()))),
+            },
         }
     }
 }
@@ -243,6 +278,7 @@ impl http_body::Body for Body {
             Self::Sent(body) => Poll::Ready(body.next().map(|hole| Ok(Frame::data(hole)))),
             Self::Parts(body) => body.poll_next(context),
             Self::Stream(body) => body.poll_next(context),
+            Self::Remote(body) => body.poll_next(context),
             Self::File(body) => {
                 let Some(next) = &mut body.next else { return Poll::Ready(None) };
                 let piece = match Pin::new(next).poll(context) {
@@ -266,6 +302,7 @@ impl http_body::Body for Body {
             Self::Sent(body) => body.unsent == 0,
             Self::Parts(body) => body.unsent == 0,
             Self::Stream(body) => body.unsent == Some(0),
+            Self::Remote(body) => body.unsent == 0,
         }
     }
 
@@ -278,6 +315,7 @@ impl http_body::Body for Body {
             Self::Sent(body) => SizeHint::with_exact(body.unsent),
             Self::Parts(body) => SizeHint::with_exact(body.unsent),
             Self::Stream(body) => body.unsent.map_or_else(SizeHint::default, SizeHint::with_exact),
+            Self::Remote(body) => SizeHint::with_exact(body.unsent),
         }
     }
 }

@@ -50,7 +50,9 @@ pub use auth::{
     RobotRight, RobotSecret, Role, TokenAlgorithm, TokenOptions, add_robot, list_robots,
     remove_robot, rotate_robot,
 };
-pub use bytes::{BucketOptions, Network, NetworkError, REDIRECT_LIFETIME, RedirectOptions};
+pub use bytes::{
+    BucketOptions, Network, NetworkError, REDIRECT_LIFETIME, RedirectOptions, UploadExpiry,
+};
 pub use collection::{GarbageError, collect_garbage};
 pub use limits::Limits;
 pub use operations::{

@@ -125,6 +125,11 @@ impl Refusal {
         self
     }
 
+    /// Whether it says that there is no such upload.
+    pub(crate) fn is_unknown_upload(&self) -> bool {
+        self.code == ErrorCode::BlobUploadUnknown
+    }
+
     /// Its status.
     pub(crate) const fn status(&self) -> StatusCode {
         self.status

@@ -16,7 +16,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
 use crate::auth::{Authority, AuthorityError, RobotError};
-use crate::bytes::bucket::Bucket;
+use crate::bytes::{BlobBytes, Bucket, BucketBytes, expire_at_intervals};
 use crate::connection::{self, Connection, Transport};
 use crate::live::Live;
 use crate::metadata::{Metadata, MetadataError, PREDECESSOR_PAUSE, PREDECESSOR_WAIT_MAX, Pace};
@@ -280,12 +280,14 @@ fn open(options: &RegistryOptions, site: Site) -> Result<Service, BindError> {
         path: directory.clone(),
         source,
     };
-    let opened = match &options.bucket {
-        None => Metadata::open(directory, options.store.clone()),
-        Some(bucket) => {
-            let bucket = Bucket::open(bucket).map_err(|error| state(error.into()))?;
+    let store = options.store.reserving(options.reserve);
+    let (opened, bytes) = match &options.bucket {
+        None => (Metadata::open(directory, options.store.clone()), BlobBytes::Local(store.clone())),
+        Some(place) => {
+            let bucket = Bucket::open(place).map_err(|error| state(error.into()))?;
             let runtime = tokio::runtime::Handle::current();
-            Metadata::join(directory, Arc::new(bucket), Pace::default(), &runtime)
+            let bytes = BlobBytes::Bucket(BucketBytes::new(bucket.clone(), place));
+            (Metadata::join(directory, Arc::new(bucket), Pace::default(), &runtime), bytes)
         }
     };
     let metadata = opened.map_err(|error| match error {
@@ -302,7 +304,8 @@ fn open(options: &RegistryOptions, site: Site) -> Result<Service, BindError> {
     let upkeep = Arc::default();
     operations.metrics.register_upkeep(Arc::clone(&upkeep));
     Ok(Service {
-        store: options.store.reserving(options.reserve),
+        store,
+        bytes,
         metadata,
         authority: Live::new(authority(options, None)?),
         proxy: Arc::new(proxy),
@@ -352,6 +355,7 @@ async fn serve(
             .ok()
     });
     service.proxy.start();
+    let expirer = tokio::spawn(expire_at_intervals(Arc::clone(&service), stopped.clone()));
     let slots = Arc::new(Semaphore::new(options.operations.connections_max));
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
@@ -398,6 +402,8 @@ async fn serve(
         let _ = keeper.await;
     }
     service.proxy.close().await;
+    // As does this one.
+    let _ = expirer.await;
     let metadata = service.metadata.clone();
     let close = move || {
         drop(scrubber);

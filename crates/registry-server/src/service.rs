@@ -14,6 +14,7 @@ use oci_model::{ErrorCode, Repository};
 use crate::admin::AdminCall;
 use crate::auth::{Authority, Principal, Role};
 use crate::body::{Body, RequestBody, drain};
+use crate::bytes::BlobBytes;
 use crate::limits::Limits;
 use crate::live::Live;
 use crate::metadata::{ChangeError, Metadata, MetadataError, Stamp};
@@ -32,6 +33,7 @@ use crate::{admin, blobs, listing, manifests, token_endpoint, uploads};
 /// Everything that requests share.
 pub(crate) struct Service {
     pub(crate) store: BlobStore,
+    pub(crate) bytes: BlobBytes,
     pub(crate) metadata: Metadata,
     pub(crate) authority: Live<Authority>,
     /// Other registries behind this one.
@@ -269,7 +271,7 @@ async fn dispatch(
         (Method::GET | Method::HEAD, Target::Blob(digest)) => blobs::get(&call, &digest).await,
         (Method::DELETE, Target::Blob(digest)) => blobs::delete(&call, digest).await,
         (Method::POST, Target::Uploads) => uploads::begin(&call, body).await,
-        (Method::GET | Method::HEAD, Target::Upload(id)) => uploads::status(&call, &id),
+        (Method::GET | Method::HEAD, Target::Upload(id)) => uploads::status(&call, &id).await,
         (Method::PATCH, Target::Upload(id)) => uploads::append(&call, &id, body).await,
         (Method::PUT, Target::Upload(id)) => uploads::finish(&call, &id, body).await,
         (Method::DELETE, Target::Upload(id)) => uploads::cancel(&call, &id).await,

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::options::UPLOAD_IDLE_MAX;
+
 /// A bucket of S3, of Google Cloud Storage or of Azure, or of anything that speaks as they do.
 #[derive(Clone)]
 pub struct BucketOptions {
@@ -28,6 +30,31 @@ pub struct BucketOptions {
     pub roots: Option<PathBuf>,
     /// Who reads blobs from the bucket directly.
     pub redirect: Option<RedirectOptions>,
+    /// When uploads go that nobody goes on with.
+    pub expiry: UploadExpiry,
+}
+
+/// When uploads go that nobody goes on with, and objects that became no blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UploadExpiry {
+    /// Time between looks.
+    pub interval: Duration,
+    /// After this time without a request an upload goes, and so does an object of this age that
+    /// neither an upload nor the metadata knows. Longer than any request may take.
+    pub idle_max: Duration,
+    /// After this time it goes however often it was gone on with.
+    pub age_max: Duration,
+}
+
+impl Default for UploadExpiry {
+    /// Every hour; a day without a request, a week altogether.
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(3600),
+            idle_max: UPLOAD_IDLE_MAX,
+            age_max: Duration::from_secs(7 * 24 * 3600),
+        }
+    }
 }
 
 /// Readers of blobs that are sent to the bucket with a presigned URL.
@@ -82,6 +109,7 @@ impl BucketOptions {
             settings: BTreeMap::new(),
             roots: None,
             redirect: None,
+            expiry: UploadExpiry::default(),
         }
     }
 }

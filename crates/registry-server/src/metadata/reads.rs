@@ -1,5 +1,6 @@
 //! Questions to the metadata. None of them waits for anything but the local disk.
 
+use std::collections::HashSet;
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
@@ -196,5 +197,19 @@ impl Metadata {
         let digest = digest.to_string();
         let row = table.get(digest.as_str())?;
         row.map(|row| BlobRow::decode(&digest, row.value())).transpose()
+    }
+
+    /// Keys of all blobs in the bucket that begin with `prefix`.
+    pub(crate) fn blob_keys(&self, prefix: &str) -> Result<HashSet<String>, MetadataError> {
+        let table = self.shared.database.begin_read()?.open_table(BLOBS)?;
+        let mut keys = HashSet::new();
+        for row in table.iter()? {
+            let (digest, row) = row?;
+            let row = BlobRow::decode(digest.value(), row.value())?;
+            if row.key.starts_with(prefix) {
+                keys.insert(row.key);
+            }
+        }
+        Ok(keys)
     }
 }

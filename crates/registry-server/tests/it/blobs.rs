@@ -1,11 +1,20 @@
 use http::Method;
 use oci_model::{Algorithm, Digest, Hasher};
 
-use crate::Fixture;
+use crate::{Fixture, Kind, over_both_kinds};
 
-#[tokio::test]
-async fn a_pushed_blob_comes_back_with_its_headers() {
-    let registry = Fixture::open().await;
+over_both_kinds!(
+    a_pushed_blob_comes_back_with_its_headers,
+    a_large_blob_streams_out_whole,
+    ranges_are_served_clipped_or_refused,
+    who_has_the_blob_already_gets_304,
+    a_blob_is_only_in_repositories_that_got_it,
+    a_deleted_blob_is_gone_at_once_and_stays_elsewhere,
+    the_empty_blob_and_sha512_are_blobs_like_others,
+);
+
+async fn a_pushed_blob_comes_back_with_its_headers(kind: Kind) {
+    let registry = Fixture::of(kind).await;
     let digest = registry.push_blob("a/b", b"hello").await;
     let path = format!("/v2/a/b/blobs/{digest}");
     let got = registry.get(&path).await;
@@ -27,17 +36,15 @@ async fn a_pushed_blob_comes_back_with_its_headers() {
     }
 }
 
-#[tokio::test]
-async fn a_large_blob_streams_out_whole() {
-    let registry = Fixture::open().await;
+async fn a_large_blob_streams_out_whole(kind: Kind) {
+    let registry = Fixture::of(kind).await;
     let bytes: Vec<u8> = (0..3_000_017u32).map(|n| (n % 251) as u8).collect();
     let digest = registry.push_blob("a", &bytes).await;
     assert_eq!(registry.get(&format!("/v2/a/blobs/{digest}")).await.body, bytes);
 }
 
-#[tokio::test]
-async fn ranges_are_served_clipped_or_refused() {
-    let registry = Fixture::open().await;
+async fn ranges_are_served_clipped_or_refused(kind: Kind) {
+    let registry = Fixture::of(kind).await;
     let bytes: Vec<u8> = (0..3000u32).map(|n| (n % 251) as u8).collect();
     let digest = registry.push_blob("a", &bytes).await;
     let path = format!("/v2/a/blobs/{digest}");
@@ -60,9 +67,8 @@ async fn ranges_are_served_clipped_or_refused() {
     }
 }
 
-#[tokio::test]
-async fn who_has_the_blob_already_gets_304() {
-    let registry = Fixture::open().await;
+async fn who_has_the_blob_already_gets_304(kind: Kind) {
+    let registry = Fixture::of(kind).await;
     let digest = registry.push_blob("a", b"x").await;
     let tag = format!("\"{digest}\"");
     let path = format!("/v2/a/blobs/{digest}");
@@ -72,18 +78,16 @@ async fn who_has_the_blob_already_gets_304() {
     assert_eq!(reply.status.as_u16(), 200);
 }
 
-#[tokio::test]
-async fn a_blob_is_only_in_repositories_that_got_it() {
-    let registry = Fixture::open().await;
+async fn a_blob_is_only_in_repositories_that_got_it(kind: Kind) {
+    let registry = Fixture::of(kind).await;
     let digest = registry.push_blob("private/a", b"secret").await;
     let reply = registry.get(&format!("/v2/other/blobs/{digest}")).await;
     assert_eq!(reply.refusal(), (404, "BLOB_UNKNOWN".to_owned()));
     assert_eq!(registry.head(&format!("/v2/other/blobs/{digest}")).await.status.as_u16(), 404);
 }
 
-#[tokio::test]
-async fn a_deleted_blob_is_gone_at_once_and_stays_elsewhere() {
-    let registry = Fixture::open().await;
+async fn a_deleted_blob_is_gone_at_once_and_stays_elsewhere(kind: Kind) {
+    let registry = Fixture::of(kind).await;
     let digest = registry.push_blob("a", b"x").await;
     registry.push_blob("b", b"x").await;
     let path = format!("/v2/a/blobs/{digest}");
@@ -106,9 +110,8 @@ async fn a_blob_that_a_manifest_needs_is_not_deleted() {
     assert_eq!(registry.delete(&path).await.status.as_u16(), 202);
 }
 
-#[tokio::test]
-async fn the_empty_blob_and_sha512_are_blobs_like_others() {
-    let registry = Fixture::open().await;
+async fn the_empty_blob_and_sha512_are_blobs_like_others(kind: Kind) {
+    let registry = Fixture::of(kind).await;
     let empty = registry.push_blob("a", b"").await;
     let reply = registry.get(&format!("/v2/a/blobs/{empty}")).await;
     assert_eq!((reply.status.as_u16(), reply.header("content-length")), (200, "0"));

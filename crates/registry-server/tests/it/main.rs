@@ -3,9 +3,9 @@
 
 mod access;
 mod blobs;
-#[allow(dead_code, reason = "its users come next")]
 mod bucket;
 mod bucket_peers;
+mod bucket_uploads;
 mod collection;
 mod conformance;
 mod drain;
@@ -31,6 +31,7 @@ mod uploads;
 
 use std::path::Path;
 
+use crate::bucket::Bucket;
 use blob_store::BlobStore;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, header};
@@ -45,12 +46,40 @@ use serde_json::{Value, json};
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
+/// Where a registry has the bytes of blobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Disk,
+    Bucket,
+}
+
+/// Makes tests of functions that take a [`Kind`]: one for each kind.
+macro_rules! over_both_kinds {
+    ($($name:ident),+ $(,)?) => {
+        mod on_disk {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(crate::Kind::Disk).await;
+            })+
+        }
+
+        mod in_a_bucket {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(crate::Kind::Bucket).await;
+            })+
+        }
+    };
+}
+use over_both_kinds;
+
 /// A registry with a client and, unless it lives elsewhere, a state directory of its own.
 struct Fixture {
     registry: Running,
     client: Client<HttpConnector, Full<Bytes>>,
     credentials: Option<String>,
     directory: Option<tempfile::TempDir>,
+    bucket: Option<Bucket>,
 }
 
 /// What came back.
@@ -72,6 +101,15 @@ impl Fixture {
         Self::with(|_, _| {}).await
     }
 
+    /// A registry open to everybody, with blobs on disk or in a bucket of its own.
+    async fn of(kind: Kind) -> Self {
+        let bucket = (kind == Kind::Bucket).then(Bucket::start);
+        let place = bucket.as_ref().map(Bucket::options);
+        let mut fixture = Self::with(|options, _| options.bucket = place).await;
+        fixture.bucket = bucket;
+        fixture
+    }
+
     /// A registry with changed options.
     async fn with(change: impl FnOnce(&mut RegistryOptions, &Path)) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
@@ -85,7 +123,7 @@ impl Fixture {
     async fn over(options: RegistryOptions) -> Self {
         let registry = RegistryServer::bind(options).await.expect("a registry");
         let client = Client::builder(TokioExecutor::new()).build_http();
-        Self { registry, client, credentials: None, directory: None }
+        Self { registry, client, credentials: None, directory: None, bucket: None }
     }
 
     /// The same registry, asked by somebody.

@@ -1,7 +1,18 @@
 use http::Method;
 use oci_model::{Algorithm, Digest, Hasher};
 
-use crate::{Fixture, Reply, options};
+use crate::{Fixture, Kind, Reply, options, over_both_kinds};
+
+over_both_kinds!(
+    post_then_put_takes_the_whole_blob,
+    a_stream_of_any_length_goes_to_the_end,
+    chunks_out_of_order_are_refused_and_the_upload_goes_on,
+    wrong_or_missing_digests_never_become_visible,
+    a_cancelled_or_invented_upload_is_unknown,
+    an_upload_belongs_to_its_repository,
+    the_algorithm_may_be_named_at_the_start,
+    blobs_are_mounted_from_named_and_unnamed_repositories,
+);
 
 async fn begin(registry: &Fixture, query: &str) -> (String, Reply) {
     let path = format!("/v2/a/blobs/uploads/{query}");
@@ -14,9 +25,8 @@ fn closing(location: &str, digest: &Digest) -> String {
     format!("{location}?digest={digest}")
 }
 
-#[tokio::test]
-async fn post_then_put_takes_the_whole_blob() {
-    let registry = Fixture::open().await;
+async fn post_then_put_takes_the_whole_blob(kind: Kind) {
+    let registry = Fixture::of(kind).await;
     let (location, reply) = begin(&registry, "").await;
     assert_eq!(reply.header("range"), "0-0");
     assert!(location.ends_with(reply.header("docker-upload-uuid")));
@@ -28,9 +38,8 @@ async fn post_then_put_takes_the_whole_blob() {
     assert_eq!(registry.get(reply.header("location")).await.body, "whole");
 }
 
-#[tokio::test]
-async fn a_stream_of_any_length_goes_to_the_end() {
-    let registry = Fixture::open().await;
+async fn a_stream_of_any_length_goes_to_the_end(kind: Kind) {
+    let registry = Fixture::of(kind).await;
     let (location, _) = begin(&registry, "").await;
     let bytes: Vec<u8> = (0..2_000_003u32).map(|n| (n % 253) as u8).collect();
     let reply = registry.send(Method::PATCH, &location, &[], bytes.clone()).await;
@@ -41,9 +50,8 @@ async fn a_stream_of_any_length_goes_to_the_end() {
     assert_eq!(registry.get(&format!("/v2/a/blobs/{digest}")).await.body, bytes);
 }
 
-#[tokio::test]
-async fn chunks_out_of_order_are_refused_and_the_upload_goes_on() {
-    let registry = Fixture::open().await;
+async fn chunks_out_of_order_are_refused_and_the_upload_goes_on(kind: Kind) {
+    let registry = Fixture::of(kind).await;
     let (location, _) = begin(&registry, "").await;
     let chunk = |range: &'static str, body: &'static str| {
         let location = location.clone();
@@ -68,9 +76,8 @@ async fn chunks_out_of_order_are_refused_and_the_upload_goes_on() {
     assert_eq!(reply.status.as_u16(), 201);
 }
 
-#[tokio::test]
-async fn wrong_or_missing_digests_never_become_visible() {
-    let registry = Fixture::open().await;
+async fn wrong_or_missing_digests_never_become_visible(kind: Kind) {
+    let registry = Fixture::of(kind).await;
     let promised = Digest::of(b"promised");
     let (location, _) = begin(&registry, "").await;
     let reply = registry.send(Method::PUT, &location, &[], "x").await;
@@ -93,9 +100,8 @@ async fn wrong_or_missing_digests_never_become_visible() {
     }
 }
 
-#[tokio::test]
-async fn a_cancelled_or_invented_upload_is_unknown() {
-    let registry = Fixture::open().await;
+async fn a_cancelled_or_invented_upload_is_unknown(kind: Kind) {
+    let registry = Fixture::of(kind).await;
     let (location, _) = begin(&registry, "").await;
     assert_eq!(registry.delete(&location).await.status.as_u16(), 204);
     let unknown = (404, "BLOB_UPLOAD_UNKNOWN".to_owned());
@@ -111,9 +117,8 @@ async fn a_cancelled_or_invented_upload_is_unknown() {
     }
 }
 
-#[tokio::test]
-async fn an_upload_belongs_to_its_repository() {
-    let registry = Fixture::open().await;
+async fn an_upload_belongs_to_its_repository(kind: Kind) {
+    let registry = Fixture::of(kind).await;
     let (location, _) = begin(&registry, "").await;
     let elsewhere = location.replace("/v2/a/", "/v2/b/");
     let unknown = (404, "BLOB_UPLOAD_UNKNOWN".to_owned());
@@ -122,9 +127,8 @@ async fn an_upload_belongs_to_its_repository() {
     assert_eq!(reply.refusal(), unknown);
 }
 
-#[tokio::test]
-async fn the_algorithm_may_be_named_at_the_start() {
-    let registry = Fixture::open().await;
+async fn the_algorithm_may_be_named_at_the_start(kind: Kind) {
+    let registry = Fixture::of(kind).await;
     let (location, _) = begin(&registry, "?digest-algorithm=sha512").await;
     let mut hasher = Hasher::new(Algorithm::Sha512);
     hasher.update(b"long");
@@ -137,9 +141,8 @@ async fn the_algorithm_may_be_named_at_the_start() {
     assert_eq!(reply.refusal(), (400, "DIGEST_INVALID".to_owned()));
 }
 
-#[tokio::test]
-async fn blobs_are_mounted_from_named_and_unnamed_repositories() {
-    let registry = Fixture::open().await;
+async fn blobs_are_mounted_from_named_and_unnamed_repositories(kind: Kind) {
+    let registry = Fixture::of(kind).await;
     let digest = registry.push_blob("source", b"shared").await;
     for (target, query) in
         [("named", format!("mount={digest}&from=source")), ("unnamed", format!("mount={digest}"))]
