@@ -35,6 +35,9 @@ pub(crate) async fn get(call: &Call<'_>, digest: &Digest) -> Answer {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         return Ok(response);
     }
+    if let Some(url) = elsewhere(call, &held).await? {
+        return Ok(redirected(&url));
+    }
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     let mut parts = None;
     let (first, length) = match range::wanted(asked(call, &entity_tag), size) {
@@ -133,6 +136,29 @@ async fn hold<'a>(call: &'a Call<'_>, digest: &Digest, size: u64) -> Result<Held
         }
     }
     Ok(Held::Object(bucket, row.key))
+}
+
+/// Where the client reads the blob itself, if it is one of those that do. Not for HEAD: some
+/// clients lose the headers on the way.
+async fn elsewhere(call: &Call<'_>, held: &Held<'_>) -> Result<Option<String>, Refusal> {
+    let Held::Object(bucket, key) = held else { return Ok(None) };
+    let Some(redirect) = bucket.redirect().filter(|_| call.method == Method::GET) else {
+        return Ok(None);
+    };
+    let address = call.exchange.peer.address;
+    if !redirect.clients.iter().any(|network| network.contains(address)) {
+        return Ok(None);
+    }
+    Ok(Some(bucket.bucket().presigned(key, redirect.lifetime).await?))
+}
+
+/// A redirect that keeps the method and the range. Nobody may keep it: the URL ends.
+fn redirected(url: &str) -> Response<Body> {
+    let mut response = empty(StatusCode::TEMPORARY_REDIRECT);
+    let headers = response.headers_mut();
+    headers.insert(header::LOCATION, header_value(url));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 /// What a client learns if the object of a blob cannot be read.

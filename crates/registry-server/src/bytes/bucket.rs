@@ -319,7 +319,6 @@ impl Bucket {
         }
     }
 
-    #[allow(dead_code, reason = "redirects come with the addresses of clients")]
     /// A URL by which anybody may read the object for a while.
     pub(crate) async fn presigned(
         &self,

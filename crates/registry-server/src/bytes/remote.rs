@@ -64,7 +64,6 @@ impl BucketBytes {
         &self.bucket
     }
 
-    #[allow(dead_code, reason = "redirects come with the addresses of clients")]
     /// Who reads from the bucket directly.
     pub(crate) const fn redirect(&self) -> Option<&RedirectOptions> {
         self.redirect.as_ref()

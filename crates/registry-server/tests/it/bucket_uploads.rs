@@ -317,3 +317,34 @@ async fn an_upload_is_gone_on_with_where_the_state_says() {
     assert_eq!(reply.status.as_u16(), 201, "{reply:?}");
     assert!(registry.get(&format!("/v2/a/blobs/{digest}")).await.body == bytes);
 }
+
+#[tokio::test]
+async fn only_the_clients_that_reach_the_bucket_are_sent_there() {
+    let bucket = Bucket::start();
+    let over = async |clients: &str| {
+        let mut place = bucket.options();
+        let clients = vec![clients.parse().expect("a network")];
+        let lifetime = registry_server::REDIRECT_LIFETIME;
+        place.redirect = Some(registry_server::RedirectOptions { clients, lifetime });
+        Fixture::with(|options, _| options.bucket = Some(place)).await
+    };
+    let registry = over("127.0.0.0/8").await;
+    let digest = registry.push_blob("a", b"0123456789").await;
+    let path = format!("/v2/a/blobs/{digest}");
+    let range = [("range", "bytes=2-4")];
+    let reply = registry.send(Method::GET, &path, &range, "").await;
+    assert_eq!((reply.status.as_u16(), reply.header("cache-control")), (307, "no-store"));
+    let url = reply.header("location").to_owned();
+    assert!(url.starts_with(&bucket.endpoint()) && url.contains("X-Amz-Signature="), "{url}");
+    assert!(!url.contains("secret"), "{url}");
+    let there = registry.send(Method::GET, &url, &range, "").await;
+    assert_eq!((there.status.as_u16(), &there.body[..]), (206, &b"234"[..]));
+    let head = registry.head(&path).await;
+    assert_eq!((head.status.as_u16(), head.header("content-length")), (200, "10"));
+    let kept = [("if-none-match", &*format!("\"{digest}\""))];
+    assert_eq!(registry.send(Method::GET, &path, &kept, "").await.status.as_u16(), 304);
+    let registry = over("192.0.2.0/24").await;
+    registry.push_blob("a", b"0123456789").await;
+    let reply = registry.send(Method::GET, &path, &range, "").await;
+    assert_eq!((reply.status.as_u16(), &reply.body[..]), (206, &b"234"[..]));
+}
