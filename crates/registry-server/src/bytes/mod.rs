@@ -22,7 +22,7 @@
 //! | `download` | bytes on their way out of a bucket |
 //! | `expiry` | uploads that nobody goes on with |
 
-mod bucket;
+pub(crate) mod bucket;
 mod download;
 mod expiry;
 mod local;

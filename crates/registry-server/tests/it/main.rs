@@ -20,6 +20,7 @@ mod namespaces;
 mod proxy;
 mod races;
 mod rates;
+mod replicas;
 mod restart;
 mod robots;
 mod scrub;
