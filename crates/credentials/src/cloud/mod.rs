@@ -7,6 +7,7 @@
 //! | `performer` | what an exchange asks of the machine: HTTP, files, programs, time |
 //! | `attempts` | which failures are worth another try, and when |
 //! | `aws/` | Amazon ECR, private and public |
+//! | `azure/` | Azure Container Registry |
 //! | `google/` | Google Artifact Registry and Container Registry |
 //! | `plugin` | the kubelet's exec protocol around it |
 //!
@@ -16,6 +17,7 @@
 
 mod attempts;
 pub mod aws;
+pub mod azure;
 pub mod google;
 mod host;
 mod performer;

@@ -17,6 +17,15 @@ pub trait Performer {
     /// As of the file system; [`std::io::ErrorKind::FileTooLarge`] beyond the limit.
     fn read_file(&self, path: &Path, bytes_max: u64) -> std::io::Result<Secret>;
 
+    /// As [`Performer::read_file`], of a regular file and never through a link.
+    ///
+    /// # Errors
+    /// As [`Performer::read_file`], and for anything but a regular file.
+    fn read_file_itself(&self, path: &Path, bytes_max: u64) -> std::io::Result<Secret>;
+
+    /// Whether there is a file.
+    fn file_exists(&self, path: &Path) -> bool;
+
     /// Sends one request. No redirect is followed, no cookie kept, and a body of more than
     /// [`RESPONSE_BYTES_MAX`](Response) bytes is an error.
     ///
@@ -74,7 +83,7 @@ pub enum Method {
 }
 
 /// Where a request may go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reach {
     /// To a cloud's public API: HTTPS, by the proxy of the environment if there is one. Plain HTTP
     /// only to a loopback address, for tests.
@@ -82,6 +91,12 @@ pub enum Reach {
     /// To the metadata service of this machine: an address literal that is link-local or loopback,
     /// plain HTTP, never by a proxy, connected within a second.
     Metadata,
+    /// To a service whose certificate has this SHA-1 thumbprint (hexadecimal), whoever issued it;
+    /// HTTPS, never by a proxy.
+    Pinned {
+        /// The thumbprint.
+        sha1: String,
+    },
 }
 
 /// The answer to a [`Request`].

@@ -1,7 +1,7 @@
 //! A world for tests: variables, files, programs and servers that answer by script.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -18,6 +18,7 @@ pub(crate) type Answer = Result<Response, SendError>;
 pub(crate) struct World {
     variables: BTreeMap<String, String>,
     files: RefCell<BTreeMap<String, String>>,
+    links: BTreeSet<String>,
     programs: BTreeMap<String, Result<ProgramOutput, RunError>>,
     servers: RefCell<BTreeMap<(String, String), VecDeque<Answer>>>,
     /// Every request that was sent, in order.
@@ -60,6 +61,12 @@ impl World {
     pub(crate) fn file(self, path: &str, content: &str) -> Self {
         self.write(path, content);
         self
+    }
+
+    /// A link to a file with this content.
+    pub(crate) fn link(mut self, path: &str, content: &str) -> Self {
+        self.links.insert(path.to_owned());
+        self.file(path, content)
     }
 
     pub(crate) fn write(&self, path: &str, content: &str) {
@@ -110,6 +117,17 @@ impl Performer for World {
             return Err(std::io::ErrorKind::FileTooLarge.into());
         }
         Ok(Secret::new(content.as_str()))
+    }
+
+    fn read_file_itself(&self, path: &Path, bytes_max: u64) -> std::io::Result<Secret> {
+        if self.links.contains(&path.display().to_string()) {
+            return Err(std::io::Error::other("it is a link"));
+        }
+        self.read_file(path, bytes_max)
+    }
+
+    fn file_exists(&self, path: &Path) -> bool {
+        self.files.borrow().contains_key(&path.display().to_string())
     }
 
     fn send(&self, request: &Request) -> Answer {
