@@ -66,7 +66,13 @@ impl Health {
     }
 
     async fn look(&self, metadata: &Metadata) -> Result<(), String> {
-        let commits = tokio::time::timeout(COMMIT_WAIT_MAX, commits(metadata)).await;
+        let commits = tokio::time::timeout(COMMIT_WAIT_MAX, async {
+            // With replicas a change that is refused does not reach the bucket.
+            let current = metadata.current().await;
+            current.map_err(|error| format!("the metadata cannot be read: {error}"))?;
+            commits(metadata).await
+        })
+        .await;
         commits.map_err(|_| "the metadata does not answer".to_owned())??;
         let directory = self.directory.clone();
         tokio::task::spawn_blocking(move || write_probe(&directory))

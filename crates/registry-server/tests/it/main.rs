@@ -18,7 +18,7 @@ mod manifests;
 mod metrics;
 mod namespaces;
 mod proxy;
-mod races;
+mod race_catalogue;
 mod rates;
 mod replicas;
 mod restart;
