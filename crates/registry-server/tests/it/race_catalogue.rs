@@ -416,3 +416,20 @@ fn age(store: &BlobStore, digest: &Digest) {
     let then = SystemTime::now() - Duration::from_secs(7 * 86_400);
     file.set_times(std::fs::FileTimes::new().set_modified(then)).expect("an older time");
 }
+
+/// The log as a store of somebody else's keeps it.
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_agree_over_moto() {
+    let moto = crate::bucket_peers::Moto::start().await;
+    let mut site = Site { registries: Vec::new(), directories: Vec::new(), bucket: None };
+    for _ in 0..2 {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut options = options(directory.path());
+        options.bucket = Some(crate::bucket::options(moto.endpoint()));
+        site.registries.push(Arc::new(Fixture::over(options).await));
+        site.directories.push(directory);
+    }
+    let again = Site { registries: site.registries.clone(), directories: Vec::new(), bucket: None };
+    what_was_acknowledged_is_there_wherever_the_next_request_goes(again).await;
+    of_two_first_writers_of_a_tag_exactly_one_wins(site).await;
+}
