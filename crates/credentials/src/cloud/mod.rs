@@ -9,6 +9,7 @@
 //! | `aws/` | Amazon ECR, private and public |
 //! | `azure/` | Azure Container Registry |
 //! | `google/` | Google Artifact Registry and Container Registry |
+//! | `ibm/` | IBM Cloud Container Registry |
 //! | `plugin` | the kubelet's exec protocol around it |
 //!
 //! Like the rest of this crate nothing here opens a socket or starts a process: the exchanges are
@@ -20,6 +21,7 @@ pub mod aws;
 pub mod azure;
 pub mod google;
 mod host;
+pub mod ibm;
 mod performer;
 pub mod plugin;
 #[cfg(test)]

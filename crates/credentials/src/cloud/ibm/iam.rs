@@ -1,0 +1,87 @@
+//! IAM's token endpoint.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use super::super::attempts::{Pace, attempts, heed_retry_after, is_passing};
+use super::super::{CloudError, Method, Performer, Request, Response};
+use super::{AccessToken, PROVIDER};
+use crate::Secret;
+
+const STEP: &str = "IAM token";
+
+/// Where IAM is: of the private network for a private registry, or where the environment says.
+pub(super) fn base(performer: &dyn Performer, is_private: bool) -> Result<String, CloudError> {
+    const NAME: &str = "ICR_AUTH_URL";
+    let Some(url) = performer.variable(NAME) else {
+        let host = if is_private { "private.iam.cloud.ibm.com" } else { "iam.cloud.ibm.com" };
+        return Ok(format!("https://{host}"));
+    };
+    let host = url.strip_prefix("https://").and_then(|rest| rest.split('/').next());
+    let is_trusted = host.is_some_and(|host| {
+        !host.contains('@')
+            && (host.ends_with(".cloud.ibm.com") || host.ends_with(".test.cloud.ibm.com"))
+    });
+    if is_trusted || url.starts_with("http://127.0.0.1:") {
+        return Ok(url.trim_end_matches('/').to_owned());
+    }
+    Err(CloudError::new(PROVIDER, STEP, NAME, "it is not of IBM Cloud; no key was sent"))
+}
+
+/// Asks for a token with a form.
+pub(super) fn token(
+    performer: &dyn Performer,
+    base: &str,
+    fields: &[(&str, &str)],
+) -> Result<AccessToken, CloudError> {
+    let mut request = Request::to_cloud(Method::Post, format!("{base}/identity/token"))
+        .header("accept", Secret::new("application/json"))
+        .form(fields);
+    request.timeout = Duration::from_secs(30);
+    attempts(performer, Pace::CLOUD, |_| {
+        let response = performer
+            .send(&request)
+            .map_err(|error| CloudError::unsent(PROVIDER, STEP, base, &error))?;
+        if is_passing(response.status) {
+            heed_retry_after(performer, &response);
+        }
+        read(&response, STEP, base)
+    })
+}
+
+/// The token of an answer; the error names codes and never repeats a body.
+pub(super) fn read(
+    response: &Response,
+    step: &'static str,
+    place: &str,
+) -> Result<AccessToken, CloudError> {
+    let document = response.json().unwrap_or_default();
+    if !response.is_success() {
+        let word = |value: &serde_json::Value| {
+            let text = value.as_str().unwrap_or_default();
+            text.chars().filter(char::is_ascii_alphanumeric).take(32).collect::<String>()
+        };
+        let code = word(&document["errorCode"]);
+        let error = CloudError::new(
+            PROVIDER,
+            step,
+            place,
+            format!("status {} {code}", response.status).trim_end(),
+        )
+        .retryable(is_passing(response.status))
+        .request_id(document["context"]["requestId"].as_str());
+        return Err(match code.as_str() {
+            "BXNIM0415E" => error.hint("the API key is not known: it may have been deleted"),
+            _ => error,
+        });
+    }
+    let token = document["access_token"].as_str().filter(|token| !token.is_empty());
+    let token =
+        token.ok_or_else(|| CloudError::new(PROVIDER, step, place, "the answer holds no token"))?;
+    let by_seconds =
+        document["expiration"].as_u64().map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds));
+    let by_text = document["expires_at"]
+        .as_str()
+        .and_then(|time| time.parse::<jiff::Timestamp>().ok())
+        .map(std::time::SystemTime::from);
+    Ok(AccessToken { token: Secret::new(token), expires_at: by_seconds.or(by_text) })
+}
