@@ -52,10 +52,7 @@ pub(crate) async fn begin(call: &Call<'_>, body: &mut RequestBody) -> Answer {
     };
     let label = label(&call.repository, call.principal.name());
     let id = call.service.bytes.begin(label, algorithm).await?;
-    let mut response = accepted(call, StatusCode::ACCEPTED, id, 0);
-    let name = HeaderName::from_static("docker-upload-uuid");
-    response.headers_mut().insert(name, header_value(&id.to_string()));
-    Ok(response)
+    Ok(accepted(call, StatusCode::ACCEPTED, id, 0))
 }
 
 /// Adds a chunk or a stream.
@@ -63,6 +60,13 @@ pub(crate) async fn append(call: &Call<'_>, id: &str, body: &mut RequestBody) ->
     let id = parse_id(id)?;
     let source = resumable(call, id).await?;
     let received = call.service.bytes.receive(source, body, Then::Keep).await?;
+    // A body without a length may end elsewhere than its range; what came counts.
+    let end = call.header(header::CONTENT_RANGE).and_then(range::chunk).map(|(_, last)| last + 1);
+    if end.is_some_and(|end| end != received.size) {
+        return Err(Refusal::new(ErrorCode::SizeInvalid, "the chunk is not as long as its range")
+            .with_header(header::LOCATION, location(call, id))
+            .with_header(header::RANGE, self::received(received.size)));
+    }
     Ok(accepted(call, StatusCode::ACCEPTED, id, received.size))
 }
 
@@ -103,8 +107,6 @@ pub(crate) async fn status(call: &Call<'_>, id: &str) -> Answer {
     let status = call.service.bytes.status(id).await?;
     check_owner(call, id, &status.label)?;
     let mut response = accepted(call, StatusCode::NO_CONTENT, id, status.size);
-    let name = HeaderName::from_static("docker-upload-uuid");
-    response.headers_mut().insert(name, header_value(&id.to_string()));
     response.headers_mut().remove(header::CONTENT_LENGTH);
     Ok(response)
 }
@@ -318,6 +320,7 @@ fn accepted(
     let headers = response.headers_mut();
     headers.insert(header::LOCATION, location(call, id));
     headers.insert(header::RANGE, received(size));
+    headers.insert(HeaderName::from_static("docker-upload-uuid"), header_value(&id.to_string()));
     response
 }
 

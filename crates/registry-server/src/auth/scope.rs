@@ -191,7 +191,23 @@ impl Access {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn arbitrary_scopes_are_bounded_and_read_back(
+            text in "([a-z/:,()*]{0,12}|repository:[a-z/]{1,6}:(pull|push|[*])|\\PC{0,20}| ){0,90}",
+        ) {
+            let scopes = Scope::parse_all([text.as_str()].into_iter());
+            prop_assert!(scopes.len() <= SCOPES_MAX);
+            for scope in scopes.iter().filter(|scope| !scope.kind.contains('(')) {
+                let written = format!("{}:{}:{}", scope.kind, scope.name, scope.actions.join(","));
+                prop_assert_eq!(Scope::parse(&written), Some(scope.clone()));
+            }
+        }
+    }
 
     #[test]
     fn scopes_follow_the_grammar() {

@@ -162,6 +162,29 @@ async fn chunks_come_in_order_or_not_at_all(suite: &Suite) {
     }
 }
 
+/// Section 1.4: a chunk whose length nobody said beforehand is checked at its end.
+#[tokio::test]
+async fn chunks_of_unsaid_length_end_where_their_range_ends() {
+    let suite = Suite::open(super::Reach::Plain).await;
+    let location = suite.begin(REPO1, "").await;
+    let send = async |range: &str, body: &'static [u8]| {
+        let payload = super::Payload { body: http_body_util::Full::new(body.into()), sized: false };
+        suite.exchange(Method::PATCH, &location, &[("content-range", range)], None, payload).await
+    };
+    let short = send("0-9", b"abcd").await;
+    assert_eq!(short.refusal(), (400, "SIZE_INVALID".to_owned()));
+    assert_eq!((short.header("range"), short.header("location")), ("0-3", &*location));
+    let status = suite.get(&location).await;
+    assert_eq!((status.status.as_u16(), status.header("range")), (204, "0-3"));
+    let rest = send("4-9", b"efghij").await;
+    assert_eq!((rest.status.as_u16(), rest.header("range")), (202, "0-9"));
+    assert!(location.ends_with(rest.header("docker-upload-uuid")));
+    let digest = Digest::of(b"abcdefghij");
+    let path = with_query(&location, &format!("digest={digest}"));
+    assert_eq!(suite.send(Method::PUT, &path, &[], "").await.status.as_u16(), 201);
+    suite.close().await;
+}
+
 /// Section 1.1, end-11; section 1.4, "Mount".
 async fn blobs_are_mounted(suite: &Suite) {
     for algorithm in ALGORITHMS {

@@ -28,6 +28,7 @@ use registry_server::{
     Anonymous, AuthScheme, RegistryOptions, RegistryServer, Running, TlsFiles, add_user,
 };
 
+use crate::bucket::Bucket;
 use crate::{Reply, basic, options};
 
 /// The repositories of the suite; the second one is for mounts.
@@ -47,6 +48,8 @@ pub(crate) enum Reach {
     Basic,
     /// With tokens as the challenges ask for them, over TLS.
     Bearer,
+    /// As [`Reach::Plain`], with the bytes in a bucket.
+    Bucket,
 }
 
 /// Runs async functions of the module against a registry that is reached in each way.
@@ -56,6 +59,7 @@ macro_rules! in_every_way {
         in_every_way!(@ tls Tls, $($claim),+);
         in_every_way!(@ basic Basic, $($claim),+);
         in_every_way!(@ bearer Bearer, $($claim),+);
+        in_every_way!(@ bucket Bucket, $($claim),+);
     };
     (@ $module:ident $reach:ident, $($claim:ident),+) => {
         mod $module {
@@ -79,6 +83,7 @@ pub(crate) struct Suite {
     password: Option<String>,
     /// Tokens by repository and kind of method, as clients keep them.
     tokens: Mutex<HashMap<String, String>>,
+    _bucket: Option<Bucket>,
     _directory: tempfile::TempDir,
 }
 
@@ -144,6 +149,8 @@ impl Suite {
             options.tls = Some(files);
             trusted = Some(made.cert.der().clone());
         }
+        let bucket = (reach == Reach::Bucket).then(Bucket::start);
+        options.bucket = bucket.as_ref().map(Bucket::options);
         change(&mut options);
         let registry = RegistryServer::bind(options).await.expect("a registry");
         let wire = match trusted {
@@ -151,7 +158,7 @@ impl Suite {
             Some(certificate) => Wire::Two(handshake(&registry, certificate).await),
         };
         let tokens = Mutex::default();
-        Self { registry, wire, password, tokens, _directory: directory }
+        Self { registry, wire, password, tokens, _bucket: bucket, _directory: directory }
     }
 
     pub(crate) async fn close(self) {
