@@ -40,6 +40,7 @@ mod serve;
 mod service;
 mod tenancy;
 mod token_endpoint;
+mod transfer;
 mod upkeep;
 mod uploads;
 mod users_file;
@@ -72,5 +73,6 @@ pub use tenancy::{
     ByteSize, Glob, GlobError, ImmutableTags, Namespace, NamespaceError, QuantityError,
     RetentionRule, Span,
 };
+pub use transfer::{ImportOptions, Offline, Problem, TransferError, TransferReport};
 pub use upkeep::ScrubSchedule;
 pub use users_file::{UserFileError, add_user, list_users, remove_user};

@@ -257,7 +257,7 @@ fn check_digest(expected: &Digest, bytes: &[u8]) -> Result<(), Refusal> {
 }
 
 /// What the repository must hold before it may hold the manifest.
-fn children(manifest: &Manifest) -> Vec<Child> {
+pub(crate) fn children(manifest: &Manifest) -> Vec<Child> {
     let child = |descriptor: &Descriptor| match manifest {
         Manifest::Image(_) => Child::Blob(descriptor.digest),
         Manifest::Index(_) => Child::Entry(descriptor.digest),

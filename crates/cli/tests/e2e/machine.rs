@@ -382,7 +382,7 @@ pub(crate) struct DebianRegistry {
     /// `host:port`.
     pub(crate) address: String,
     child: std::process::Child,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl DebianRegistry {
@@ -423,7 +423,14 @@ impl DebianRegistry {
             }
         }
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
-        Self { address, child, _dir: dir }
+        Self { address, child, dir }
+    }
+}
+
+impl DebianRegistry {
+    /// Where it keeps everything.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
     }
 }
 

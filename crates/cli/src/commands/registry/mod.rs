@@ -8,6 +8,7 @@ mod operations;
 mod reload;
 mod remote;
 mod serve;
+mod transfer;
 mod user;
 mod verify;
 
@@ -37,6 +38,10 @@ enum RegistryVerb {
     Namespaces(namespace::NamespacesArgs),
     /// Remove blobs that no image needs any more
     Gc(gc::GcArgs),
+    /// Take in a CNCF distribution registry's directory or an OCI image layout
+    Import(transfer::ImportArgs),
+    /// Write a repository as an OCI image layout
+    Export(transfer::ExportArgs),
     /// Check a configuration file and name everything that is wrong with it
     CheckConfig(Box<check_config::CheckConfigArgs>),
     /// Print the JSON Schema of the configuration file
@@ -52,6 +57,8 @@ pub(crate) async fn run(args: RegistryArgs, globals: &Globals) -> Result<ExitCod
         RegistryVerb::User(args) => user::run(&args, globals),
         RegistryVerb::Namespaces(args) => namespace::list(&args).await,
         RegistryVerb::Gc(args) => gc::run(&args, globals).await,
+        RegistryVerb::Import(args) => transfer::import(args, globals).await,
+        RegistryVerb::Export(args) => transfer::export(args, globals).await,
         RegistryVerb::CheckConfig(args) => check_config::check(&args),
         RegistryVerb::ConfigSchema(args) => check_config::schema(&args),
         RegistryVerb::Verify(args) => verify::run(&args, globals).await,

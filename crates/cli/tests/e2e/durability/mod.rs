@@ -7,3 +7,4 @@ mod kills;
 mod power;
 mod server;
 mod syncs;
+mod transfer;

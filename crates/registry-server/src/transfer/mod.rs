@@ -1,0 +1,199 @@
+//! Data moves in and out: the tree of the CNCF distribution registry, OCI image layouts, backups.
+//!
+//! | file | job |
+//! |---|---|
+//! | `distribution` | finds repositories, manifests and tags in a distribution v2 tree |
+//! | `layout` | finds them in an OCI image layout |
+//! | `intake` | takes what was found into the registry, checked |
+//! | `export` | writes a repository as an OCI image layout |
+//!
+//! Whatever is broken at the source is named in the report and left out, with all that needs it;
+//! the rest goes on. Doing it again continues where it stopped: what is there is not read twice.
+
+mod distribution;
+mod export;
+mod intake;
+mod layout;
+
+use std::path::{Path, PathBuf};
+
+use blob_store::{AdoptMode, BlobStore};
+use serde::Serialize;
+
+use crate::metadata::{Metadata, MetadataError};
+
+/// A registry that does not run while something is moved in or out.
+#[derive(Clone, Debug)]
+pub struct Offline {
+    /// Directory of the metadata, usually `<state>/registry`.
+    pub directory: PathBuf,
+    /// The store of the blobs.
+    pub store: BlobStore,
+}
+
+/// How something is imported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImportOptions {
+    /// How blobs get into the store.
+    pub mode: AdoptMode,
+    /// Only look: sizes and manifests are checked, blobs are not hashed, nothing is written.
+    pub dry_run: bool,
+    /// Leave out manifests that no tag reaches.
+    pub tagged_only: bool,
+}
+
+/// What was moved, or would be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TransferReport {
+    /// Repositories.
+    pub repositories: u64,
+    /// Manifests and indexes.
+    pub manifests: u64,
+    /// Tags.
+    pub tags: u64,
+    /// Different blobs.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Of the blobs, those that were there before.
+    pub present: u64,
+    /// Of the blobs, those that share their file with the source.
+    pub linked: u64,
+    /// What was left out, and why.
+    pub problems: Vec<Problem>,
+}
+
+/// Something that was left out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Problem {
+    /// What it is, such as `team/app:v1` or a path.
+    pub object: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// Why nothing could be moved.
+#[derive(Debug, thiserror::Error)]
+pub enum TransferError {
+    /// A registry serves the directory.
+    #[error("another registry uses {}", path.display())]
+    InUse {
+        /// Its database.
+        path: PathBuf,
+    },
+    /// The registry's own state cannot be used.
+    #[error("cannot use the registry in {}", path.display())]
+    State {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The source is not what it should be.
+    #[error("{} is not {expected}", path.display())]
+    NotA {
+        /// The source.
+        path: PathBuf,
+        /// What was expected there.
+        expected: &'static str,
+    },
+    /// A file outside the registry cannot be read or written.
+    #[error("cannot use {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A name is not one of a repository, or the registry does not have it.
+    #[error("there is no repository {name:?}")]
+    NoRepository {
+        /// The name.
+        name: String,
+    },
+    /// The disk of the registry is full.
+    #[error("no space left on the disk of the registry")]
+    NoSpace,
+}
+
+impl TransferReport {
+    fn problem(&mut self, object: impl Into<String>, reason: impl std::fmt::Display) {
+        self.problems.push(Problem { object: object.into(), reason: reason.to_string() });
+    }
+}
+
+impl Offline {
+    fn open(&self) -> Result<Metadata, TransferError> {
+        Metadata::open(&self.directory, self.store.clone()).map_err(|error| match error {
+            MetadataError::InUse { path } => TransferError::InUse { path },
+            error => self.state(error),
+        })
+    }
+
+    fn state(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> TransferError {
+        TransferError::State { path: self.directory.clone(), source: source.into() }
+    }
+
+    /// Imports the tree of a CNCF distribution registry (docker-registry, registry:2 and :3),
+    /// which must not run meanwhile: every repository, or those whose name is one of `only`.
+    /// `source` is its root directory, or the `v2` directory in it.
+    ///
+    /// # Errors
+    /// [`TransferError`]; what is wrong with single images is in the report.
+    pub async fn import_distribution(
+        &self,
+        source: &Path,
+        only: Vec<String>,
+        options: ImportOptions,
+    ) -> Result<TransferReport, TransferError> {
+        let (offline, source) = (self.clone(), source.to_owned());
+        self.work(move || distribution::import(&offline, &source, &only, options)).await
+    }
+
+    /// Imports an OCI image layout into one repository; the names of its entries
+    /// (`org.opencontainers.image.ref.name`) become tags.
+    ///
+    /// # Errors
+    /// [`TransferError`]; what is wrong with single images is in the report.
+    pub async fn import_layout(
+        &self,
+        source: &Path,
+        repository: &str,
+        options: ImportOptions,
+    ) -> Result<TransferReport, TransferError> {
+        let (offline, source) = (self.clone(), source.to_owned());
+        let repository = repository.to_owned();
+        self.work(move || layout::import(&offline, &source, &repository, options)).await
+    }
+
+    /// Writes a repository into the OCI image layout at `target`, which may hold others already:
+    /// the named tags, or all of them, with everything that refers to them.
+    ///
+    /// # Errors
+    /// [`TransferError`]; images with missing or damaged blobs are in the report.
+    pub async fn export_layout(
+        &self,
+        repository: &str,
+        tags: Vec<String>,
+        target: &Path,
+        dry_run: bool,
+    ) -> Result<TransferReport, TransferError> {
+        let (offline, target) = (self.clone(), target.to_owned());
+        let repository = repository.to_owned();
+        self.work(move || export::export(&offline, &repository, &tags, &target, dry_run)).await
+    }
+
+    async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, TransferError> + Send + 'static,
+    ) -> Result<T, TransferError> {
+        match tokio::task::spawn_blocking(work).await {
+            Ok(result) => result,
+            Err(error) => Err(self.state(error)),
+        }
+    }
+}
