@@ -60,6 +60,15 @@ pub struct Collected {
     pub uploads: usize,
 }
 
+impl CollectOptions {
+    /// How long after the noted last use a blob goes. A use is noted only if the last note is
+    /// older than a minute, so a minute is added; not to shorter delays, which promise nothing to
+    /// those who saw a blob.
+    pub fn effective_delay(delay: Duration) -> Duration {
+        if delay >= LAST_USE_GRANULARITY { delay + LAST_USE_GRANULARITY } else { delay }
+    }
+}
+
 impl Collected {
     fn wait(&mut self, metadata: &std::fs::Metadata) {
         self.kept_blobs += 1;
@@ -226,14 +235,8 @@ impl Roots {
     }
 }
 
-/// Whether the delay after the last use is over. A use is noted only if the last note is older
-/// than the granularity, so that is added; not to shorter delays, which promise nothing to those
-/// who saw a blob.
+/// Whether the delay after the last use is over.
 fn is_due(metadata: &std::fs::Metadata, options: &CollectOptions) -> bool {
-    let delay = if options.delay >= LAST_USE_GRANULARITY {
-        options.delay + LAST_USE_GRANULARITY
-    } else {
-        options.delay
-    };
+    let delay = CollectOptions::effective_delay(options.delay);
     options.now.duration_since(last_use(metadata)).is_ok_and(|unused| unused >= delay)
 }

@@ -38,6 +38,7 @@ mod secret_file;
 mod send_file;
 mod serve;
 mod service;
+mod storage_status;
 mod tenancy;
 mod token_endpoint;
 mod transfer;
@@ -69,6 +70,9 @@ pub use proxy::{
     UpstreamFuture, UpstreamNetwork, UpstreamQuota, UpstreamStatus,
 };
 pub use serve::{BindError, RegistryServer, ReloadError, Running};
+pub use storage_status::{
+    BlobExplanation, LastRun, MissingBlob, StorageStatus, explain_blob, storage_status,
+};
 pub use tenancy::{
     ByteSize, Glob, GlobError, ImmutableTags, Namespace, NamespaceError, QuantityError,
     RetentionRule, Span,

@@ -4,10 +4,13 @@
 //! | endpoint | who | answer |
 //! |---|---|---|
 //! | `GET namespaces` | whoever administers one | the namespaces that the caller administers, with their policies |
+//! | `GET storage` | whoever administers everything | space, garbage, damage and missing blobs of a store on local disk |
+//! | `GET storage/blob?digest=` | whoever administers everything | why the blob stays, or when it goes |
 //!
 //! Somebody administers what the role `admin` covers. What a caller does not administer is answered as if it were not there, so that nobody learns what others have.
 
 mod namespaces;
+mod storage;
 
 use http::{Method, StatusCode};
 use oci_model::{ErrorCode, Repository};
@@ -24,7 +27,7 @@ use crate::service::{Answer, Service, json};
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// Every endpoint, as listed in `/v2/_oci/ext/discover`.
-const ENDPOINTS: &[&str] = &["_shipway/namespaces"];
+const ENDPOINTS: &[&str] = &["_shipway/namespaces", "_shipway/storage", "_shipway/storage/blob"];
 
 /// A request to the administration API.
 pub(crate) struct AdminCall<'a> {
@@ -41,6 +44,8 @@ pub(crate) async fn answer(call: &AdminCall<'_>, path: &str, _body: &mut Request
     call.service.authority.now().authorize_some_administration(&call.principal, &call.realm)?;
     match (&call.method, path) {
         (&Method::GET | &Method::HEAD, "namespaces") => namespaces::list(call),
+        (&Method::GET | &Method::HEAD, "storage") => storage::status(call).await,
+        (&Method::GET | &Method::HEAD, "storage/blob") => storage::explain(call).await,
         _ if ENDPOINTS.iter().any(|endpoint| endpoint.strip_prefix("_shipway/") == Some(path)) => {
             Err(Refusal::method())
         }
@@ -77,7 +82,6 @@ impl AdminCall<'_> {
     ///
     /// # Errors
     /// 401 or 403 for everybody else.
-    #[allow(dead_code, reason = "for the endpoints about the whole registry")]
     pub(crate) fn require_everything(&self) -> Result<(), Refusal> {
         self.service.authority.now().authorize_administration(&self.principal, &self.realm)
     }

@@ -9,6 +9,7 @@ mod reload;
 mod remote;
 mod serve;
 mod transfer;
+mod upkeep;
 mod user;
 mod verify;
 

@@ -13,7 +13,7 @@ use registry_server::{
 
 use super::config::{Access, AnonymousArg, AuthArg, Config, ConfigRole, Effective, KeyFlags};
 use super::reload::{Reloader, Request, Signals};
-use super::{default_users, open_store, operations};
+use super::{default_users, open_store, operations, upkeep};
 use crate::exit::{Failure, Kind};
 use crate::globals::Globals;
 use crate::output;
@@ -109,6 +109,7 @@ pub(super) fn options(config: Config, globals: &Globals) -> Result<RegistryOptio
     if config.plain_http {
         options.plain_http = PlainHttp::Anywhere;
     }
+    upkeep::apply(&config.upkeep, &mut options)?;
     options.external_url = config.external_url;
     options.sparse_indexes = config.sparse_indexes;
     options.drain_max = config.operations.drain_requests.map_or(options.drain_max, |time| time.0);

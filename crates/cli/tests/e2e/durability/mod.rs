@@ -2,6 +2,7 @@
 //! what a push costs. Registry.md 4.3 and row 13 of 6.4.
 
 mod full_disk;
+mod garbage;
 mod http;
 mod kills;
 mod power;

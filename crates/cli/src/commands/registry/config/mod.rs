@@ -10,6 +10,7 @@ mod namespaces;
 mod schema;
 pub(super) mod shape;
 mod sources;
+mod upkeep;
 
 use clap::ValueEnum;
 use serde::Deserialize;
@@ -20,6 +21,7 @@ use self::namespaces::NamespaceSettings;
 pub(super) use self::schema::json_schema;
 use self::shape::{Shape, Shaped, settings};
 pub(super) use self::sources::{Effective, KeyFlags, Origin};
+pub(super) use self::upkeep::Upkeep;
 use super::operations::{ClientTlsConfig, OperationsConfig, RatesConfig};
 
 settings! {
@@ -45,6 +47,8 @@ settings! {
         external_url: Option<String> = "the address of the request or of the listener",
         /// Take indexes that list manifests which are not in their repository.
         sparse_indexes: bool = "false",
+        /// Collection, scrubbing and the reserve of the disk.
+        upkeep: Upkeep,
         /// Rights per repository prefix; rights add up. Without any, every user may do everything.
         access: Vec<Access>,
         /// Prefixes with policies of their own.
