@@ -77,6 +77,8 @@ pub use tenancy::{
     ByteSize, Glob, GlobError, ImmutableTags, Namespace, NamespaceError, QuantityError,
     RetentionRule, Span,
 };
-pub use transfer::{ImportOptions, Offline, Problem, TransferError, TransferReport};
+pub use transfer::{
+    ImportOptions, Offline, Problem, RestoreOptions, TransferError, TransferReport,
+};
 pub use upkeep::ScrubSchedule;
 pub use users_file::{UserFileError, add_user, list_users, remove_user};

@@ -316,6 +316,7 @@ fn open(options: &RegistryOptions, site: Site) -> Result<Service, BindError> {
         operations,
         upkeep,
         sparse_indexes: options.sparse_indexes,
+        directory: directory.clone(),
         collection_delay: options.collection.map(|schedule| schedule.delay),
     })
 }

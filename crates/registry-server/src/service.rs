@@ -45,6 +45,8 @@ pub(crate) struct Service {
     pub(crate) operations: Operations,
     pub(crate) sparse_indexes: bool,
     pub(crate) upkeep: Arc<UpkeepCounters>,
+    /// Directory of the metadata.
+    pub(crate) directory: std::path::PathBuf,
     /// How long unneeded blobs are kept.
     pub(crate) collection_delay: Option<std::time::Duration>,
     pub(crate) policies: Live<Policies>,

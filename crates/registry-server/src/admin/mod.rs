@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | `GET namespaces` | whoever administers one | the namespaces that the caller administers, with their policies |
 //! | `GET storage` | whoever administers everything | space, garbage, damage and missing blobs of a store on local disk |
+//! | `POST storage/snapshot` | whoever administers everything | name of a file beside the database that holds all tables, for a backup on this machine |
 //! | `GET storage/blob?digest=` | whoever administers everything | why the blob stays, or when it goes |
 //!
 //! Somebody administers what the role `admin` covers. What a caller does not administer is answered as if it were not there, so that nobody learns what others have.
@@ -27,7 +28,12 @@ use crate::service::{Answer, Service, json};
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// Every endpoint, as listed in `/v2/_oci/ext/discover`.
-const ENDPOINTS: &[&str] = &["_shipway/namespaces", "_shipway/storage", "_shipway/storage/blob"];
+const ENDPOINTS: &[&str] = &[
+    "_shipway/namespaces",
+    "_shipway/storage",
+    "_shipway/storage/blob",
+    "_shipway/storage/snapshot",
+];
 
 /// A request to the administration API.
 pub(crate) struct AdminCall<'a> {
@@ -45,6 +51,7 @@ pub(crate) async fn answer(call: &AdminCall<'_>, path: &str, _body: &mut Request
     match (&call.method, path) {
         (&Method::GET | &Method::HEAD, "namespaces") => namespaces::list(call),
         (&Method::GET | &Method::HEAD, "storage") => storage::status(call).await,
+        (&Method::POST, "storage/snapshot") => storage::snapshot(call).await,
         (&Method::GET | &Method::HEAD, "storage/blob") => storage::explain(call).await,
         _ if ENDPOINTS.iter().any(|endpoint| endpoint.strip_prefix("_shipway/") == Some(path)) => {
             Err(Refusal::method())

@@ -1,4 +1,4 @@
-//! `GET /v2/_shipway/storage` and `GET /v2/_shipway/storage/blob`.
+//! `/v2/_shipway/storage`: its state, why a blob stays, and the metadata for a backup.
 
 use std::sync::atomic::Ordering;
 
@@ -39,6 +39,30 @@ pub(crate) async fn explain(call: &AdminCall<'_>) -> Answer {
     let delay = call.service.collection_delay.unwrap_or(COLLECTION_DELAY);
     let found = blocking(move || explain_blob(&store, &digest, delay)).await?.map_err(refusal)?;
     reply(&found)
+}
+
+/// Writes all tables of this moment to a file beside the database, for a backup on this machine;
+/// whoever asked reads and removes it.
+pub(crate) async fn snapshot(call: &AdminCall<'_>) -> Answer {
+    call.require_everything()?;
+    let metadata = call.service.metadata.clone();
+    let directory = call.service.directory.clone();
+    let name = format!("snapshot-{}", uuid::Uuid::new_v4().simple());
+    let file = name.clone();
+    blocking(move || -> Result<(), Refusal> {
+        let bytes = metadata.snapshot()?;
+        write_private(&directory.join(file), &bytes).map_err(|error| Refusal::internal(&error))
+    })
+    .await??;
+    tracing::info!(name, "metadata written for a backup");
+    reply(&json!({ "file": name }))
+}
+
+fn write_private(path: &std::path::Path, content: &[u8]) -> std::io::Result<()> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600).open(path)?.write_all(content)
 }
 
 fn refusal(error: GarbageError) -> Refusal {

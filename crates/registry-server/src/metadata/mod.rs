@@ -65,7 +65,7 @@ pub(crate) use self::changes::{AddBlob, CachedBlob, CachedUse, Uncached};
 pub(crate) use self::changes::{Change, ChangeError, Child, Expected, NewManifest, Reply, Stamp};
 use self::local::{Local, Pending, Request, Work};
 pub(crate) use self::replica::{Objects, Pace, ReplicaError};
-use self::replica::{ObjectsError, Replica};
+use self::replica::{ObjectsError, Replica, snapshot};
 pub(crate) use self::tables::StoredLink;
 #[allow(unused_imports, reason = "for blobs in a bucket")]
 pub(crate) use self::tables::{BlobRow, BlobState};
@@ -302,10 +302,59 @@ impl Metadata {
         }
     }
 
+    /// All tables as they are now.
+    pub(crate) fn snapshot(&self) -> Result<Bytes, MetadataError> {
+        use redb::ReadableDatabase as _;
+        snapshot::encode(&self.shared.database.begin_read()?)
+    }
+
+    /// What the manifests of a snapshot need: `<repository>@<manifest>` with its blobs.
+    pub(crate) fn kept_in(snapshot: &[u8]) -> Result<Vec<(String, Vec<Digest>)>, MetadataError> {
+        let backend = redb::backends::InMemoryBackend::new();
+        let database = redb::Builder::new().create_with_backend(backend)?;
+        fill(&database, snapshot)?;
+        tables::kept(&database)
+    }
+
+    /// Makes the database below `directory`, which no registry uses, hold exactly what a snapshot
+    /// does. A crash leaves the old one or the new one.
+    pub(crate) fn replace(directory: &Path, snapshot: &[u8]) -> Result<(), MetadataError> {
+        make_directory(directory)?;
+        let (staged, path) = (directory.join("metadata.redb.new"), directory.join("metadata.redb"));
+        let file = |path: &Path, done: std::io::Result<()>| match done {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(MetadataError::File { path: path.to_owned(), source })
+            }
+            Ok(()) | Err(_) => Ok(()),
+        };
+        file(&staged, std::fs::remove_file(&staged))?;
+        let database = open_database(staged.clone())?;
+        fill(&database, snapshot)?;
+        drop(database);
+        // Links of the former state mean nothing in the new one.
+        let journal = directory.join("links.journal");
+        file(&journal, std::fs::remove_file(&journal))?;
+        std::fs::rename(&staged, &path)
+            .and_then(|()| sync_new_directory(directory))
+            .map_err(|source| MetadataError::File { path, source })
+    }
+
     /// Forgets links of blobs that a collection removed, and repositories that hold nothing.
     pub(crate) async fn tidy(&self) -> Result<(), ChangeError> {
         self.send(Work::Tidy, Stamp::system()).await.map(|_| ())
     }
+}
+
+/// Writes a snapshot into an empty database.
+fn fill(database: &redb::Database, snapshot: &[u8]) -> Result<(), MetadataError> {
+    tables::prepare(database)?;
+    let transaction = database.begin_write()?;
+    {
+        let mut tables = tables::Tables::open(&transaction)?;
+        snapshot::load(snapshot, &mut tables)?;
+    }
+    transaction.commit()?;
+    Ok(())
 }
 
 /// Makes the names of a new database and of its directory durable: syncing a file does not promise

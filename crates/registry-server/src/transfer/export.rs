@@ -4,15 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::Write as _;
 use std::path::Path;
 
-use oci_model::{Descriptor, Digest, Hasher, ImageIndex, Manifest, RawManifest, Repository, Tag};
+use oci_model::{Descriptor, Digest, ImageIndex, Manifest, RawManifest, Repository, Tag};
 
+use super::copy::{CopyError, copy_verified};
 use super::layout::{REF_NAME, read_index};
 use super::{Offline, TransferError, TransferReport};
 use crate::metadata::Metadata;
 use crate::route::ManifestReference;
-
-/// Bytes copied at once.
-const COPY_BYTES: usize = 256 * 1024;
 
 /// Tags read at once.
 const PAGE_TAGS: usize = 1000;
@@ -217,33 +215,11 @@ impl Export<'_> {
             return Ok(true);
         }
         std::fs::create_dir_all(&directory).map_err(failed)?;
-        let staged = directory.join(format!(".{}", uuid::Uuid::new_v4().simple()));
-        let mut file = std::fs::File::create_new(&staged).map_err(failed)?;
-        let mut hasher = Hasher::new(digest.algorithm());
-        let mut buffer = vec![0; COPY_BYTES];
-        loop {
-            let count = match content.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(count) => count,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) => {
-                    let _ = std::fs::remove_file(&staged);
-                    return Err(failed(error));
-                }
-            };
-            hasher.update(&buffer[..count]);
-            if let Err(error) = file.write_all(&buffer[..count]) {
-                let _ = std::fs::remove_file(&staged);
-                return Err(failed(error));
-            }
+        match copy_verified(digest, content, &path) {
+            Ok(()) => Ok(true),
+            Err(CopyError::OtherContent) => Ok(false),
+            Err(CopyError::File(error)) => Err(failed(error)),
         }
-        if hasher.finish() != *digest {
-            std::fs::remove_file(&staged).map_err(failed)?;
-            return Ok(false);
-        }
-        file.sync_data().map_err(failed)?;
-        std::fs::rename(&staged, &path).map_err(failed)?;
-        Ok(true)
     }
 
     fn write_index(&self, manifests: Vec<Descriptor>) -> Result<(), TransferError> {

@@ -6,10 +6,14 @@
 //! | `layout` | finds them in an OCI image layout |
 //! | `intake` | takes what was found into the registry, checked |
 //! | `export` | writes a repository as an OCI image layout |
+//! | `backup` | writes the metadata of a moment with its blobs, and restores it |
+//! | `copy` | copies content and checks it on the way |
 //!
 //! Whatever is broken at the source is named in the report and left out, with all that needs it;
 //! the rest goes on. Doing it again continues where it stopped: what is there is not read twice.
 
+mod backup;
+mod copy;
 mod distribution;
 mod export;
 mod intake;
@@ -40,6 +44,17 @@ pub struct ImportOptions {
     pub dry_run: bool,
     /// Leave out manifests that no tag reaches.
     pub tagged_only: bool,
+}
+
+/// How a backup is restored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RestoreOptions {
+    /// How blobs get into the store.
+    pub mode: AdoptMode,
+    /// Forget what the registry holds now.
+    pub replace: bool,
+    /// Only look: every blob is hashed, nothing is written.
+    pub dry_run: bool,
 }
 
 /// What was moved, or would be.
@@ -115,6 +130,12 @@ pub enum TransferError {
         /// The name.
         name: String,
     },
+    /// The registry to restore into holds something.
+    #[error("{} is there already", path.display())]
+    NotEmpty {
+        /// Its database.
+        path: PathBuf,
+    },
     /// The disk of the registry is full.
     #[error("no space left on the disk of the registry")]
     NoSpace,
@@ -185,6 +206,59 @@ impl Offline {
         let (offline, target) = (self.clone(), target.to_owned());
         let repository = repository.to_owned();
         self.work(move || export::export(&offline, &repository, &tags, &target, dry_run)).await
+    }
+
+    /// All tables of the metadata at this moment, for [`Offline::back_up`]. A running registry
+    /// gives them at `POST /v2/_shipway/storage/snapshot`.
+    ///
+    /// # Errors
+    /// [`TransferError::InUse`] if the registry runs.
+    pub async fn snapshot(&self) -> Result<Vec<u8>, TransferError> {
+        let offline = self.clone();
+        self.work(move || {
+            let metadata = offline.open()?;
+            let snapshot = metadata.snapshot();
+            metadata.close();
+            snapshot.map(|bytes| bytes.to_vec()).map_err(|error| offline.state(error))
+        })
+        .await
+    }
+
+    /// Writes a snapshot under `name` into the backup at `target`, and every blob that it needs
+    /// and the backup lacks. The registry may run: nothing that the snapshot needs is collected
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// [`TransferError`]; missing and damaged blobs are in the report.
+    pub async fn back_up(
+        &self,
+        snapshot: Vec<u8>,
+        target: &Path,
+        name: &str,
+        dry_run: bool,
+    ) -> Result<TransferReport, TransferError> {
+        let (offline, target, name) = (self.clone(), target.to_owned(), name.to_owned());
+        self.work(move || backup::write(&offline, &snapshot, &target, &name, dry_run)).await
+    }
+
+    /// Makes the registry hold what the newest or the named snapshot of a backup says. For a dry
+    /// run every blob of the backup is hashed and nothing is written. `replace` allows to forget
+    /// what the registry holds now.
+    ///
+    /// # Errors
+    /// [`TransferError`]; missing and damaged blobs are in the report.
+    pub async fn restore(
+        &self,
+        source: &Path,
+        name: Option<String>,
+        options: RestoreOptions,
+    ) -> Result<TransferReport, TransferError> {
+        let (offline, source) = (self.clone(), source.to_owned());
+        let RestoreOptions { mode, replace, dry_run } = options;
+        self.work(move || {
+            backup::restore(&offline, &source, name.as_deref(), mode, replace, dry_run)
+        })
+        .await
     }
 
     async fn work<T: Send + 'static>(

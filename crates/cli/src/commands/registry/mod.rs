@@ -1,5 +1,6 @@
 //! `shipway registry`: serve, users, garbage. One file per group of verbs.
 
+mod backup;
 mod check_config;
 mod config;
 mod gc;
@@ -41,6 +42,10 @@ enum RegistryVerb {
     Gc(gc::GcArgs),
     /// Take in a CNCF distribution registry's directory or an OCI image layout
     Import(transfer::ImportArgs),
+    /// Write the metadata and every blob that it needs to a directory, while the registry serves
+    Backup(backup::BackupArgs),
+    /// Make the registry hold what a backup says
+    Restore(backup::RestoreArgs),
     /// Write a repository as an OCI image layout
     Export(transfer::ExportArgs),
     /// Check a configuration file and name everything that is wrong with it
@@ -59,6 +64,8 @@ pub(crate) async fn run(args: RegistryArgs, globals: &Globals) -> Result<ExitCod
         RegistryVerb::Namespaces(args) => namespace::list(&args).await,
         RegistryVerb::Gc(args) => gc::run(&args, globals).await,
         RegistryVerb::Import(args) => transfer::import(args, globals).await,
+        RegistryVerb::Backup(args) => backup::backup(args, globals).await,
+        RegistryVerb::Restore(args) => backup::restore(args, globals).await,
         RegistryVerb::Export(args) => transfer::export(args, globals).await,
         RegistryVerb::CheckConfig(args) => check_config::check(&args),
         RegistryVerb::ConfigSchema(args) => check_config::schema(&args),

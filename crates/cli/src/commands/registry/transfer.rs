@@ -88,6 +88,9 @@ pub(super) fn explain(error: TransferError) -> Failure {
     match &error {
         TransferError::InUse { .. } => Failure::new(Kind::Environment, error)
             .hint("stop the registry for this, or use `shipway copy` with oci:DIR while it serves"),
+        TransferError::NotEmpty { .. } => {
+            Failure::new(Kind::Usage, error).hint("--replace forgets what the registry holds now")
+        }
         TransferError::NotA { .. } | TransferError::NoRepository { .. } => {
             Failure::new(Kind::Usage, error)
         }
@@ -97,7 +100,11 @@ pub(super) fn explain(error: TransferError) -> Failure {
     }
 }
 
-fn print(verb: &str, report: &TransferReport, output: OutputArgs) -> Result<ExitCode, Failure> {
+pub(super) fn print(
+    verb: &str,
+    report: &TransferReport,
+    output: OutputArgs,
+) -> Result<ExitCode, Failure> {
     match output.output {
         OutputFormat::Json => output::json(report)?,
         OutputFormat::Text => {

@@ -36,7 +36,7 @@ mod freshness;
 mod keeper;
 mod objects;
 mod probe;
-mod snapshot;
+pub(super) mod snapshot;
 mod writer;
 
 use std::path::Path;

@@ -33,7 +33,7 @@ pub(super) fn key(sequence: u64) -> String {
 }
 
 /// Writes the tables that a transaction sees.
-pub(super) fn encode(transaction: &ReadTransaction) -> Result<Bytes, MetadataError> {
+pub(in crate::metadata) fn encode(transaction: &ReadTransaction) -> Result<Bytes, MetadataError> {
     let mut encoder = zstd::stream::write::Encoder::new(HEAD.to_vec(), LEVEL).map_err(failed)?;
     tables::each_row::<MetadataError>(transaction, |table, key, value| {
         let pieces = [table.as_bytes(), key, value];
@@ -55,7 +55,10 @@ pub(super) fn encode(transaction: &ReadTransaction) -> Result<Bytes, MetadataErr
 }
 
 /// Fills empty tables.
-pub(super) fn load(bytes: &[u8], tables: &mut Tables<'_>) -> Result<(), MetadataError> {
+pub(in crate::metadata) fn load(
+    bytes: &[u8],
+    tables: &mut Tables<'_>,
+) -> Result<(), MetadataError> {
     let (content, tail) = bytes.split_at(bytes.len().saturating_sub(TAIL_BYTES));
     let rows = content.strip_prefix(HEAD);
     // The check comes first: rows are taken for what the database itself once wrote.
