@@ -202,7 +202,7 @@ fn make_room<K: Copy + Eq + Hash>(failures: &mut HashMap<K, Failures>, now: Syst
         return;
     }
     let mut all: Vec<_> = failures.iter().map(|(key, it)| (it.until, it.last, *key)).collect();
-    all.sort_by(|one, other| (one.0, one.1).cmp(&(other.0, other.1)));
+    all.sort_by_key(|one| (one.0, one.1));
     for (_, _, key) in all.into_iter().take(REMEMBERED_MAX / 4) {
         failures.remove(&key);
     }

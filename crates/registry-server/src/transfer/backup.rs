@@ -214,11 +214,9 @@ fn check(path: &Path, digest: &Digest) -> Result<Option<Adopted>, String> {
 fn prepare(target: &Path) -> Result<(), TransferError> {
     let failed = |source| TransferError::File { path: target.to_owned(), source };
     let format = target.join("format");
-    if format.exists() {
-        if std::fs::read_to_string(&format).map_err(failed)? != FORMAT {
-            let path = target.to_owned();
-            return Err(TransferError::NotA { path, expected: "a backup of this version" });
-        }
+    if format.exists() && std::fs::read_to_string(&format).map_err(failed)? != FORMAT {
+        let path = target.to_owned();
+        return Err(TransferError::NotA { path, expected: "a backup of this version" });
     }
     for name in ["snapshots", "blobs/sha256", "blobs/sha384", "blobs/sha512"] {
         std::fs::create_dir_all(target.join(name)).map_err(failed)?;
