@@ -10,6 +10,7 @@
 //! | `azure/` | Azure Container Registry |
 //! | `google/` | Google Artifact Registry and Container Registry |
 //! | `ibm/` | IBM Cloud Container Registry |
+//! | `oci/` | Oracle Cloud Infrastructure Registry |
 //! | `plugin` | the kubelet's exec protocol around it |
 //!
 //! Like the rest of this crate nothing here opens a socket or starts a process: the exchanges are
@@ -22,6 +23,7 @@ pub mod azure;
 pub mod google;
 mod host;
 pub mod ibm;
+pub mod oci;
 mod performer;
 pub mod plugin;
 #[cfg(test)]
@@ -110,6 +112,18 @@ impl CloudError {
         self.request_id = id.map(str::to_owned);
         self
     }
+}
+
+/// `Sun, 01 Nov 2026 00:00:00 GMT` (RFC 9110, section 5.6.7).
+pub(crate) fn parse_http_date(text: &str) -> Option<SystemTime> {
+    let time = jiff::fmt::strtime::parse("%a, %d %b %Y %H:%M:%S GMT", text).ok()?;
+    let time = time.to_datetime().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok()?;
+    Some(time.timestamp().into())
+}
+
+/// How far two times are from each other, whichever comes first.
+pub(crate) fn apart(one: SystemTime, other: SystemTime) -> Duration {
+    one.duration_since(other).unwrap_or_else(|error| error.duration())
 }
 
 /// How long a token may be kept that ends at `expires_at`: half of what is left, in whole seconds,

@@ -44,6 +44,12 @@ pub trait Performer {
         timeout: Duration,
     ) -> Result<ProgramOutput, RunError>;
 
+    /// A fresh RSA key of 2048 bits, PKCS#8 in PEM, for a session.
+    ///
+    /// # Errors
+    /// Why there is none.
+    fn rsa_key(&self) -> Result<Secret, String>;
+
     /// The time of day.
     fn now(&self) -> SystemTime;
 

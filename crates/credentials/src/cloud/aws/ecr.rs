@@ -169,7 +169,7 @@ struct Clock {
 impl Clock {
     /// Takes the service's clock from an answer; says whether that is news worth another try.
     fn set(&mut self, response: &Response, now: SystemTime) -> bool {
-        let date = response.header("date").and_then(parse_http_date);
+        let date = response.header("date").and_then(super::super::parse_http_date);
         let Some(theirs) = date.filter(|_| !self.was_set) else { return false };
         self.was_set = true;
         self.ahead = theirs.duration_since(now).unwrap_or_default();
@@ -180,13 +180,6 @@ impl Clock {
     fn correct(&self, now: SystemTime) -> SystemTime {
         now + self.ahead - self.behind
     }
-}
-
-/// `Sun, 01 Nov 2026 00:00:00 GMT` (RFC 9110, section 5.6.7).
-fn parse_http_date(text: &str) -> Option<SystemTime> {
-    let time = jiff::fmt::strtime::parse("%a, %d %b %Y %H:%M:%S GMT", text).ok()?;
-    let time = time.to_datetime().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok()?;
-    Some(time.timestamp().into())
 }
 
 /// `AccessDeniedException` of `com.amazonaws.ecr#AccessDeniedException:extra`.
