@@ -58,7 +58,8 @@ pub use bytes::{
 pub use collection::{GarbageError, collect_garbage};
 pub use limits::Limits;
 pub use operations::{
-    ClientCertificates, MetricsOptions, OperationsOptions, Rate, Rates, TlsError, TlsFiles,
+    AuditError, AuditOptions, AuditRecord, ClientCertificates, MetricsOptions, OperationsOptions,
+    Rate, Rates, TlsError, TlsFiles, Verified, read_audit_log,
 };
 pub use options::{
     Anonymous, AuthScheme, COLLECTION_DELAY, CollectionSchedule, PlainHttp, RegistryOptions,

@@ -21,6 +21,7 @@ use crate::connection::{self, Connection, Transport};
 use crate::live::Live;
 use crate::metadata::{Metadata, MetadataError, PREDECESSOR_PAUSE, PREDECESSOR_WAIT_MAX, Pace};
 use crate::operations::Operations;
+use crate::operations::audit::{self, AuditError, AuditRecord, Auditor};
 use crate::operations::exchange::Peer;
 use crate::operations::observe::{answer_operator, observe};
 use crate::operations::tls::{Tls, TlsError};
@@ -75,6 +76,9 @@ pub enum BindError {
     /// The TLS files do not make a server.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The audit log cannot be written or is no such log.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// The user file cannot be read.
     #[error(transparent)]
     Users(#[from] UserFileError),
@@ -155,7 +159,7 @@ impl RegistryServer {
             None => None,
         };
         let opened = options.clone();
-        let service = tokio::task::spawn_blocking(move || {
+        let (service, pending) = tokio::task::spawn_blocking(move || {
             open(&opened, Site { address, external_url: opened.external_url.clone(), scheme })
         })
         .await
@@ -169,7 +173,8 @@ impl RegistryServer {
             // It ends with the process or when the last handle goes: probes go on to the end.
             tokio::spawn(serve_operators(Arc::clone(&service), listener, stop.subscribe()));
         }
-        let sockets = Sockets { listener, tls: tls.clone() };
+        let auditor = pending.map(|pending| Auditor::start(pending, service.metadata.clone()));
+        let sockets = Sockets { listener, tls: tls.clone(), auditor };
         let server = tokio::spawn(serve(Arc::clone(&service), sockets, options, stopped));
         tracing::info!(%address, scheme, "registry serves");
         let operators = operators_address;
@@ -222,6 +227,11 @@ impl Running {
             }
             service.authority.replace(authority);
             service.policies.replace(policies);
+            if let Some(audit) = &service.operations.audit {
+                let action = "policy_changed".to_owned();
+                let detail = Some("the configuration was read again".to_owned());
+                audit.note(AuditRecord { action, detail, ..AuditRecord::default() });
+            }
             service.operations.admission.change(options.operations.rates);
             Ok(())
         };
@@ -274,7 +284,10 @@ async fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     }
 }
 
-fn open(options: &RegistryOptions, site: Site) -> Result<Service, BindError> {
+fn open(
+    options: &RegistryOptions,
+    site: Site,
+) -> Result<(Service, Option<audit::Pending>), BindError> {
     let directory = &options.directory;
     let state = |source: Box<dyn std::error::Error + Send + Sync>| BindError::State {
         path: directory.clone(),
@@ -299,11 +312,15 @@ fn open(options: &RegistryOptions, site: Site) -> Result<Service, BindError> {
         options.store.clone().reserving(options.reserve),
         metadata.clone(),
     )?;
-    let operations = Operations::new(&options.operations);
+    let (audit, pending) = match options.operations.audit.as_ref().map(audit::open).transpose()? {
+        Some((sender, pending)) => (Some(sender), Some(pending)),
+        None => (None, None),
+    };
+    let operations = Operations::new(&options.operations, audit);
     operations.metrics.register_commits(metadata.meter());
     let upkeep = Arc::default();
     operations.metrics.register_upkeep(Arc::clone(&upkeep));
-    Ok(Service {
+    let service = Service {
         store,
         bytes,
         metadata,
@@ -318,7 +335,8 @@ fn open(options: &RegistryOptions, site: Site) -> Result<Service, BindError> {
         sparse_indexes: options.sparse_indexes,
         directory: directory.clone(),
         collection_delay: options.collection.map(|schedule| schedule.delay),
-    })
+    };
+    Ok((service, pending))
 }
 
 /// Who may do what, as the options say.
@@ -335,16 +353,17 @@ fn authority(
     })
 }
 
-/// Where clients come in.
+/// Where clients come in, and who writes down what they do.
 struct Sockets {
     listener: TcpListener,
     tls: Option<Arc<Tls>>,
+    auditor: Option<Auditor>,
 }
 
 /// Accepts until stopped, then drains.
 async fn serve(
     service: Arc<Service>,
-    Sockets { listener, tls }: Sockets,
+    Sockets { listener, tls, auditor }: Sockets,
     options: RegistryOptions,
     mut stopped: watch::Receiver<bool>,
 ) {
@@ -406,6 +425,9 @@ async fn serve(
     service.proxy.close().await;
     // As does this one.
     let _ = expirer.await;
+    if let Some(auditor) = auditor {
+        auditor.finish().await;
+    }
     let metadata = service.metadata.clone();
     let close = move || {
         drop(scrubber);

@@ -361,6 +361,9 @@ impl From<ChangeError> for Refusal {
                 Self::new(ErrorCode::Denied, format!("manifest {manifest} needs this blob"))
                     .with_status(StatusCode::CONFLICT)
             }
+            ChangeError::Taken => {
+                Self::new(ErrorCode::Denied, error.to_string()).with_status(StatusCode::CONFLICT)
+            }
             ChangeError::NoSpace => Self::no_space(),
             ChangeError::Failed => Self::new(ErrorCode::Unknown, "the registry failed"),
             ChangeError::Unavailable => Self::unavailable("the bucket does not answer"),

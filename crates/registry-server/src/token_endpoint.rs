@@ -84,14 +84,25 @@ pub(crate) async fn answer(
         "issued_at": issued_at.to_string(),
     });
     if parts.method == Method::POST {
-        reply["scope"] = scope.into();
+        reply["scope"] = scope.clone().into();
     }
     if let Some(token) = granted.refresh_token {
         reply["refresh_token"] = token.into();
     }
     let mut response = json(reply.to_string().into_bytes());
+    let (principal, id) = (granted.identity.name, issued.id);
+    response.extensions_mut().insert(Issued { principal, id, scope });
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
+}
+
+/// What a token was issued for; an extension of the response, for the audit log.
+#[derive(Clone, Debug)]
+pub(crate) struct Issued {
+    pub(crate) principal: String,
+    /// Of the token (`jti`).
+    pub(crate) id: String,
+    pub(crate) scope: String,
 }
 
 /// The public keys of our tokens (JSON Web Key Set, RFC 7517), at `/auth/jwks.json`.

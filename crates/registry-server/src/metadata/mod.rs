@@ -9,7 +9,7 @@
 //! | `local` | the log of one process: a batch of changes is one commit, one sync |
 //! | `replica/` | the log that many replicas share: a batch is one object in a bucket |
 //! | `journal` | links on their way to a local commit |
-//! | `reads`, `cache` | questions |
+//! | `reads`, `outbox`, `cache` | questions |
 //!
 //! # One log
 //! `apply(change, stamp, tables)` is a pure function: no clock, no disk, no randomness, nothing of
@@ -46,6 +46,7 @@ mod cache;
 mod changes;
 mod journal;
 mod local;
+mod outbox;
 mod reads;
 mod replica;
 mod rows;
@@ -60,6 +61,8 @@ use bytes::Bytes;
 use oci_model::{Digest, MediaType};
 
 use self::cache::ManifestCache;
+#[allow(unused_imports, reason = "for notifications")]
+pub(crate) use self::changes::{Action, DeadLetter, Event, OutboxChange};
 #[allow(unused_imports, reason = "for blobs in a bucket")]
 pub(crate) use self::changes::{AddBlob, CachedBlob, CachedUse, Uncached};
 pub(crate) use self::changes::{Change, ChangeError, Child, Expected, NewManifest, Reply, Stamp};
@@ -191,6 +194,8 @@ pub(crate) struct Shared {
     database: redb::Database,
     pending: Mutex<Pending>,
     cache: RwLock<ManifestCache>,
+    /// Wakes those who tell of events.
+    made: tokio::sync::Notify,
     meter: CommitMeter,
 }
 
@@ -219,7 +224,8 @@ impl Metadata {
         }
         let pending = Mutex::new(Pending::open(&directory.join("links.journal"), &database)?);
         let (cache, meter) = (RwLock::default(), CommitMeter::default());
-        let shared = Arc::new(Shared { database, pending, cache, meter });
+        let made = tokio::sync::Notify::new();
+        let shared = Arc::new(Shared { database, pending, cache, made, meter });
         let log = Log::Local(Arc::new(Local::start(Arc::clone(&shared), store, directory)?));
         Ok(Self { shared, log })
     }
@@ -246,7 +252,8 @@ impl Metadata {
         tables::prepare(&database)?;
         let pending = Mutex::default();
         let (cache, meter) = (RwLock::default(), CommitMeter::default());
-        let shared = Arc::new(Shared { database, pending, cache, meter });
+        let made = tokio::sync::Notify::new();
+        let shared = Arc::new(Shared { database, pending, cache, made, meter });
         let replica = Replica::start(Arc::clone(&shared), objects, pace, directory, runtime)?;
         Ok(Self { shared, log: Log::Replica(Arc::new(replica)) })
     }
@@ -272,7 +279,14 @@ impl Metadata {
 
     /// Makes a change, durably, together with others that wait.
     pub(crate) async fn submit(&self, change: Change, stamp: Stamp) -> Result<Reply, ChangeError> {
-        self.send(Work::Change(change), stamp).await
+        let reply = self.send(Work::Change(change), stamp).await?;
+        self.shared.made.notify_waiters();
+        Ok(reply)
+    }
+
+    /// Waits until this process makes another change.
+    pub(crate) fn made(&self) -> tokio::sync::futures::Notified<'_> {
+        self.shared.made.notified()
     }
 
     async fn send(&self, work: Work, stamp: Stamp) -> Result<Reply, ChangeError> {

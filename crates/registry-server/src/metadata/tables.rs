@@ -15,6 +15,10 @@
 //! | `referrers` | name, digest of the subject, digest of the referrer | descriptor of the referrer, JSON |
 //! | `cached` | name, digest of a manifest or blob that another registry has | [`CachedRow`] as JSON |
 //! | `blobs` | digest of a blob | [`BlobRow`] as JSON; only when blobs are in a bucket: otherwise the blob store knows them |
+//! | `events` | sequence number | what happened, JSON |
+//! | `receivers` | name of a receiver of notifications | sequence number of the last event that it has |
+//! | `dead_letters` | name of a receiver, sequence number | event that it did not take, and why, JSON |
+//! | `leases` | name of a task | who does it and until when, JSON |
 
 use oci_model::{Digest, Repository};
 use redb::{ReadableDatabase as _, ReadableTable as _, TableDefinition};
@@ -49,6 +53,14 @@ tables! {
     cached CACHED: (&'static str, &'static str) => &'static [u8];
     /// Blobs in the bucket.
     blobs BLOBS: &'static str => &'static [u8];
+    /// What happened.
+    events EVENTS: u64 => &'static [u8];
+    /// Who is told, and how far they are.
+    receivers RECEIVERS: &'static str => u64;
+    /// What they did not take.
+    dead_letters DEAD_LETTERS: (&'static str, u64) => &'static [u8];
+    /// Tasks that only one replica may do.
+    leases LEASES: &'static str => &'static [u8];
 }
 
 /// Version of the tables.

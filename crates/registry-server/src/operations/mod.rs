@@ -7,10 +7,12 @@
 //! | `observe` | around every request: admission, counting, headers, the line in the log |
 //! | `trace_context` | W3C `traceparent` in and out |
 //! | `rates` | token buckets and counts per principal and address |
+//! | `audit/` | who did what, in files of chained lines |
 //! | `metrics` | Prometheus text |
 //! | `health` | `/healthz`, `/readyz`, `/startupz`, draining |
 //! | `tls` | certificates of the server and its clients, read again when they change |
 
+pub(crate) mod audit;
 pub(crate) mod exchange;
 mod health;
 pub(crate) mod metrics;
@@ -24,10 +26,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::audit::{AuditError, AuditOptions, AuditRecord, Verified, read_audit_log};
 pub use self::metrics::MetricsOptions;
 pub use self::rates::{Rate, Rates};
 pub use self::tls::{ClientCertificates, TlsError, TlsFiles};
 
+use self::audit::AuditSender;
 use self::health::Health;
 use self::metrics::Metrics;
 use self::rates::Admission;
@@ -49,6 +53,8 @@ pub struct OperationsOptions {
     /// A second address, for metrics and health in plain HTTP without authentication: for a
     /// network of operators.
     pub address: Option<SocketAddr>,
+    /// Who did what is written down; not without.
+    pub audit: Option<AuditOptions>,
     /// Directory whose disk must be writable for the registry to be ready.
     pub(crate) probed: PathBuf,
 }
@@ -62,6 +68,7 @@ impl OperationsOptions {
             uploads_drain_max: Duration::from_secs(300),
             metrics: MetricsOptions::default(),
             address: None,
+            audit: None,
             probed: directory,
         }
     }
@@ -72,11 +79,13 @@ pub(crate) struct Operations {
     pub(crate) metrics: Metrics,
     pub(crate) admission: Arc<Admission>,
     pub(crate) health: Health,
+    pub(crate) audit: Option<AuditSender>,
 }
 
 impl Operations {
-    pub(crate) fn new(options: &OperationsOptions) -> Self {
+    pub(crate) fn new(options: &OperationsOptions, audit: Option<AuditSender>) -> Self {
         Self {
+            audit,
             metrics: Metrics::new(&options.metrics),
             admission: Arc::new(Admission::new(options.rates)),
             health: Health::new(options.probed.clone()),

@@ -6,11 +6,12 @@ use std::task::{Context, Poll};
 use std::{io, mem};
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use oci_model::ErrorCode;
 
+use super::audit::{AuditRecord, AuditSender};
 use super::exchange::{Exchange, Peer};
 use super::metrics::{Finished, route_label};
 use super::rates::{Access, Place, Wait};
@@ -19,6 +20,7 @@ use crate::refusal::Refusal;
 use crate::route::{self, ManifestReference, Route, Target};
 use crate::send_file::FileSpans;
 use crate::service::{self, Service};
+use crate::token_endpoint::Issued;
 
 /// Target of the lines in the log that tell of requests.
 const ACCESS_LOG: &str = "registry_access";
@@ -101,7 +103,7 @@ fn too_many(Wait(wait): Wait, message: &str) -> Refusal {
     // Whole seconds, rounded up (RFC 9110, section 10.2.3).
     let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
     Refusal::new(ErrorCode::TooManyRequests, message)
-        .with_header(http::header::RETRY_AFTER, HeaderValue::from(seconds.max(1)))
+        .with_header(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)))
 }
 
 /// What has to be said when a request is over, however it ends.
@@ -117,6 +119,8 @@ struct End {
     error: Option<ErrorCode>,
     digest: Option<HeaderValue>,
     bytes_out: u64,
+    has_credentials: bool,
+    issued: Option<Issued>,
 }
 
 impl End {
@@ -142,6 +146,8 @@ impl End {
             error: None,
             digest: None,
             bytes_out: 0,
+            has_credentials: request.headers().contains_key(header::AUTHORIZATION),
+            issued: None,
         }
     }
 
@@ -169,7 +175,55 @@ impl End {
     fn answered(&mut self, response: &Response<Body>) {
         self.status = response.status();
         self.error = response.extensions().get().copied();
+        self.issued = response.extensions().get().cloned();
         self.digest = response.headers().get(crate::manifests::DIGEST_HEADER).cloned();
+    }
+
+    /// What the audit log says of the request beside the changes that it made.
+    fn audit(&self, audit: &AuditSender) {
+        let is_read = access(&self.method) == Access::Read;
+        let mut detail = None;
+        let action = match (self.status.as_u16(), self.route) {
+            (401, _) if self.has_credentials => "login_failed",
+            (403, _) => "denied",
+            (200, "token") if self.issued.is_some() => {
+                detail = self
+                    .issued
+                    .as_ref()
+                    .map(|issued| format!("token {} for {}", issued.id, issued.scope));
+                "token_issued"
+            }
+            (200, "base") if !self.exchange.principal().is_empty() => "login",
+            (200, "manifest") if self.method == Method::GET && audit.wants_pull() => "pull",
+            (200..300, "extension") if !is_read => "administration",
+            _ => return,
+        };
+        let (repository, reference) = self.subject();
+        let (tag, digest) = match reference {
+            Some(reference) if reference.contains(':') => (None, Some(reference)),
+            tag => (
+                tag,
+                self.digest.as_ref().and_then(|digest| digest.to_str().ok()).map(str::to_owned),
+            ),
+        };
+        let actor = match &self.issued {
+            Some(issued) => issued.principal.clone(),
+            None => self.exchange.principal().to_owned(),
+        };
+        if matches!(action, "denied" | "administration") {
+            detail = Some(format!("{} {}", self.method, self.path));
+        }
+        audit.note(AuditRecord {
+            action: action.to_owned(),
+            actor,
+            client: Some(self.exchange.peer.address.to_string()),
+            request: self.exchange.id.clone(),
+            repository,
+            tag,
+            digest,
+            detail,
+            ..AuditRecord::default()
+        });
     }
 
     /// Repository and reference, as far as the path has them.
@@ -208,6 +262,9 @@ impl Drop for End {
             repository: repository.as_deref().filter(|_| self.status.is_success()),
         };
         operations.metrics.finished(&finished, self.is_upload);
+        if let Some(audit) = &operations.audit {
+            self.audit(audit);
+        }
         if logs {
             let digest = self.digest.as_ref().and_then(|digest| digest.to_str().ok());
             tracing::info!(

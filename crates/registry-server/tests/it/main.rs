@@ -2,6 +2,7 @@
 //! races and restarts.
 
 mod access;
+mod audit;
 mod blobs;
 mod bucket;
 mod bucket_peers;

@@ -1,5 +1,6 @@
 //! `shipway registry`: serve, users, garbage. One file per group of verbs.
 
+mod audit;
 mod backup;
 mod check_config;
 mod config;
@@ -48,6 +49,8 @@ enum RegistryVerb {
     Restore(backup::RestoreArgs),
     /// Write a repository as an OCI image layout
     Export(transfer::ExportArgs),
+    /// Check and read the audit log
+    Audit(audit::AuditArgs),
     /// Check a configuration file and name everything that is wrong with it
     CheckConfig(Box<check_config::CheckConfigArgs>),
     /// Print the JSON Schema of the configuration file
@@ -67,6 +70,7 @@ pub(crate) async fn run(args: RegistryArgs, globals: &Globals) -> Result<ExitCod
         RegistryVerb::Backup(args) => backup::backup(args, globals).await,
         RegistryVerb::Restore(args) => backup::restore(args, globals).await,
         RegistryVerb::Export(args) => transfer::export(args, globals).await,
+        RegistryVerb::Audit(args) => audit::run(&args, globals),
         RegistryVerb::CheckConfig(args) => check_config::check(&args),
         RegistryVerb::ConfigSchema(args) => check_config::schema(&args),
         RegistryVerb::Verify(args) => verify::run(&args, globals).await,

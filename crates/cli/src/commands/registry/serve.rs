@@ -113,6 +113,7 @@ pub(super) fn options(config: Config, globals: &Globals) -> Result<RegistryOptio
     options.external_url = config.external_url;
     options.sparse_indexes = config.sparse_indexes;
     options.drain_max = config.operations.drain_requests.map_or(options.drain_max, |time| time.0);
+    options.operations.audit = config.audit.options(state.join("registry/audit"));
     operations::apply(&config.operations, &config.rates, &mut options.operations);
     options.access = config.access.into_iter().map(access_rule).collect();
     options.namespaces = config.namespaces.into_iter().map(Into::into).collect();
@@ -159,6 +160,6 @@ fn explain(error: BindError) -> Failure {
         | BindError::Robots(_)
         | BindError::Namespaces(_)
         | BindError::Proxy(_) => Failure::new(Kind::Usage, error),
-        BindError::State { .. } => Failure::new(Kind::Environment, error),
+        BindError::Audit(_) | BindError::State { .. } => Failure::new(Kind::Environment, error),
     }
 }

@@ -3,6 +3,7 @@
 mod blob;
 mod cached;
 mod manifest;
+mod outbox;
 mod repository;
 mod tag;
 mod text;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::blob::AddBlob;
 pub(crate) use self::cached::{CachedBlob, CachedUse, Uncached};
 pub(crate) use self::manifest::{Child, Expected, NewManifest};
+pub(crate) use self::outbox::{Action, DeadLetter, Event, OutboxChange};
 use super::MetadataError;
 use super::replica::ReplicaError;
 use super::tables::{StoredLink, Tables};
@@ -52,6 +54,8 @@ pub(crate) enum Change {
     Uncache(Vec<Uncached>),
     /// Forgets these links, whose blobs are gone, and repositories that hold nothing.
     Tidy(Vec<(Repository, Digest)>),
+    /// Changes what is left to be told, and to whom.
+    Outbox(OutboxChange),
 }
 
 /// Who changed something, and when; the only clock and the only identity that a change may use.
@@ -114,6 +118,9 @@ pub(crate) enum ChangeError {
     /// A manifest of the repository needs the blob.
     #[error("manifest {0} needs it")]
     InUse(String),
+    /// Somebody else does the task.
+    #[error("somebody else does it")]
+    Taken,
     /// The disk is full.
     #[error("no space left")]
     NoSpace,
@@ -196,6 +203,7 @@ pub(crate) fn apply(
 ) -> Result<Outcome, ChangeError> {
     tables.settle();
     let mut outcome = Outcome::default();
+    let before = outbox::before(change, tables)?;
     let done = match change {
         Change::PutManifest(manifest) => manifest::put(manifest, stamp, tables, &mut outcome),
         Change::DeleteManifest(repository, digest) => {
@@ -216,7 +224,9 @@ pub(crate) fn apply(
         Change::UseCached(uses) => cached::note(uses, tables),
         Change::Uncache(all) => cached::forget(all, tables, &mut outcome),
         Change::Tidy(gone) => repository::tidy(gone, tables, &mut outcome),
+        Change::Outbox(change) => outbox::apply(change, stamp, tables),
     };
+    let done = done.and_then(|()| outbox::record(change, stamp, before, tables));
     match done {
         Ok(()) => Ok(outcome),
         Err(error) => {

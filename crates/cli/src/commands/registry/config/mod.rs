@@ -22,6 +22,7 @@ pub(super) use self::schema::json_schema;
 use self::shape::{Shape, Shaped, settings};
 pub(super) use self::sources::{Effective, KeyFlags, Origin};
 pub(super) use self::upkeep::Upkeep;
+use super::audit::AuditConfig;
 use super::operations::{ClientTlsConfig, OperationsConfig, RatesConfig};
 
 settings! {
@@ -55,6 +56,8 @@ settings! {
         namespaces: Vec<NamespaceSettings>,
         /// How fast and how much at once one client may ask.
         rates: RatesConfig,
+        /// Who did what.
+        audit: AuditConfig,
         /// Health, metrics, draining.
         operations: OperationsConfig,
     }

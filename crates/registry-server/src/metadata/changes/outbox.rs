@@ -1,0 +1,325 @@
+//! What happened, for those who have to be told: the audit log and the receivers of
+//! notifications. Events are written by the change that they are about, so that there is none
+//! without the other.
+
+use oci_model::Repository;
+use redb::ReadableTable as _;
+use serde::{Deserialize, Serialize};
+
+use super::{Change, ChangeError, Stamp};
+use crate::metadata::tables::Tables;
+
+/// Events kept although every receiver has them: for audit logs that were written elsewhere or
+/// could not be written for a while.
+const EVENTS_KEPT: u64 = 10_000;
+
+/// Events kept for receivers that do not take them. The oldest go beyond it.
+const EVENTS_MAX: u64 = 1_000_000;
+
+/// Old events removed with each new one, at most, so that no change takes long.
+const TRIM_MAX: u64 = 16;
+
+/// Undeliverable events kept per receiver; the oldest go beyond it.
+const DEAD_MAX: usize = 10_000;
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Event {
+    /// Milliseconds since 1970.
+    pub(crate) at: u64,
+    /// Name of the principal; empty for the registry itself and for anonymous clients.
+    pub(crate) by: String,
+    /// Id of the request.
+    pub(crate) request: String,
+    pub(crate) action: Action,
+    pub(crate) repository: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) tag: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) digest: Option<String>,
+    /// What the tag named before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) old_digest: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) media_type: Option<String>,
+    /// Bytes of the manifest or blob.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) size: Option<u64>,
+}
+
+/// What was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Action {
+    /// A manifest was stored or a tag moved.
+    Push,
+    /// A manifest and its tags, or a tag alone, was removed.
+    Delete,
+    /// A blob was taken out of a repository.
+    DeleteBlob,
+    /// A repository took over a blob that is there.
+    Mount,
+}
+
+/// A change of the outbox itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum OutboxChange {
+    /// These receivers are told from now on, and no others. A new one learns what happens next.
+    Receivers(Vec<String>),
+    /// The receiver has every event up to this one.
+    Delivered { receiver: String, sequence: u64 },
+    /// The receiver does not take the event; the next one is its turn.
+    Undeliverable { receiver: String, sequence: u64, attempts: u32, reason: String },
+    /// Undeliverable events are tried again: one, or all.
+    Replay { receiver: String, sequence: Option<u64> },
+    /// A replayed event was taken.
+    Replayed { receiver: String, sequence: u64 },
+    /// Somebody takes up a task that only one may do, or goes on with it, until some time.
+    Lease {
+        task: String,
+        holder: String,
+        /// Milliseconds since 1970.
+        until: u64,
+    },
+}
+
+/// An event that a receiver did not take.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DeadLetter {
+    pub(crate) event: Event,
+    pub(crate) attempts: u32,
+    pub(crate) reason: String,
+    /// Milliseconds since 1970.
+    pub(crate) at: u64,
+    /// Whether it is to be tried again.
+    #[serde(default)]
+    pub(crate) again: bool,
+}
+
+/// Who does a task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Lease {
+    holder: String,
+    until: u64,
+}
+
+/// What the tables say before a change about what it will do away with.
+pub(super) struct Before {
+    /// By tag, in the order of the change.
+    tags: Vec<Option<String>>,
+}
+
+pub(super) fn before(change: &Change, tables: &Tables<'_>) -> Result<Before, ChangeError> {
+    let tag = |repository: &Repository, tag: &str| -> Result<_, ChangeError> {
+        let row = tables.tags.get((repository.as_str(), tag))?;
+        Ok(row.map(|row| row.value().to_owned()))
+    };
+    let tags = match change {
+        Change::PutManifest(manifest) => manifest
+            .tags
+            .iter()
+            .map(|name| tag(&manifest.repository, name.as_str()))
+            .collect::<Result<_, _>>()?,
+        Change::DeleteTag(repository, name) => vec![tag(repository, name.as_str())?],
+        _ => Vec::new(),
+    };
+    Ok(Before { tags })
+}
+
+/// Writes what a change that was made did. A push that was made before, such as the second try
+/// of a client that missed our answer, is none.
+pub(super) fn record(
+    change: &Change,
+    stamp: &Stamp,
+    before: Before,
+    tables: &mut Tables<'_>,
+) -> Result<(), ChangeError> {
+    if !tables.is_touched() {
+        return Ok(());
+    }
+    let event = |action, repository: &Repository| Event {
+        at: stamp.at,
+        by: stamp.by.clone(),
+        request: stamp.request.clone(),
+        action,
+        repository: repository.to_string(),
+        tag: None,
+        digest: None,
+        old_digest: None,
+        media_type: None,
+        size: None,
+    };
+    match change {
+        Change::PutManifest(manifest) => {
+            let pushed = Event {
+                digest: Some(manifest.digest.to_string()),
+                media_type: Some(manifest.media_type.as_str().to_owned()),
+                size: Some(manifest.bytes.len() as u64),
+                ..event(Action::Push, &manifest.repository)
+            };
+            let mut moved = manifest.tags.iter().zip(before.tags).peekable();
+            if moved.peek().is_none() {
+                return append(&pushed, tables);
+            }
+            for (tag, old_digest) in moved.filter(|(_, old)| *old != pushed.digest) {
+                let tag = Some(tag.to_string());
+                append(&Event { tag, old_digest, ..pushed.clone() }, tables)?;
+            }
+            Ok(())
+        }
+        Change::DeleteManifest(repository, digest) => {
+            let digest = Some(digest.to_string());
+            append(&Event { digest, ..event(Action::Delete, repository) }, tables)
+        }
+        Change::DeleteTag(repository, tag) => {
+            let old_digest = before.tags.into_iter().next().flatten();
+            let tag = Some(tag.to_string());
+            append(&Event { tag, old_digest, ..event(Action::Delete, repository) }, tables)
+        }
+        Change::DeleteBlob(repository, digest) => {
+            let digest = Some(digest.to_string());
+            append(&Event { digest, ..event(Action::DeleteBlob, repository) }, tables)
+        }
+        Change::MountBlob(repository, digest) => {
+            let digest = Some(digest.to_string());
+            append(&Event { digest, ..event(Action::Mount, repository) }, tables)
+        }
+        // Links and leases of blobs say nothing to people, and the outbox is not about itself.
+        _ => Ok(()),
+    }
+}
+
+fn append(event: &Event, tables: &mut Tables<'_>) -> Result<(), ChangeError> {
+    let sequence = last(tables)? + 1;
+    tables.events.insert(sequence, encode(event).as_slice())?;
+    trim(sequence, tables)
+}
+
+fn last(tables: &Tables<'_>) -> Result<u64, ChangeError> {
+    Ok(tables.events.last()?.map_or(0, |(key, _)| key.value()))
+}
+
+/// Removes some of what nobody needs any more. The newest event always stays: it holds the count.
+fn trim(newest: u64, tables: &mut Tables<'_>) -> Result<(), ChangeError> {
+    let mut taken = newest;
+    for row in tables.receivers.iter()? {
+        taken = taken.min(row?.1.value());
+    }
+    let needless = taken.min(newest.saturating_sub(EVENTS_KEPT));
+    let end = needless.max(newest.saturating_sub(EVENTS_MAX));
+    let Some(first) = tables.events.first()?.map(|(key, _)| key.value()) else { return Ok(()) };
+    for sequence in first..=end.min(first.saturating_add(TRIM_MAX)) {
+        tables.events.remove(sequence)?;
+    }
+    Ok(())
+}
+
+/// Makes a change of the outbox.
+pub(super) fn apply(
+    change: &OutboxChange,
+    stamp: &Stamp,
+    tables: &mut Tables<'_>,
+) -> Result<(), ChangeError> {
+    match change {
+        OutboxChange::Receivers(names) => receivers(names, tables),
+        OutboxChange::Delivered { receiver, sequence } => advance(receiver, *sequence, tables),
+        OutboxChange::Undeliverable { receiver, sequence, attempts, reason } => {
+            let event = tables.events.get(sequence)?.map(|row| row.value().to_vec());
+            if let Some(event) = event.and_then(|row| serde_json::from_slice(&row).ok()) {
+                let (attempts, reason) = (*attempts, reason.clone());
+                let letter = DeadLetter { event, attempts, reason, at: stamp.at, again: false };
+                bury(receiver, *sequence, &letter, tables)?;
+            }
+            advance(receiver, *sequence, tables)
+        }
+        OutboxChange::Replay { receiver, sequence } => replay(receiver, *sequence, tables),
+        OutboxChange::Replayed { receiver, sequence } => {
+            tables.dead_letters.remove((receiver.as_str(), *sequence))?;
+            Ok(())
+        }
+        OutboxChange::Lease { task, holder, until } => {
+            let lease = tables.leases.get(task.as_str())?.map(|row| row.value().to_vec());
+            let lease = lease.and_then(|row| serde_json::from_slice::<Lease>(&row).ok());
+            if lease.is_some_and(|lease| lease.holder != *holder && stamp.at < lease.until) {
+                return Err(ChangeError::Taken);
+            }
+            let lease = Lease { holder: holder.clone(), until: *until };
+            tables.leases.insert(task.as_str(), encode(&lease).as_slice())?;
+            Ok(())
+        }
+    }
+}
+
+fn receivers(names: &[String], tables: &mut Tables<'_>) -> Result<(), ChangeError> {
+    let mut known = Vec::new();
+    for row in tables.receivers.iter()? {
+        known.push(row?.0.value().to_owned());
+    }
+    for gone in known.iter().filter(|name| !names.contains(name)) {
+        tables.receivers.remove(gone.as_str())?;
+    }
+    let newest = last(tables)?;
+    for new in names.iter().filter(|name| !known.contains(name)) {
+        tables.receivers.insert(new.as_str(), newest)?;
+    }
+    Ok(())
+}
+
+fn advance(receiver: &str, sequence: u64, tables: &mut Tables<'_>) -> Result<(), ChangeError> {
+    let now = tables.receivers.get(receiver)?.map(|row| row.value());
+    match now {
+        // Somebody else was faster, or it was taken out of the configuration.
+        None => Err(ChangeError::Unknown),
+        Some(now) if sequence <= now => Ok(()),
+        Some(_) => {
+            tables.receivers.insert(receiver, sequence)?;
+            Ok(())
+        }
+    }
+}
+
+fn bury(
+    receiver: &str,
+    sequence: u64,
+    letter: &DeadLetter,
+    tables: &mut Tables<'_>,
+) -> Result<(), ChangeError> {
+    let mut sequences = Vec::new();
+    for row in tables.dead_letters.range((receiver, 0)..=(receiver, u64::MAX))? {
+        sequences.push(row?.0.value().1);
+    }
+    if DEAD_MAX <= sequences.len() {
+        tables.dead_letters.remove((receiver, sequences[0]))?;
+    }
+    tables.dead_letters.insert((receiver, sequence), encode(letter).as_slice())?;
+    Ok(())
+}
+
+fn replay(
+    receiver: &str,
+    sequence: Option<u64>,
+    tables: &mut Tables<'_>,
+) -> Result<(), ChangeError> {
+    let (first, last) = sequence.map_or((0, u64::MAX), |sequence| (sequence, sequence));
+    let mut letters = Vec::new();
+    for row in tables.dead_letters.range((receiver, first)..=(receiver, last))? {
+        let (key, value) = row?;
+        if let Ok(letter) = serde_json::from_slice::<DeadLetter>(value.value()) {
+            letters.push((key.value().1, letter));
+        }
+    }
+    if letters.is_empty() {
+        return Err(ChangeError::Unknown);
+    }
+    for (sequence, letter) in letters {
+        let letter = DeadLetter { again: true, ..letter };
+        tables.dead_letters.insert((receiver, sequence), encode(&letter).as_slice())?;
+    }
+    Ok(())
+}
+
+fn encode(value: &impl Serialize) -> Vec<u8> {
+    // Structs of texts and numbers cannot fail to become JSON.
+    serde_json::to_vec(value).unwrap_or_default()
+}
