@@ -177,10 +177,13 @@ impl Remote {
         tags_max: usize,
         last: Option<&str>,
     ) -> Result<TagsPage, RegistryError> {
-        let mut query = url::form_urlencoded::Serializer::new(String::new());
-        query.append_pair("n", &tags_max.to_string());
-        query.extend_pairs(last.map(|last| ("last", last)));
-        let target = format!("tags/list?{}", query.finish());
+        // In a block: the serialiser must not be held while others wait for the answer.
+        let target = {
+            let mut query = url::form_urlencoded::Serializer::new(String::new());
+            query.append_pair("n", &tags_max.to_string());
+            query.extend_pairs(last.map(|last| ("last", last)));
+            format!("tags/list?{}", query.finish())
+        };
         let response = self.ask("GET", &target, None, &[]).await?;
         let link = response.headers().get(header::LINK).and_then(|value| value.to_str().ok());
         let more = link.is_some_and(|link| next_page(link).is_some());

@@ -22,6 +22,7 @@ mod pod;
 mod real_projects;
 mod registry_clients;
 mod registry_matrix;
+mod registry_proxy;
 mod sandboxes;
 mod seed_000;
 mod seed_001;

@@ -20,7 +20,7 @@ use crate::service::{Answer, Call, header_value};
 /// What a tag names upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Check {
-    digest: Digest,
+    pub(super) digest: Digest,
     /// Type and size in bytes, if a HEAD told both.
     described: Option<(MediaType, u64)>,
 }
@@ -243,8 +243,13 @@ impl Proxy {
         &self,
         named: &Named,
         digest: &Digest,
-        tags: Vec<Tag>,
+        mut tags: Vec<Tag>,
     ) -> Result<(), FetchError> {
+        for tag in self.recent.tags(&named.local, digest) {
+            if !tags.contains(&tag) {
+                tags.push(tag);
+            }
+        }
         let behind = self.behind(named);
         let name = ManifestName::Digest(*digest);
         let (remote, asked) = (&named.remote, &name);

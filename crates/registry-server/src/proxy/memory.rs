@@ -1,6 +1,6 @@
 //! What the cache remembers without a database: it only saves requests to upstreams.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,6 +15,12 @@ const ENTRIES_MAX: usize = 50_000;
 
 /// How long the absence of something upstream is believed.
 pub(crate) const NEGATIVE_LIFE: Duration = Duration::from_secs(30);
+
+/// How long after a look at a tag a client may come for the manifest that it named.
+const LOOK_LIFE: Duration = Duration::from_secs(3600);
+
+/// Tags that a manifest gets when it comes.
+const TAGS_MAX: usize = 64;
 
 /// Uses of cached content closer together than this count as one, in milliseconds.
 const USE_GRAIN: u64 = 60_000;
@@ -50,20 +56,39 @@ impl<K: Eq + Hash, V: Clone> Timed<K, V> {
 
 /// What tags named when their registry was last asked.
 #[derive(Debug, Default)]
-pub(crate) struct Recent(Timed<(Repository, Tag), Check>);
+pub(crate) struct Recent {
+    checks: Timed<(Repository, Tag), Check>,
+    /// Tags by what they named.
+    tags: Timed<(Repository, Digest), BTreeSet<Tag>>,
+}
 
 impl Recent {
     /// What the tag named not longer than `life` ago.
     pub(crate) fn get(&self, repository: &Repository, tag: &Tag, life: Duration) -> Option<Check> {
-        self.0.get(&(repository.clone(), tag.clone()), life)
+        self.checks.get(&(repository.clone(), tag.clone()), life)
+    }
+
+    /// The tags that name a manifest as far as is known: clients look at a tag and then ask for
+    /// the digest, and the tag is wanted again when the upstream is down.
+    pub(crate) fn tags(&self, repository: &Repository, digest: &Digest) -> Vec<Tag> {
+        let key = (repository.clone(), *digest);
+        let tags = self.tags.get(&key, LOOK_LIFE).unwrap_or_default();
+        let names = |tag: &Tag| {
+            self.get(repository, tag, LOOK_LIFE).is_some_and(|check| check.digest == *digest)
+        };
+        tags.into_iter().filter(names).take(TAGS_MAX).collect()
     }
 
     pub(crate) fn put(&self, repository: &Repository, tag: &Tag, check: Check) {
-        self.0.put((repository.clone(), tag.clone()), check);
+        let key = (repository.clone(), check.digest);
+        let mut tags = self.tags.get(&key, LOOK_LIFE).unwrap_or_default();
+        tags.insert(tag.clone());
+        self.tags.put(key, tags);
+        self.checks.put((repository.clone(), tag.clone()), check);
     }
 
     pub(crate) fn forget(&self, repository: &Repository, tag: &Tag) {
-        self.0.lock().remove(&(repository.clone(), tag.clone()));
+        self.checks.lock().remove(&(repository.clone(), tag.clone()));
     }
 }
 

@@ -12,6 +12,7 @@ mod remote;
 mod serve;
 mod transfer;
 mod upkeep;
+mod upstreams;
 mod user;
 mod verify;
 
@@ -84,4 +85,11 @@ fn open_store(state: &Path) -> Result<BlobStore, Failure> {
 /// The user file that `registry user add` writes and `registry serve` finds.
 fn default_users(state: &Path) -> PathBuf {
     state.join("registry/htpasswd")
+}
+
+/// The registries behind ours that a configuration file names.
+pub(crate) fn proxied_registries(path: &Path) -> Result<registry_server::ProxyOptions, Failure> {
+    let settings = config::Effective::gather(Some(path), &config::KeyFlags::default())
+        .map_err(|error| Failure::new(Kind::Usage, error))?;
+    upstreams::proxy_options(settings.config.proxy, &settings.config.cache)
 }

@@ -115,6 +115,9 @@ async fn start_registry(
         AnonymousAccess::Pull => Anonymous::Pull,
         AnonymousAccess::Push => Anonymous::Push,
     };
+    if let Some(path) = &args.config {
+        options.proxy = crate::commands::registry::proxied_registries(path)?;
+    }
     RegistryServer::bind(options).await.map_err(|error| Failure::new(Kind::Environment, error))
 }
 

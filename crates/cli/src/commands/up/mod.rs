@@ -45,6 +45,9 @@ pub(crate) struct UpArgs {
     /// What clients without credentials may do at the registry
     #[arg(long, env = "SHIPWAY_REGISTRY_ANONYMOUS", default_value = "none")]
     registry_anonymous: AnonymousAccess,
+    /// Settings in TOML; of [registry] those of other registries count: proxy and cache
+    #[arg(long, env = "SHIPWAY_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Name of the node [default: the host's name]
     #[arg(long, env = "SHIPWAY_NODE_NAME", value_name = "NAME", value_parser = parse_node_name)]
     node_name: Option<String>,

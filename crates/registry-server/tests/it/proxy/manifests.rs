@@ -76,6 +76,19 @@ async fn whoever_only_looks_costs_no_pull() {
     assert_eq!(head.header("content-length"), get.body.len().to_string());
 }
 
+// What containerd does: it looks at the tag and then asks for the digest.
+#[tokio::test]
+async fn a_tag_that_was_only_looked_at_is_served_when_there_is_no_answer() {
+    let fake = Fake::new();
+    let digest = fake.image("library/app", "v1", "one");
+    let cache = cache_of(&fake).await;
+    cache.head(&format!("/v2/{}/manifests/v1", app())).await;
+    cache.pull(&app(), &format!("manifests/{digest}")).await;
+    fake.fail_with(unavailable());
+    let reply = cache.pull(&app(), "manifests/v1").await;
+    assert_eq!((reply.status, Digest::of(&reply.body)), (StatusCode::OK, digest));
+}
+
 // Section 10 row 13: proxies that fail although the content is cached.
 #[tokio::test]
 async fn what_is_cached_is_served_with_a_warning_when_there_is_no_answer() {

@@ -7,6 +7,7 @@
 mod check;
 mod document;
 mod namespaces;
+mod proxy;
 mod schema;
 pub(super) mod shape;
 mod sources;
@@ -18,6 +19,7 @@ use std::path::PathBuf;
 
 pub(super) use self::document::markdown;
 use self::namespaces::NamespaceSettings;
+pub(super) use self::proxy::{CacheSettings, ProxySettings, UpstreamCredential};
 pub(super) use self::schema::json_schema;
 use self::shape::{Shape, Shaped, settings};
 pub(super) use self::sources::{Effective, KeyFlags, Origin};
@@ -54,6 +56,10 @@ settings! {
         access: Vec<Access>,
         /// Prefixes with policies of their own.
         namespaces: Vec<NamespaceSettings>,
+        /// Other registries that are served and cached here.
+        proxy: Vec<ProxySettings>,
+        /// Limits of what is cached of them.
+        cache: CacheSettings,
         /// How fast and how much at once one client may ask.
         rates: RatesConfig,
         /// Who did what.
