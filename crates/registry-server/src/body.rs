@@ -26,6 +26,7 @@ use crate::limits::Limits;
 use crate::operations::exchange::Exchange;
 use crate::refusal::Refusal;
 use crate::send_file::{FileSpans, SPAN_BYTES_MAX};
+use crate::tenancy::Meter;
 
 /// Bytes of a blob read and sent at once. Two such pieces are in memory per download.
 const PIECE_BYTES: u64 = 512 * 1024;
@@ -331,6 +332,8 @@ pub(crate) struct RequestBody {
     came: u64,
     /// Who is told of every byte.
     exchange: Arc<Exchange>,
+    /// Room in the namespace, if that is limited.
+    meter: Option<Box<Meter>>,
 }
 
 impl RequestBody {
@@ -342,7 +345,14 @@ impl RequestBody {
             waited: Duration::ZERO,
             came: 0,
             exchange,
+            meter: None,
         }
+    }
+
+    /// Lets the bytes count against a quota from now on, or no more; returns what they counted
+    /// against.
+    pub(crate) fn set_meter(&mut self, meter: Option<Box<Meter>>) -> Option<Box<Meter>> {
+        std::mem::replace(&mut self.meter, meter)
     }
 
     /// The least number of bytes that it may have.
@@ -353,7 +363,8 @@ impl RequestBody {
     /// The next bytes, or `None` at the end.
     ///
     /// # Errors
-    /// 400 if the client broke off, 408 if it fell silent or sends too slowly.
+    /// 400 if the client broke off, 408 if it fell silent or sends too slowly, 403 if its
+    /// namespace has no room for more.
     pub(crate) async fn next_piece(&mut self) -> Result<Option<Bytes>, Refusal> {
         loop {
             let started = Instant::now();
@@ -367,6 +378,9 @@ impl RequestBody {
                         self.came += data.len() as u64;
                         self.exchange.received(data.len());
                         self.judge()?;
+                        if let Some(meter) = &mut self.meter {
+                            meter.take(data.len() as u64).await?;
+                        }
                         return Ok(Some(data));
                     }
                 }

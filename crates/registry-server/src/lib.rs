@@ -76,7 +76,7 @@ pub use storage_status::{
 };
 pub use tenancy::{
     ByteSize, Glob, GlobError, ImmutableTags, Namespace, NamespaceError, QuantityError,
-    RetentionRule, Span,
+    RetentionRule, Span, Verdict,
 };
 pub use transfer::{
     ImportOptions, Offline, Problem, RestoreOptions, TransferError, TransferReport,

@@ -22,7 +22,10 @@ pub(crate) fn tags(call: &Call<'_>) -> Answer {
     let metadata = &call.service.metadata;
     let names_max = names_max(&call.query)?;
     let page = metadata.tags(&call.repository, call.query.get("last"), names_max)?;
-    if page.names.is_empty() && !metadata.knows(&call.repository)? {
+    if page.names.is_empty()
+        && !metadata.knows(&call.repository)?
+        && !metadata.remembers(&call.repository)?
+    {
         return Err(Refusal::new(ErrorCode::NameUnknown, "repository name not known to registry")
             .with_detail(serde_json::json!({ "name": call.repository.as_str() })));
     }

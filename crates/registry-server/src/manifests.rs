@@ -28,6 +28,7 @@ pub(crate) const DIGEST_HEADER: HeaderName = HeaderName::from_static("docker-con
 pub(crate) fn get(call: &Call<'_>, reference: &ManifestReference) -> Answer {
     let found = call.service.metadata.manifest(&call.repository, reference)?;
     let manifest = found.ok_or_else(|| unknown(reference))?;
+    call.service.pulls.note(&call.repository, &manifest.digest, call.stamp().at);
     let digest = manifest.digest.to_string();
     let entity_tag = format!("\"{digest}\"");
     let mut response = if call.has_already(&entity_tag) {
@@ -112,6 +113,7 @@ pub(crate) async fn put(
             None => None,
         },
         bytes,
+        cached: false,
     };
     call.service.metadata.submit(Change::PutManifest(Box::new(new)), call.stamp()).await?;
     tracing::info!(

@@ -29,7 +29,7 @@ use crate::options::{PlainHttp, RegistryOptions};
 use crate::proxy::{Proxy, ProxyOptionsError, UpstreamStatus};
 use crate::send_file::FileSpans;
 use crate::service::{Service, Site};
-use crate::tenancy::{NamespaceError, Policies};
+use crate::tenancy::{self, NamespaceError, Policies, Pulls};
 use crate::upkeep::{Scrubber, collect_at_intervals};
 use crate::users_file::UserFileError;
 
@@ -165,6 +165,9 @@ impl RegistryServer {
         .await
         .map_err(|error| listen(io::Error::other(error)))??;
         let service = Arc::new(service);
+        tenancy::settle_policies(&service.metadata, &service.policies.now()).await.map_err(
+            |error| BindError::State { path: options.directory.clone(), source: error.into() },
+        )?;
         let (stop, stopped) = watch::channel(false);
         let drain_notice = options.operations.drain_notice;
         let operators_address =
@@ -219,7 +222,7 @@ impl Running {
             return Err(ReloadError::NeedsRestart { what: "HTTPS instead of HTTP, or back," });
         }
         let (service, tls) = (Arc::clone(&self.service), self.tls.clone());
-        let reload = move || {
+        let reload = move || -> Result<(), ReloadError> {
             let authority = authority(&options, Some(&service.authority.now()))?;
             let policies = Policies::new(options.namespaces.clone()).map_err(BindError::from)?;
             if let (Some(tls), Some(files)) = (tls, &options.tls) {
@@ -236,9 +239,14 @@ impl Running {
             Ok(())
         };
         match tokio::task::spawn_blocking(reload).await {
-            Ok(done) => done,
-            Err(_) => Err(ReloadError::NeedsRestart { what: "the registry panicked; it" }),
+            Ok(done) => done?,
+            Err(_) => return Err(ReloadError::NeedsRestart { what: "the registry panicked; it" }),
         }
+        let namespaces = self.service.policies.now();
+        tenancy::settle_policies(&self.service.metadata, &namespaces).await.map_err(|error| {
+            tracing::error!(%error, "the new namespaces are not stored");
+            ReloadError::NeedsRestart { what: "storing the namespaces failed; it" }
+        })
     }
 
     /// Looks whether the TLS files changed, and takes the new ones for connections to come.
@@ -335,6 +343,7 @@ fn open(
         sparse_indexes: options.sparse_indexes,
         directory: directory.clone(),
         collection_delay: options.collection.map(|schedule| schedule.delay),
+        pulls: Pulls::default(),
     };
     Ok((service, pending))
 }
@@ -375,6 +384,7 @@ async fn serve(
             .inspect_err(|error| tracing::error!(%error, "blobs are not read again"))
             .ok()
     });
+    let namespaces = tokio::spawn(tenancy::upkeep(Arc::clone(&service), stopped.clone()));
     service.proxy.start();
     let expirer = tokio::spawn(expire_at_intervals(Arc::clone(&service), stopped.clone()));
     let slots = Arc::new(Semaphore::new(options.operations.connections_max));
@@ -428,6 +438,7 @@ async fn serve(
     if let Some(auditor) = auditor {
         auditor.finish().await;
     }
+    let _ = namespaces.await;
     let metadata = service.metadata.clone();
     let close = move || {
         drop(scrubber);

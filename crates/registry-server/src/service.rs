@@ -25,7 +25,7 @@ use crate::proxy::{self, Proxy};
 use crate::refusal::Refusal;
 use crate::route::{self, Query, Route, Target};
 use crate::send_file::FileSpans;
-use crate::tenancy::Policies;
+use crate::tenancy::{self, Policies, Pulls};
 use crate::upkeep::UpkeepCounters;
 use crate::warning::Warnings;
 use crate::{admin, blobs, listing, manifests, token_endpoint, uploads};
@@ -50,6 +50,7 @@ pub(crate) struct Service {
     /// How long unneeded blobs are kept.
     pub(crate) collection_delay: Option<std::time::Duration>,
     pub(crate) policies: Live<Policies>,
+    pub(crate) pulls: Pulls,
 }
 
 /// Where clients find this registry.
@@ -213,6 +214,7 @@ async fn dispatch(
             return admin::discover();
         }
         Ok(Route::Admin(endpoint)) => {
+            service.metadata.current().await?;
             let query = Query::parse(query);
             let call = AdminCall { service, principal, method, query, realm };
             return admin::answer(&call, &endpoint, body).await;
@@ -266,22 +268,37 @@ async fn dispatch(
     if let Some(named) = proxied {
         return proxy::answer(&call, &method, target, &named).await;
     }
+    tenancy::enter(&call, &target, body).await?;
+    let answer = serve(&call, &method, &target, body).await;
+    tenancy::leave(&call, &target, body, answer).await
+}
+
+async fn serve(
+    call: &Call<'_>,
+    method: &Method,
+    target: &Target,
+    body: &mut RequestBody,
+) -> Answer {
     match (method, target) {
-        (Method::GET | Method::HEAD, Target::Manifest(reference)) => {
-            manifests::get(&call, &reference)
+        (&Method::GET | &Method::HEAD, Target::Manifest(reference)) => {
+            manifests::get(call, reference)
         }
-        (Method::PUT, Target::Manifest(reference)) => manifests::put(&call, reference, body).await,
-        (Method::DELETE, Target::Manifest(reference)) => manifests::delete(&call, reference).await,
-        (Method::GET | Method::HEAD, Target::Blob(digest)) => blobs::get(&call, &digest).await,
-        (Method::DELETE, Target::Blob(digest)) => blobs::delete(&call, digest).await,
-        (Method::POST, Target::Uploads) => uploads::begin(&call, body).await,
-        (Method::GET | Method::HEAD, Target::Upload(id)) => uploads::status(&call, &id).await,
-        (Method::PATCH, Target::Upload(id)) => uploads::append(&call, &id, body).await,
-        (Method::PUT, Target::Upload(id)) => uploads::finish(&call, &id, body).await,
-        (Method::DELETE, Target::Upload(id)) => uploads::cancel(&call, &id).await,
-        (Method::GET | Method::HEAD, Target::Tags) => listing::tags(&call),
-        (Method::GET | Method::HEAD, Target::Referrers(digest)) => {
-            listing::referrers(&call, &digest)
+        (&Method::PUT, Target::Manifest(reference)) => {
+            manifests::put(call, reference.clone(), body).await
+        }
+        (&Method::DELETE, Target::Manifest(reference)) => {
+            manifests::delete(call, reference.clone()).await
+        }
+        (&Method::GET | &Method::HEAD, Target::Blob(digest)) => blobs::get(call, digest).await,
+        (&Method::DELETE, Target::Blob(digest)) => blobs::delete(call, *digest).await,
+        (&Method::POST, Target::Uploads) => uploads::begin(call, body).await,
+        (&Method::GET | &Method::HEAD, Target::Upload(id)) => uploads::status(call, id).await,
+        (&Method::PATCH, Target::Upload(id)) => uploads::append(call, id, body).await,
+        (&Method::PUT, Target::Upload(id)) => uploads::finish(call, id, body).await,
+        (&Method::DELETE, Target::Upload(id)) => uploads::cancel(call, id).await,
+        (&Method::GET | &Method::HEAD, Target::Tags) => listing::tags(call),
+        (&Method::GET | &Method::HEAD, Target::Referrers(digest)) => {
+            listing::referrers(call, digest)
         }
         _ => Err(Refusal::method()),
     }
@@ -364,6 +381,11 @@ impl From<ChangeError> for Refusal {
             ChangeError::Taken => {
                 Self::new(ErrorCode::Denied, error.to_string()).with_status(StatusCode::CONFLICT)
             }
+            ChangeError::Immutable { .. } => {
+                Self::new(ErrorCode::Denied, error.to_string()).with_status(StatusCode::CONFLICT)
+            }
+            ChangeError::Quota(over) => tenancy::over_quota(&over),
+            ChangeError::Repositories { .. } => Self::new(ErrorCode::Denied, error.to_string()),
             ChangeError::NoSpace => Self::no_space(),
             ChangeError::Failed => Self::new(ErrorCode::Unknown, "the registry failed"),
             ChangeError::Unavailable => Self::unavailable("the bucket does not answer"),

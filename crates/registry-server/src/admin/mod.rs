@@ -7,11 +7,26 @@
 //! | `GET storage` | whoever administers everything | space, garbage, damage and missing blobs of a store on local disk |
 //! | `POST storage/snapshot` | whoever administers everything | name of a file beside the database that holds all tables, for a backup on this machine |
 //! | `GET storage/blob?digest=` | whoever administers everything | why the blob stays, or when it goes |
+//! | `GET usage` | the same | what each of them holds and may hold |
+//! | `GET usage/proof` | admin of all | the counters beside a full count |
+//! | `POST usage/recount` | admin of all | the same, after counting anew |
+//! | `GET retention?prefix=` | admin of the prefix | what the retention rules say about every tag, and why |
+//! | `POST retention?prefix=` | admin of the prefix | what they removed |
+//! | `GET trash?prefix=` | whoever administers something | what can be restored there |
+//! | `POST trash/restore?repository=&tag=&digest=` | admin of the repository | what came back |
+//! | `DELETE trash?prefix=` | admin of the prefix | how much went for good |
+//! | `GET history?repository=&tag=` | admin of the repository | the moves of the tag, the last one first |
+//! | `DELETE repositories?repository=` | admin of the repository | how many manifests went into the trash |
 //!
-//! Somebody administers what the role `admin` covers. What a caller does not administer is answered as if it were not there, so that nobody learns what others have.
+//! Somebody administers what the role `admin` covers. What a caller does not administer is answered
+//! as if it were not there, so that nobody learns what others have.
 
 mod namespaces;
+mod repositories;
+mod retention;
 mod storage;
+mod trash;
+mod usage;
 
 use http::{Method, StatusCode};
 use oci_model::{ErrorCode, Repository};
@@ -20,6 +35,7 @@ use serde::de::DeserializeOwned;
 
 use crate::auth::Principal;
 use crate::body::{RequestBody, read_whole};
+use crate::metadata::Stamp;
 use crate::refusal::Refusal;
 use crate::route::Query;
 use crate::service::{Answer, Service, json};
@@ -33,6 +49,14 @@ const ENDPOINTS: &[&str] = &[
     "_shipway/storage",
     "_shipway/storage/blob",
     "_shipway/storage/snapshot",
+    "_shipway/usage",
+    "_shipway/usage/proof",
+    "_shipway/usage/recount",
+    "_shipway/retention",
+    "_shipway/trash",
+    "_shipway/trash/restore",
+    "_shipway/history",
+    "_shipway/repositories",
 ];
 
 /// A request to the administration API.
@@ -53,6 +77,16 @@ pub(crate) async fn answer(call: &AdminCall<'_>, path: &str, _body: &mut Request
         (&Method::GET | &Method::HEAD, "storage") => storage::status(call).await,
         (&Method::POST, "storage/snapshot") => storage::snapshot(call).await,
         (&Method::GET | &Method::HEAD, "storage/blob") => storage::explain(call).await,
+        (&Method::GET | &Method::HEAD, "usage") => usage::list(call),
+        (&Method::GET | &Method::HEAD, "usage/proof") => usage::prove(call),
+        (&Method::POST, "usage/recount") => usage::recount(call).await,
+        (&Method::GET | &Method::HEAD, "retention") => retention::plan(call).await,
+        (&Method::POST, "retention") => retention::apply(call).await,
+        (&Method::GET | &Method::HEAD, "trash") => trash::list(call),
+        (&Method::DELETE, "trash") => trash::empty(call).await,
+        (&Method::POST, "trash/restore") => trash::restore(call).await,
+        (&Method::GET | &Method::HEAD, "history") => trash::history(call),
+        (&Method::DELETE, "repositories") => repositories::delete(call).await,
         _ if ENDPOINTS.iter().any(|endpoint| endpoint.strip_prefix("_shipway/") == Some(path)) => {
             Err(Refusal::method())
         }
@@ -93,12 +127,25 @@ impl AdminCall<'_> {
         self.service.authority.now().authorize_administration(&self.principal, &self.realm)
     }
 
+    /// Who asks for a change, and when.
+    pub(crate) fn stamp(&self) -> Stamp {
+        Stamp::now(self.principal.name().to_owned(), uuid::Uuid::new_v4().to_string())
+    }
+
+    /// The prefix in the query, empty for the whole registry, if the caller administers all of it.
+    ///
+    /// # Errors
+    /// 404 for one that the caller does not administer.
+    pub(crate) fn prefix(&self) -> Result<&str, Refusal> {
+        let prefix = self.query.get("prefix").unwrap_or_default();
+        if self.administers(prefix) { Ok(prefix) } else { Err(absent(prefix)) }
+    }
+
     /// The repository in the query, if the caller administers it.
     ///
     /// # Errors
     /// 400 for a missing or malformed name, 404 for a repository that the caller does not
     /// administer, as for one that is not there.
-    #[expect(dead_code, reason = "for the endpoints about one repository")]
     pub(crate) fn repository(&self) -> Result<Repository, Refusal> {
         let name = self.query.get("repository").unwrap_or_default();
         let repository = crate::route::repository(name)?;

@@ -7,7 +7,7 @@ use crate::service::Answer;
 
 /// The namespaces that the caller administers.
 pub(crate) fn list(call: &AdminCall<'_>) -> Answer {
-    let policies = call.service.policies.now();
+    let policies = call.service.metadata.policies()?.unwrap_or_default();
     let mine: Vec<_> = policies
         .configured()
         .iter()

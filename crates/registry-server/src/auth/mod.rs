@@ -14,6 +14,7 @@ mod token;
 
 pub use self::key_ring::TokenAlgorithm;
 pub use self::options::{Clock, IdentityOptions, RefreshBinding};
+pub(crate) use self::policy::covers;
 pub use self::policy::{AccessRule, Holder, Role};
 pub use self::robots::{
     ROBOT_LIFE, Robot, RobotError, RobotRight, RobotSecret, add_robot, list_robots, remove_robot,

@@ -9,13 +9,14 @@
 //! | `local` | the log of one process: a batch of changes is one commit, one sync |
 //! | `replica/` | the log that many replicas share: a batch is one object in a bucket |
 //! | `journal` | links on their way to a local commit |
-//! | `reads`, `outbox`, `cache` | questions |
+//! | `reads`, `holdings`, `outbox`, `cache` | questions |
 //!
 //! # One log
 //! `apply(change, stamp, tables)` is a pure function: no clock, no disk, no randomness, nothing of
 //! this machine. Time and principal come with the stamp; what the configuration says (a quota, a
-//! rule) comes inside the change. So two replicas with the same log have the same tables, and what
-//! is checked in `apply` holds however many replicas there are.
+//! rule) comes inside a change, or is a row that a change wrote (`policies`). So two replicas with
+//! the same log have the same tables, and what is checked in `apply` holds however many replicas
+//! there are.
 //!
 //! # Adding a change
 //! 1. A file in `changes/` for your group, with a struct that has what the change needs (serde;
@@ -44,6 +45,7 @@
 
 mod cache;
 mod changes;
+mod holdings;
 mod journal;
 mod local;
 mod outbox;
@@ -65,7 +67,10 @@ use self::cache::ManifestCache;
 pub(crate) use self::changes::{Action, DeadLetter, Event, OutboxChange};
 #[allow(unused_imports, reason = "for blobs in a bucket")]
 pub(crate) use self::changes::{AddBlob, CachedBlob, CachedUse, Uncached};
-pub(crate) use self::changes::{Change, ChangeError, Child, Expected, NewManifest, Reply, Stamp};
+pub(crate) use self::changes::{
+    Buried, COARSE, Change, ChangeError, Child, Counted, EmptyTrash, Expected, NewManifest,
+    OverQuota, Reply, Reservation, Restore, Retain, Stamp, TagMove, Usage,
+};
 use self::local::{Local, Pending, Request, Work};
 pub(crate) use self::replica::{Objects, Pace, ReplicaError};
 use self::replica::{ObjectsError, Replica, snapshot};

@@ -19,6 +19,15 @@
 //! | `receivers` | name of a receiver of notifications | sequence number of the last event that it has |
 //! | `dead_letters` | name of a receiver, sequence number | event that it did not take, and why, JSON |
 //! | `leases` | name of a task | who does it and until when, JSON |
+//! | `policies` | `namespaces` | the namespaces of the configuration as JSON; every change is judged by them |
+//! | `usage` | prefix of a namespace | `Usage` as JSON |
+//! | `usage_refs` | prefix, digest | how many manifests of the namespace need it, the trash included; its size in bytes |
+//! | `reservations` | prefix, id of an upload or digest of a blob | bytes; milliseconds since 1970 when it is given back |
+//! | `manifest_times` | name, digest | `ManifestTimes` as JSON; also of manifests in the trash |
+//! | `tag_times` | name, tag | `TagTimes` as JSON |
+//! | `tag_history` | name, tag, sequence | `TagMove` as JSON |
+//! | `trash` | name, digest or tag | `Buried` as JSON |
+//! | `trash_manifests` | name, digest | as in `manifests` |
 
 use oci_model::{Digest, Repository};
 use redb::{ReadableDatabase as _, ReadableTable as _, TableDefinition};
@@ -61,6 +70,24 @@ tables! {
     dead_letters DEAD_LETTERS: (&'static str, u64) => &'static [u8];
     /// Tasks that only one replica may do.
     leases LEASES: &'static str => &'static [u8];
+    /// The namespaces of the configuration.
+    policies POLICIES: &'static str => &'static [u8];
+    /// Counters of a namespace.
+    usage USAGE: &'static str => &'static [u8];
+    /// What counts in a namespace: manifests that need it, and its size.
+    usage_refs USAGE_REFS: (&'static str, &'static str) => (u64, u64);
+    /// Room reserved in a namespace: bytes, and until when.
+    reservations RESERVATIONS: (&'static str, &'static str) => (u64, u64);
+    /// When manifests came and were pulled.
+    manifest_times MANIFEST_TIMES: (&'static str, &'static str) => &'static [u8];
+    /// When tags were pushed.
+    tag_times TAG_TIMES: (&'static str, &'static str) => &'static [u8];
+    /// Moves of tags.
+    tag_history TAG_HISTORY: (&'static str, &'static str, u64) => &'static [u8];
+    /// What can be restored.
+    trash TRASH: (&'static str, &'static str) => &'static [u8];
+    /// Manifests that can be restored.
+    trash_manifests TRASH_MANIFESTS: (&'static str, &'static str) => &'static [u8];
 }
 
 /// Version of the tables.
@@ -243,6 +270,21 @@ pub(crate) fn decode_manifest(row: &[u8]) -> Option<(&str, &[u8])> {
         return None;
     }
     Some((std::str::from_utf8(media_type).ok()?, bytes))
+}
+
+/// A row that is JSON.
+pub(crate) fn write_json(value: &impl Serialize) -> Vec<u8> {
+    // Structs of numbers and texts cannot fail to become JSON.
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+/// Reads a row that is JSON.
+pub(crate) fn read_json<T: serde::de::DeserializeOwned>(
+    table: &'static str,
+    key: &str,
+    row: &[u8],
+) -> Result<T, MetadataError> {
+    serde_json::from_slice(row).map_err(|_| MetadataError::Damaged { table, key: key.to_owned() })
 }
 
 /// The least text that is greater than `text`.

@@ -32,6 +32,7 @@ fn manifest(tag: &str, bytes: &str, children: Vec<Child>) -> Change {
         expected: None,
         children,
         subject: None,
+        cached: false,
     }))
 }
 
@@ -102,6 +103,9 @@ async fn refs_follow_manifests_and_are_mended_at_the_start() {
         .change(Change::DeleteManifest(repository(), Digest::of(b"m")))
         .await
         .expect("a commit");
+    assert_eq!(refs(), [name.as_str()], "the trash keeps its blobs");
+    let everything = EmptyTrash { everything_below: Some(String::new()) };
+    metadata.change(Change::EmptyTrash(everything)).await.expect("a commit");
     metadata.close();
     assert_eq!(refs(), [""; 0]);
 }
@@ -117,7 +121,8 @@ async fn tidying_forgets_what_is_gone() {
         .await
         .expect("a commit");
     metadata.tidy().await.expect("a commit");
-    assert!(metadata.knows(&repository()).expect("an answer"), "it still holds a blob");
+    assert!(!metadata.knows(&repository()).expect("an answer"), "it holds no manifest");
+    assert_eq!(metadata.linked(&repository(), &digest).expect("an answer"), Some(5));
     std::fs::remove_file(store.path(&digest)).expect("the blob");
     metadata.tidy().await.expect("a commit");
     assert_eq!(metadata.linked(&repository(), &digest).expect("an answer"), None);

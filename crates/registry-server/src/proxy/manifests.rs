@@ -319,6 +319,7 @@ impl Proxy {
             expected: None,
             children: Vec::new(),
             subject: subject.map(listed).transpose()?,
+            cached: true,
         };
         self.metadata.change(Change::CacheManifest(Box::new(new))).await?;
         tracing::info!(repository = %named.local, %digest, "manifest cached");

@@ -5,11 +5,18 @@
 //! moment still agree on every answer.
 
 pub(crate) mod glob;
-#[expect(dead_code, reason = "the changes of the metadata judge by it")]
 mod namespace;
 mod quantity;
+mod quota;
+pub(crate) mod retention;
+mod upkeep;
 
 pub use self::glob::{Glob, GlobError};
 pub(crate) use self::namespace::Policies;
 pub use self::namespace::{ImmutableTags, Namespace, NamespaceError, RetentionRule};
 pub use self::quantity::{ByteSize, QuantityError, Span};
+pub(crate) use self::quota::{Meter, enter, leave, over_quota};
+pub use self::retention::Verdict;
+pub(crate) use self::upkeep::{
+    Pulls, RepositoryPlan, apply_retention, plan_retention, settle_policies, upkeep,
+};

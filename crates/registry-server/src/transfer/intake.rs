@@ -281,6 +281,7 @@ impl<'a> Intake<'a> {
             expected: None,
             children: children(manifest.parsed()),
             subject,
+            cached: false,
         };
         let change = Change::PutManifest(Box::new(new));
         let tags = found.tags.len() as u64;

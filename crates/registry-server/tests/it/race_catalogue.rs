@@ -367,6 +367,8 @@ async fn a_push_that_skips_an_upload_does_not_lose_to_a_collection() {
     registry.delete("/v2/a/manifests/v1").await;
     let manifest = Digest::of(image_manifest("layer").to_string().as_bytes());
     registry.delete(&format!("/v2/a/manifests/{manifest}")).await;
+    assert_eq!(store.collect(&at_once, |_, _| {}).expect("a collection").blobs, 0, "the trash");
+    assert_eq!(registry.delete("/v2/_shipway/trash").await.json()["removed"], 2);
     assert_eq!(store.collect(&at_once, |_, _| {}).expect("a collection").blobs, 2);
     assert_eq!(registry.get(&format!("/v2/a/blobs/{digest}")).await.status.as_u16(), 404);
     let reply = registry.put_manifest("a", "v1", MANIFEST, &image_manifest("layer")).await;

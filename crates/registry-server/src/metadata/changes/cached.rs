@@ -9,7 +9,7 @@ use redb::ReadableTable as _;
 use serde::{Deserialize, Serialize};
 
 use super::blob::AddBlob;
-use super::{ChangeError, Effect, NewManifest, Outcome, Stamp, blob, manifest};
+use super::{ChangeError, Effect, NewManifest, Outcome, Stamp, blob, manifest, repository};
 use crate::metadata::tables::{CachedKind, CachedRow, StoredLink, Tables, encode_kept, ref_name};
 
 /// A blob of another registry, whose bytes are here.
@@ -49,7 +49,7 @@ pub(super) fn put_manifest(
     tables: &mut Tables<'_>,
     outcome: &mut Outcome,
 ) -> Result<(), ChangeError> {
-    let alone = NewManifest { children: Vec::new(), expected: None, ..new.clone() };
+    let alone = NewManifest { children: Vec::new(), expected: None, cached: true, ..new.clone() };
     manifest::put(&alone, stamp, tables, outcome)?;
     let row =
         CachedRow { kind: CachedKind::Manifest, size: new.bytes.len() as u64, used: stamp.at };
@@ -77,9 +77,7 @@ pub(super) fn put_blob(
             outcome.effects.push(Effect::Keep(ref_name(name, &text), vec![digest]));
         }
     }
-    if tables.repositories.get(name)?.is_none() {
-        tables.repositories.insert(name, stamp.at / 1000)?;
-    }
+    repository::know(name, repository::Origin::Elsewhere, stamp, tables)?;
     outcome.changed.insert(name.to_owned());
     let row = CachedRow { kind: CachedKind::Blob, size, used: stamp.at };
     put_row(&repository, &digest, row, tables)
@@ -99,6 +97,7 @@ pub(super) fn note(uses: &[CachedUse], tables: &mut Tables<'_>) -> Result<(), Ch
 /// Forgets cached content.
 pub(super) fn forget(
     all: &[Uncached],
+    stamp: &Stamp,
     tables: &mut Tables<'_>,
     outcome: &mut Outcome,
 ) -> Result<(), ChangeError> {
@@ -110,10 +109,14 @@ pub(super) fn forget(
         }
         let (name, text) = (repository.as_str(), digest.to_string());
         match row.kind {
-            CachedKind::Manifest => match manifest::delete(repository, digest, tables, outcome) {
-                Ok(()) | Err(ChangeError::Unknown) => {}
-                Err(error) => return Err(error),
-            },
+            CachedKind::Manifest => {
+                match manifest::delete(repository, digest, stamp, tables, outcome) {
+                    Ok(()) | Err(ChangeError::Unknown) => {}
+                    // A rule keeps its tag, so it stays until the rule goes.
+                    Err(ChangeError::Immutable { .. }) => continue,
+                    Err(error) => return Err(error),
+                }
+            }
             CachedKind::Blob => {
                 if tables.links.remove((name, text.as_str()))?.is_some() {
                     tables.holders.remove((text.as_str(), name))?;

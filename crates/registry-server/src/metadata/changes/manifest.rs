@@ -5,10 +5,11 @@ use oci_model::{Digest, MediaType, Repository, Tag};
 use redb::ReadableTable as _;
 use serde::{Deserialize, Serialize};
 
-use super::{ChangeError, Effect, Outcome, Stamp};
-use crate::metadata::tables::{
-    Tables, decode_kept, decode_manifest, encode_kept, encode_manifest, ref_name, upper_bound,
-};
+use super::history::{self, How, ManifestTimes};
+use super::repository::{self, Origin};
+use super::{ChangeError, Effect, Outcome, Stamp, policies, trash, usage};
+use crate::metadata::tables::{Tables, encode_kept, encode_manifest, ref_name};
+use crate::tenancy::Namespace;
 
 /// A manifest to store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +27,9 @@ pub(crate) struct NewManifest {
     /// The subject, and the descriptor (JSON) by which this manifest is listed at it.
     #[serde(default, with = "super::text::of_digest")]
     pub(crate) subject: Option<(Digest, Vec<u8>)>,
+    /// Whether it was pulled through from elsewhere: it counts to no quota.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) cached: bool,
 }
 
 /// What a tag has to name before it is moved (RFC 9110, conditional requests).
@@ -73,20 +77,17 @@ pub(super) fn put(
             }
         }
     }
+    let namespace = policies::of(name, tables)?;
+    for tag in &manifest.tags {
+        history::check_movable(&namespace, name, tag.as_str(), Some(&digest), tables)?;
+    }
     if tables.manifests.get(key)?.is_none() {
-        insert(manifest, &digest, stamp, tables, outcome)?;
+        insert(manifest, &digest, &namespace, stamp, tables, outcome)?;
     }
     for tag in &manifest.tags {
-        let tag = tag.as_str();
-        let former = tables.tags.insert((name, tag), digest.as_str())?;
-        if former.as_ref().is_some_and(|former| former.value() == digest) {
-            continue;
+        if history::move_tag(name, tag.as_str(), Some(&digest), How::Push, stamp, tables)? {
+            outcome.changed.insert(name.to_owned());
         }
-        if let Some(former) = former {
-            tables.tag_targets.remove((name, former.value(), tag))?;
-        }
-        tables.tag_targets.insert((name, digest.as_str(), tag), ())?;
-        outcome.changed.insert(name.to_owned());
     }
     Ok(())
 }
@@ -94,17 +95,20 @@ pub(super) fn put(
 fn insert(
     manifest: &NewManifest,
     digest: &str,
+    namespace: &Namespace,
     stamp: &Stamp,
     tables: &mut Tables<'_>,
     outcome: &mut Outcome,
 ) -> Result<(), ChangeError> {
     let name = manifest.repository.as_str();
     let mut kept = Vec::new();
+    let mut needed = vec![(digest.to_owned(), manifest.bytes.len() as u64)];
     for child in &manifest.children {
         let (Child::Blob(child_digest) | Child::Entry(child_digest)) = child;
         let text = child_digest.to_string();
-        if tables.links.get((name, text.as_str()))?.is_some() {
+        if let Some(size) = tables.links.get((name, text.as_str()))?.map(|size| size.value()) {
             kept.push(*child_digest);
+            needed.push((text, size));
             continue;
         }
         let found = match child {
@@ -117,6 +121,20 @@ fn insert(
     }
     kept.sort();
     kept.dedup();
+    needed.sort();
+    needed.dedup_by(|a, b| a.0 == b.0);
+    if !manifest.cached {
+        usage::hold(namespace, &needed, stamp, tables)?;
+    }
+    trash::revive(namespace, name, digest, tables)?;
+    let times = ManifestTimes {
+        pushed: stamp.at,
+        by: stamp.by.clone(),
+        pulled: None,
+        untagged: Some(stamp.at),
+        cached: manifest.cached,
+    };
+    history::set_times(name, digest, &times, tables)?;
     let row = encode_manifest(manifest.media_type.as_str(), &manifest.bytes);
     tables.manifests.insert((name, digest), row.as_slice())?;
     tables.kept.insert((name, digest), encode_kept(&kept).as_str())?;
@@ -129,9 +147,8 @@ fn insert(
         let subject = subject.to_string();
         tables.referrers.insert((name, subject.as_str(), digest), descriptor.as_slice())?;
     }
-    if tables.repositories.get(name)?.is_none() {
-        tables.repositories.insert(name, stamp.at / 1000)?;
-    }
+    let origin = if manifest.cached { Origin::Elsewhere } else { Origin::Push };
+    repository::know(name, origin, stamp, tables)?;
     outcome.changed.insert(name.to_owned());
     Ok(())
 }
@@ -140,41 +157,12 @@ fn insert(
 pub(super) fn delete(
     repository: &Repository,
     digest: &Digest,
+    stamp: &Stamp,
     tables: &mut Tables<'_>,
     outcome: &mut Outcome,
 ) -> Result<(), ChangeError> {
     let (name, digest) = (repository.as_str(), digest.to_string());
-    let key = (name, digest.as_str());
-    let Some(former) = tables.manifests.remove(key)? else {
-        return Err(ChangeError::Unknown);
-    };
-    let kept = tables.kept.remove(key)?.map(|kept| decode_kept(kept.value()));
-    outcome.effects.push(Effect::Release(ref_name(name, &digest), kept.unwrap_or_default()));
-    let end = upper_bound(&digest);
-    let tags: Vec<String> = tables
-        .tag_targets
-        .range((name, digest.as_str(), "")..(name, end.as_str(), ""))?
-        .map(|row| row.map(|(key, _)| key.value().2.to_owned()))
-        .collect::<Result<_, _>>()?;
-    for tag in &tags {
-        tables.tags.remove((name, tag.as_str()))?;
-        tables.tag_targets.remove((name, digest.as_str(), tag.as_str()))?;
-    }
-    // The manifest itself says what else points from it.
-    let parsed = decode_manifest(former.value()).and_then(|(media_type, bytes)| {
-        let media_type = MediaType::new(media_type);
-        oci_model::RawManifest::parse(Some(&media_type), bytes.to_vec()).ok()
-    });
-    if let Some(manifest) = parsed {
-        for child in manifest.parsed().references() {
-            let child = child.digest.to_string();
-            tables.uses.remove((name, child.as_str(), digest.as_str()))?;
-        }
-        if let Some(subject) = manifest.parsed().subject() {
-            let subject = subject.digest.to_string();
-            tables.referrers.remove((name, subject.as_str(), digest.as_str()))?;
-        }
-    }
-    outcome.changed.insert(name.to_owned());
-    Ok(())
+    let namespace = policies::of(name, tables)?;
+    history::check_removable(&namespace, name, &digest, tables)?;
+    trash::bury(&namespace, name, &digest, How::Delete, stamp, tables, outcome)
 }

@@ -2,11 +2,16 @@
 
 mod blob;
 mod cached;
+mod history;
 mod manifest;
 mod outbox;
+mod policies;
 mod repository;
+mod retention;
 mod tag;
 mod text;
+mod trash;
+mod usage;
 
 use std::collections::BTreeSet;
 
@@ -15,11 +20,17 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::blob::AddBlob;
 pub(crate) use self::cached::{CachedBlob, CachedUse, Uncached};
+pub(crate) use self::history::{COARSE, TagMove};
 pub(crate) use self::manifest::{Child, Expected, NewManifest};
 pub(crate) use self::outbox::{Action, DeadLetter, Event, OutboxChange};
+pub(crate) use self::policies::{NAMESPACES, parse as parse_policies};
+pub(crate) use self::retention::{Retain, view};
+pub(crate) use self::trash::{Buried, EmptyTrash, Restore, remembers};
+pub(crate) use self::usage::{Counted, OverQuota, Reservation, Usage, count};
 use super::MetadataError;
 use super::replica::ReplicaError;
 use super::tables::{StoredLink, Tables};
+use crate::tenancy::Namespace;
 
 /// A change of the metadata. It is written to the log as JSON, `{"<name>": <content>}`, and read
 /// by older and newer versions: a field that is added later has a default, and what an existing
@@ -52,6 +63,24 @@ pub(crate) enum Change {
     UseCached(Vec<CachedUse>),
     /// Forgets cached content that was not used later than is known.
     Uncache(Vec<Uncached>),
+    /// The namespaces by which every later change is judged.
+    SetPolicies(Vec<Namespace>),
+    /// Reserves room for a blob.
+    Reserve(Reservation),
+    /// Gives room back: the repository, and who held it.
+    Unreserve(Repository, String),
+    /// Counts what every namespace holds anew.
+    Recount,
+    /// Somebody pulled these manifests then, in milliseconds since 1970.
+    RecordPulls(Vec<(Repository, Digest, u64)>),
+    /// Removes what the retention rules keep no more.
+    Retain(Retain),
+    /// Brings something back from the trash.
+    Restore(Restore),
+    /// Removes things from the trash for good.
+    EmptyTrash(EmptyTrash),
+    /// Removes everything in a repository.
+    DeleteRepository(Repository),
     /// Forgets these links, whose blobs are gone, and repositories that hold nothing.
     Tidy(Vec<(Repository, Digest)>),
     /// Changes what is left to be told, and to whom.
@@ -91,6 +120,14 @@ pub(crate) enum Reply {
         /// Key of the object that stays.
         key: String,
     },
+    /// What came back: digests of manifests, and tags.
+    Restored { manifests: Vec<String>, tags: Vec<String> },
+    /// So many things of the trash are gone.
+    Emptied(u64),
+    /// So many manifests were deleted.
+    Deleted(u64),
+    /// What the retention rules removed: tags, and digests of manifests.
+    Retained { tags: Vec<String>, manifests: Vec<String> },
 }
 
 /// What has to happen to the blobs of a store on local disk.
@@ -121,6 +158,25 @@ pub(crate) enum ChangeError {
     /// Somebody else does the task.
     #[error("somebody else does it")]
     Taken,
+    /// A rule forbids to move or remove the tag.
+    #[error("tag {tag} is immutable: {rule}")]
+    Immutable {
+        /// The tag.
+        tag: String,
+        /// The rule, for people.
+        rule: String,
+    },
+    /// The namespace would hold more than it may.
+    #[error("quota of namespace {} exceeded", .0.namespace)]
+    Quota(Box<OverQuota>),
+    /// The namespace has as many repositories as it may have.
+    #[error("namespace {namespace} has {most} repositories, which is all it may have")]
+    Repositories {
+        /// The namespace.
+        namespace: String,
+        /// How many it may have.
+        most: u64,
+    },
     /// The disk is full.
     #[error("no space left")]
     NoSpace,
@@ -207,9 +263,22 @@ pub(crate) fn apply(
     let done = match change {
         Change::PutManifest(manifest) => manifest::put(manifest, stamp, tables, &mut outcome),
         Change::DeleteManifest(repository, digest) => {
-            manifest::delete(repository, digest, tables, &mut outcome)
+            manifest::delete(repository, digest, stamp, tables, &mut outcome)
         }
-        Change::DeleteTag(repository, tag) => tag::delete(repository, tag, tables, &mut outcome),
+        Change::DeleteTag(repository, tag) => {
+            tag::delete(repository, tag, stamp, tables, &mut outcome)
+        }
+        Change::SetPolicies(namespaces) => policies::set(namespaces, stamp, tables),
+        Change::Reserve(wanted) => usage::reserve(wanted, stamp, tables),
+        Change::Unreserve(repository, holder) => usage::unreserve(repository, holder, tables),
+        Change::Recount => usage::recount(stamp, tables),
+        Change::RecordPulls(pulls) => history::record_pulls(pulls, tables),
+        Change::Retain(retain) => retention::retain(retain, stamp, tables, &mut outcome),
+        Change::Restore(wanted) => trash::restore(wanted, stamp, tables, &mut outcome),
+        Change::EmptyTrash(wanted) => trash::empty(wanted, stamp, tables, &mut outcome),
+        Change::DeleteRepository(repository) => {
+            repository::delete(repository, stamp, tables, &mut outcome)
+        }
         Change::Link(link) => blob::link(link, tables),
         Change::DeleteBlob(repository, digest) => {
             blob::delete(repository, digest, tables, &mut outcome)
@@ -222,7 +291,7 @@ pub(crate) fn apply(
         }
         Change::CacheBlob(blob) => cached::put_blob(blob, stamp, tables, &mut outcome),
         Change::UseCached(uses) => cached::note(uses, tables),
-        Change::Uncache(all) => cached::forget(all, tables, &mut outcome),
+        Change::Uncache(all) => cached::forget(all, stamp, tables, &mut outcome),
         Change::Tidy(gone) => repository::tidy(gone, tables, &mut outcome),
         Change::Outbox(change) => outbox::apply(change, stamp, tables),
     };
@@ -236,5 +305,7 @@ pub(crate) fn apply(
     }
 }
 
+#[cfg(test)]
+mod tenancy_tests;
 #[cfg(test)]
 mod tests;

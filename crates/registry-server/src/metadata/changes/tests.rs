@@ -22,6 +22,7 @@ fn manifest(bytes: &'static [u8]) -> NewManifest {
         expected: Some(Expected::Manifest(digest())),
         children: vec![Child::Blob(digest()), Child::Entry(digest())],
         subject: Some((digest(), b"{\"a\":1}".to_vec())),
+        cached: false,
     }
 }
 

@@ -70,6 +70,7 @@ fn put(tag: &str, bytes: &str, expected: Option<Expected>, children: Vec<Child>)
         expected,
         children,
         subject: None,
+        cached: false,
     }))
 }
 
