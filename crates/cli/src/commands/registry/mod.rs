@@ -9,10 +9,12 @@ mod namespace;
 mod operations;
 mod reload;
 mod remote;
+mod retention;
 mod serve;
 mod transfer;
 mod upkeep;
 mod upstreams;
+mod trash;
 mod user;
 mod verify;
 
@@ -40,6 +42,16 @@ enum RegistryVerb {
     User(user::UserArgs),
     /// Show the policies of the namespaces that you administer
     Namespaces(namespace::NamespacesArgs),
+    /// Show what namespaces hold and may hold
+    Usage(namespace::UsageArgs),
+    /// Show or remove what the retention rules keep no more
+    Retention(retention::RetentionArgs),
+    /// List, restore or remove what was deleted
+    Trash(trash::TrashArgs),
+    /// Show what a tag named, since when and by whom
+    History(trash::HistoryArgs),
+    /// Delete a repository; its images go to the trash
+    Delete(trash::DeleteArgs),
     /// Remove blobs that no image needs any more
     Gc(gc::GcArgs),
     /// Take in a CNCF distribution registry's directory or an OCI image layout
@@ -66,6 +78,11 @@ pub(crate) async fn run(args: RegistryArgs, globals: &Globals) -> Result<ExitCod
         RegistryVerb::Serve(args) => serve::run(*args, globals).await,
         RegistryVerb::User(args) => user::run(&args, globals),
         RegistryVerb::Namespaces(args) => namespace::list(&args).await,
+        RegistryVerb::Usage(args) => namespace::usage(&args).await,
+        RegistryVerb::Retention(args) => retention::run(&args).await,
+        RegistryVerb::Trash(args) => trash::run(&args).await,
+        RegistryVerb::History(args) => trash::history(&args).await,
+        RegistryVerb::Delete(args) => trash::delete(&args).await,
         RegistryVerb::Gc(args) => gc::run(&args, globals).await,
         RegistryVerb::Import(args) => transfer::import(args, globals).await,
         RegistryVerb::Backup(args) => backup::backup(args, globals).await,
