@@ -292,10 +292,9 @@ async fn link(call: &Call<'_>, digest: Digest, received: Received) -> Result<(),
         return Ok(metadata.link(StoredLink { repository, digest, size })?);
     };
     let change = Change::AddBlob(AddBlob { repository, digest, size, key: key.clone() });
-    match metadata.submit(change, call.stamp()).await? {
-        Reply::Done => {}
+    if let Reply::Duplicate { .. } = metadata.submit(change, call.stamp()).await? {
         // Somebody else uploaded the same blob before.
-        Reply::Duplicate { .. } => bucket.discard(&key).await,
+        bucket.discard(&key).await;
     }
     bucket.forget(id);
     Ok(())

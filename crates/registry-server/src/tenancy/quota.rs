@@ -190,10 +190,14 @@ pub(crate) async fn leave(
     body: &mut RequestBody,
     mut answer: Answer,
 ) -> Answer {
-    if let Some(meter) = body.set_meter(None)
-        && let Err(refusal) = settle(call, *meter, &answer).await
-    {
-        answer = answer.and(Err(refusal));
+    if let Some(meter) = body.set_meter(None) {
+        let end = match &answer {
+            Ok(response) => End::Taken { upload_size: received(response) },
+            Err(_) => End::Refused,
+        };
+        if let Err(refusal) = settle(call, *meter, end).await {
+            answer = answer.and(Err(refusal));
+        }
     }
     let is_success = answer.as_ref().is_ok_and(|response| response.status().is_success());
     if !is_success || !matches!(call.method, Method::POST | Method::PUT) {
@@ -209,13 +213,22 @@ pub(crate) async fn leave(
     answer
 }
 
-async fn settle(call: &Call<'_>, mut meter: Meter, answer: &Answer) -> Result<(), Refusal> {
-    let response = match answer {
-        Ok(response) => response,
+/// How a request ended.
+enum End {
+    Taken {
+        /// Bytes of the upload, if it goes on.
+        upload_size: Option<u64>,
+    },
+    Refused,
+}
+
+async fn settle(call: &Call<'_>, mut meter: Meter, end: End) -> Result<(), Refusal> {
+    let upload_size = match end {
+        End::Taken { upload_size } => upload_size,
         // The upload goes on with what came, or ends by itself; a blob that did not come about
         // needs no room.
-        Err(_) if !meter.holder.contains(':') => return Ok(()),
-        Err(_) => {
+        End::Refused if !meter.holder.contains(':') => return Ok(()),
+        End::Refused => {
             let change = Change::Unreserve(meter.repository.clone(), meter.holder.clone());
             meter.metadata.submit(change, meter.stamp()).await?;
             return Ok(());
@@ -223,7 +236,7 @@ async fn settle(call: &Call<'_>, mut meter: Meter, answer: &Answer) -> Result<()
     };
     let size = match meter.holder.parse::<Digest>() {
         Ok(digest) => call.service.metadata.linked(&call.repository, &digest)?,
-        Err(_) => received(response),
+        Err(_) => upload_size,
     };
     match size {
         Some(size) if meter.granted != meter.came || meter.instead_of.is_some() => {
