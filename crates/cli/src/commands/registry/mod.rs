@@ -12,9 +12,9 @@ mod remote;
 mod retention;
 mod serve;
 mod transfer;
+mod trash;
 mod upkeep;
 mod upstreams;
-mod trash;
 mod user;
 mod verify;
 
