@@ -7,11 +7,13 @@ use oci_model::MANIFEST_BYTES_MAX;
 /// Limits that keep slow and greedy clients from crowding others out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// How long a client may take for the head of a request, or for the TLS handshake.
+    /// How long a client may take for the head of a request, for the TLS handshake, or to give a
+    /// sign of life.
     pub head_time_max: Duration,
     /// Largest head of a request without its target, in bytes; 431 beyond.
     pub head_bytes_max: usize,
-    /// How long a client may keep a request waiting for the next bytes of its body.
+    /// How long a client may keep a request waiting for the next bytes of its body. An HTTP/2
+    /// connection is asked for a sign of life as often.
     pub body_idle_max: Duration,
     /// Least speed of a body in bytes per second, judged over `body_idle_max` of waiting for it.
     pub body_rate_min: u64,

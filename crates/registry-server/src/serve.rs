@@ -557,7 +557,9 @@ async fn serve_connection(
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams_max)
         .max_header_list_size(u32::try_from(limits.head_bytes_max).unwrap_or(u32::MAX))
-        .max_pending_accept_reset_streams(limits.resets_max);
+        .max_pending_accept_reset_streams(limits.resets_max)
+        .keep_alive_interval(limits.body_idle_max)
+        .keep_alive_timeout(limits.head_time_max);
     let for_requests = spans.clone();
     let handler = hyper::service::service_fn(move |request| {
         let (service, spans, peer) = (Arc::clone(&service), for_requests.clone(), peer.clone());

@@ -80,7 +80,15 @@ async fn targets_have_a_size() {
 
 #[tokio::test]
 async fn clients_that_do_not_finish_a_head_are_left() {
-    let registry = with_limits(|limits| limits.head_time_max = SHORT).await;
+    let registry = with_limits(|limits| {
+        limits.head_time_max = SHORT;
+        limits.body_idle_max = SHORT;
+    })
+    .await;
+    // The head of a request in HTTP/2 whose end does not come.
+    let half = [preface(), frame(1, 0, 1, &[0x82, 0x84])].concat();
+    let frames = frames(&exchange(&registry, half).await);
+    assert!(frames.iter().any(|(kind, ..)| *kind == 6), "asked for a sign of life: {frames:?}");
     for beginning in [
         "",
         "GET",

@@ -6,6 +6,7 @@ use oci_model::Digest;
 use registry_server::{AccessRule, Anonymous, Holder, Role, add_user};
 use serde_json::json;
 
+use crate::bucket::Bucket;
 use crate::{Fixture, MANIFEST, basic};
 
 /// What a future has at once, if anything.
@@ -87,6 +88,33 @@ async fn deleted_content_is_not_served_from_memory() {
     for path in &paths {
         assert_eq!(registry.get(path).await.status.as_u16(), 404, "{path}");
         assert_eq!(registry.head(path).await.status.as_u16(), 404, "{path}");
+    }
+}
+
+/// Row 6, on replicas: what one deleted no other serves, although it had it in memory.
+#[tokio::test]
+async fn what_one_replica_deleted_no_other_serves() {
+    let bucket = Bucket::start();
+    let one = Fixture::with(|options, _| options.bucket = Some(bucket.options())).await;
+    let other = Fixture::with(|options, _| options.bucket = Some(bucket.options())).await;
+    let digest = one.push_image("a", "v1", "layer").await;
+    let paths = [
+        "/v2/a/manifests/v1".to_owned(),
+        format!("/v2/a/manifests/{digest}"),
+        format!("/v2/a/blobs/{}", Digest::of(b"layer")),
+    ];
+    for path in &paths {
+        for replica in [&one, &other] {
+            assert_eq!(replica.get(path).await.status.as_u16(), 200, "{path}");
+        }
+    }
+    assert_eq!(one.delete(&paths[1]).await.status.as_u16(), 202);
+    assert_eq!(one.delete(&paths[2]).await.status.as_u16(), 202);
+    for path in &paths {
+        for replica in [&other, &one] {
+            assert_eq!(replica.get(path).await.status.as_u16(), 404, "{path}");
+            assert_eq!(replica.head(path).await.status.as_u16(), 404, "{path}");
+        }
     }
 }
 
