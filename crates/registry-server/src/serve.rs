@@ -301,6 +301,9 @@ fn open(
         path: directory.clone(),
         source,
     };
+    if options.bucket.is_some() && !options.proxy.upstreams.is_empty() {
+        return Err(ProxyOptionsError::Bucket.into());
+    }
     let store = options.store.reserving(options.reserve);
     let (opened, bytes) = match &options.bucket {
         None => (Metadata::open(directory, options.store.clone()), BlobBytes::Local(store.clone())),
