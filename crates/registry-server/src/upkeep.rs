@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use blob_store::{BlobStore, CollectMode, CollectOptions, Collected, DiskError, Scrubbed};
 use tokio::sync::watch;
 
+use crate::bytes::BlobBytes;
 use crate::options::{CollectionSchedule, UPLOAD_IDLE_MAX};
 use crate::service::Service;
 
@@ -69,6 +70,17 @@ pub(crate) async fn collect_at_intervals(
         tokio::select! {
             _ = stopped.wait_for(|stopped| *stopped) => return,
             () = tokio::time::sleep(schedule.interval) => {}
+        }
+        if let BlobBytes::Bucket(bytes) = &service.bytes {
+            match bytes.collect(&service.metadata, schedule.delay).await {
+                Ok(collected) => {
+                    service.upkeep.collected(&collected);
+                    let Collected { blobs, bytes, .. } = collected;
+                    tracing::info!(blobs, bytes, "unneeded blobs of the bucket collected");
+                }
+                Err(error) => tracing::warn!(%error, "the bucket is not collected for now"),
+            }
+            continue;
         }
         let store = service.store.clone();
         let collected = tokio::task::spawn_blocking(move || {

@@ -23,6 +23,7 @@
 //! | `expiry` | uploads that nobody goes on with |
 
 pub(crate) mod bucket;
+mod collection;
 mod download;
 mod expiry;
 mod local;

@@ -45,6 +45,7 @@
 
 mod cache;
 mod changes;
+mod garbage;
 mod holdings;
 mod journal;
 mod local;
@@ -66,11 +67,12 @@ use self::cache::ManifestCache;
 #[allow(unused_imports, reason = "for notifications")]
 pub(crate) use self::changes::{Action, DeadLetter, Event, OutboxChange};
 #[allow(unused_imports, reason = "for blobs in a bucket")]
-pub(crate) use self::changes::{AddBlob, CachedBlob, CachedUse, Uncached};
+pub(crate) use self::changes::{AddBlob, Burial, CachedBlob, CachedUse, Collection, Uncached};
 pub(crate) use self::changes::{
     Buried, COARSE, Change, ChangeError, Child, Counted, EmptyTrash, Expected, NewManifest,
     OverQuota, Reply, Reservation, Restore, Retain, Stamp, TagMove, Usage,
 };
+pub(crate) use self::garbage::Garbage;
 use self::local::{Local, Pending, Request, Work};
 pub(crate) use self::replica::{Objects, Pace, ReplicaError};
 use self::replica::{ObjectsError, Replica, snapshot};

@@ -5,6 +5,7 @@ mod access;
 mod audit;
 mod blobs;
 mod bucket;
+mod bucket_collection;
 mod bucket_peers;
 mod bucket_uploads;
 mod collection;

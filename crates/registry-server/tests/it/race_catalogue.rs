@@ -1,6 +1,7 @@
 //! The race catalogue of the registry reference (registry.md 4.7), row by row, in one process and
 //! on two and three replicas that share a bucket.
 //!
+//! Rows 3 and 4 (collection) on replicas are in `metadata::replica`, where time can be set.
 //! Rows that need a feature of their own are where the feature is tested: 10 (retention), 11
 //! (quota) and 15 (repository delete) with namespaces, 12 (proxy) with the proxy.
 

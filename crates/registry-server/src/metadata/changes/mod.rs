@@ -2,6 +2,7 @@
 
 mod blob;
 mod cached;
+mod collection;
 mod history;
 mod manifest;
 mod outbox;
@@ -20,6 +21,8 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::blob::AddBlob;
 pub(crate) use self::cached::{CachedBlob, CachedUse, Uncached};
+pub(super) use self::collection::drop_needed;
+pub(crate) use self::collection::{Burial, Collection};
 pub(crate) use self::history::{COARSE, TagMove};
 pub(crate) use self::manifest::{Child, Expected, NewManifest};
 pub(crate) use self::outbox::{Action, DeadLetter, Event, OutboxChange};
@@ -81,6 +84,10 @@ pub(crate) enum Change {
     EmptyTrash(EmptyTrash),
     /// Removes everything in a repository.
     DeleteRepository(Repository),
+    /// Makes tombstones of blobs in the bucket that nothing needs.
+    Collect(Collection),
+    /// Ends tombstones in the bucket.
+    Bury(Burial),
     /// Forgets these links, whose blobs are gone, and repositories that hold nothing.
     Tidy(Vec<(Repository, Digest)>),
     /// Changes what is left to be told, and to whom.
@@ -128,6 +135,13 @@ pub(crate) enum Reply {
     Deleted(u64),
     /// What the retention rules removed: tags, and digests of manifests.
     Retained { tags: Vec<String>, manifests: Vec<String> },
+    /// These blobs are tombstones now; their sizes in bytes.
+    Collected(Vec<(Digest, u64)>),
+    /// These objects in the bucket belong to no blob any more.
+    Buried {
+        /// Their keys.
+        keys: Vec<String>,
+    },
 }
 
 /// What has to happen to the blobs of a store on local disk.
@@ -292,6 +306,8 @@ pub(crate) fn apply(
         Change::CacheBlob(blob) => cached::put_blob(blob, stamp, tables, &mut outcome),
         Change::UseCached(uses) => cached::note(uses, tables),
         Change::Uncache(all) => cached::forget(all, stamp, tables, &mut outcome),
+        Change::Collect(collection) => collection::collect(collection, stamp, tables, &mut outcome),
+        Change::Bury(burial) => collection::bury(burial, tables, &mut outcome),
         Change::Tidy(gone) => repository::tidy(gone, tables, &mut outcome),
         Change::Outbox(change) => outbox::apply(change, stamp, tables),
     };

@@ -98,6 +98,14 @@ fn changes_are_written_as_documented_and_come_back() {
             format!(r#"{{"uncache":[{{"repository":"team/app","digest":"{e}","used":7}}]}}"#),
         ),
         (
+            Change::Collect(Collection { candidates: vec![digest()], seen_before: 5 }),
+            format!(r#"{{"collect":{{"candidates":["{e}"],"seen_before":5}}}}"#),
+        ),
+        (
+            Change::Bury(Burial { candidates: vec![digest()], since_before: 5 }),
+            format!(r#"{{"bury":{{"candidates":["{e}"],"since_before":5}}}}"#),
+        ),
+        (
             Change::Tidy(vec![(repository(), digest())]),
             format!(r#"{{"tidy":[["team/app","{e}"]]}}"#),
         ),
@@ -214,4 +222,58 @@ fn a_cached_manifest_may_come_before_what_it_points_to() {
     apply(&Change::Uncache(vec![uncached(5)]), &stamp, &mut tables).expect("it");
     assert!(tables.tags.get(("team/app", "v1")).expect("an answer").is_none());
     assert!(tables.manifests.get(("team/app", text.as_str())).expect("an answer").is_none());
+}
+
+/// A bucket's blobs under collection: one step after the other, each at its time.
+#[test]
+fn only_blobs_that_nobody_needs_or_saw_are_collected() {
+    let database = database();
+    let transaction = database.begin_write().expect("a transaction");
+    let mut tables = Tables::open(&transaction).expect("tables");
+    let stamp = |at| Stamp { at, by: String::new(), request: String::new() };
+    let mut make = |change: Change, at| apply(&change, &stamp(at), &mut tables).expect("it").reply;
+    let digest = |content: &str| Digest::of(content.as_bytes());
+    let add = |content: &str| {
+        let (digest, key) = (digest(content), content.to_owned());
+        Change::AddBlob(AddBlob { repository: repository(), digest, size: 1, key })
+    };
+    let put = |layer: &str| {
+        let children = vec![Child::Blob(digest(layer))];
+        let (expected, subject) = (None, None);
+        let manifest = NewManifest { children, expected, subject, ..manifest(b"{}") };
+        Change::PutManifest(Box::new(manifest))
+    };
+    let candidates = vec![digest("needed"), digest("seen"), digest("unseen"), digest("never")];
+    let collect =
+        |seen_before| Change::Collect(Collection { candidates: candidates.clone(), seen_before });
+    let bury = |since_before| Change::Bury(Burial { candidates: candidates.clone(), since_before });
+    for content in ["needed", "seen", "unseen"] {
+        make(add(content), 10);
+    }
+    make(put("needed"), 11);
+    make(Change::SeeBlob(digest("seen")), 50);
+    assert_eq!(make(collect(10), 60), Reply::Collected(Vec::new()));
+    assert_eq!(make(collect(40), 60), Reply::Collected(vec![(digest("unseen"), 1)]));
+    assert_eq!(make(collect(40), 60), Reply::Collected(Vec::new()));
+    // Too early, then brought back, then for good.
+    assert_eq!(make(bury(60), 70), Reply::Buried { keys: Vec::new() });
+    make(Change::MountBlob(repository(), digest("unseen")), 70);
+    assert_eq!(make(bury(61), 80), Reply::Buried { keys: Vec::new() });
+    assert_eq!(
+        make(collect(71), 90),
+        Reply::Collected({
+            let mut both = vec![(digest("seen"), 1), (digest("unseen"), 1)];
+            both.sort();
+            both
+        })
+    );
+    make(add("seen"), 95);
+    let keys = vec!["unseen".to_owned()];
+    assert_eq!(make(bury(91), 99), Reply::Buried { keys });
+    // Another upload is another object.
+    let (key, size) = ("again".to_owned(), 1);
+    let digest = digest("unseen");
+    make(Change::AddBlob(AddBlob { repository: repository(), digest, size, key }), 99);
+    let row = blob::row(&digest, &tables).expect("an answer").expect("a row");
+    assert_eq!((row.key.as_str(), row.state), ("again", BlobState::Live));
 }

@@ -432,3 +432,51 @@ async fn a_blob_uploaded_twice_has_one_object_whoever_was_first() {
         assert_eq!(row.key, kept);
     }
 }
+
+/// Rows 3 and 4 of the race catalogue (registry.md 4.7) on replicas: one client is told that the
+/// blob is there, or mounts it, and pushes its manifest without uploading; another replica
+/// collects meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_takes_nothing_that_a_client_was_told_is_there() {
+    let (bucket, one, two) = (Memory::default(), directory(), directory());
+    let one = join(one.path(), &bucket.reliable(), HASTY).await;
+    let two = join(two.path(), &bucket.reliable(), HASTY).await;
+    let stamp = |at| crate::metadata::Stamp { at, by: String::new(), request: String::new() };
+    for round in 0..30 {
+        let content = format!("layer {round}");
+        let digest = Digest::of(content.as_bytes());
+        one.submit(add(&content), stamp(1)).await.expect("a change");
+        let told = async {
+            one.current().await.expect("an answer");
+            let said = if round % 2 == 0 {
+                Change::SeeBlob(digest)
+            } else {
+                Change::MountBlob(repository(), digest)
+            };
+            if one.submit(said, stamp(100)).await.is_err() {
+                return false;
+            }
+            let push = put(&format!("t{round}"), &content, None, vec![Child::Blob(digest)]);
+            one.submit(push, stamp(101)).await.expect("a push of what is there");
+            true
+        };
+        let collected = async {
+            two.current().await.expect("an answer");
+            let garbage = two.garbage(50, 0).expect("an answer");
+            let (candidates, seen_before) = (garbage.unseen, 50);
+            let collection = crate::metadata::Collection { candidates, seen_before };
+            two.submit(Change::Collect(collection), stamp(102)).await.expect("a change")
+        };
+        let (told, collected) = tokio::join!(told, collected);
+        let gone = collected == Reply::Collected(vec![(digest, content.len() as u64)]);
+        // A mount brings it back whichever comes first; a question does not.
+        assert!(told || (gone && round % 2 == 0), "{told} {collected:?}");
+        for replica in [&one, &two] {
+            replica.current().await.expect("an answer");
+            let row = replica.blob(&digest).expect("an answer").expect("a row");
+            let live = row.state == crate::metadata::BlobState::Live;
+            assert_eq!((live, has_blob(replica, &content)), (told, told));
+        }
+    }
+    assert_eq!(rows(&one), rows(&two));
+}
