@@ -58,8 +58,9 @@ pub use bytes::{
 pub use collection::{GarbageError, collect_garbage};
 pub use limits::Limits;
 pub use operations::{
-    AuditError, AuditOptions, AuditRecord, ClientCertificates, MetricsOptions, OperationsOptions,
-    Rate, Rates, TlsError, TlsFiles, Verified, read_audit_log,
+    AuditError, AuditOptions, AuditRecord, ClientCertificates, EventFormat, MetricsOptions,
+    OperationsOptions, Rate, Rates, Receiver, ReceiverError, TlsError, TlsFiles, Verified,
+    read_audit_log,
 };
 pub use options::{
     Anonymous, AuthScheme, COLLECTION_DELAY, CollectionSchedule, PlainHttp, RegistryOptions,

@@ -23,6 +23,7 @@ use crate::metadata::{Metadata, MetadataError, PREDECESSOR_PAUSE, PREDECESSOR_WA
 use crate::operations::Operations;
 use crate::operations::audit::{self, AuditError, AuditRecord, Auditor};
 use crate::operations::exchange::Peer;
+use crate::operations::notify::{Notifier, Origin, Queues, ReceiverError};
 use crate::operations::observe::{answer_operator, observe};
 use crate::operations::tls::{Tls, TlsError};
 use crate::options::{PlainHttp, RegistryOptions};
@@ -79,6 +80,9 @@ pub enum BindError {
     /// The audit log cannot be written or is no such log.
     #[error(transparent)]
     Audit(#[from] AuditError),
+    /// A receiver of notifications cannot be one.
+    #[error(transparent)]
+    Notifications(#[from] ReceiverError),
     /// The user file cannot be read.
     #[error(transparent)]
     Users(#[from] UserFileError),
@@ -177,7 +181,13 @@ impl RegistryServer {
             tokio::spawn(serve_operators(Arc::clone(&service), listener, stop.subscribe()));
         }
         let auditor = pending.map(|pending| Auditor::start(pending, service.metadata.clone()));
-        let sockets = Sockets { listener, tls: tls.clone(), auditor };
+        let origin = Origin {
+            url: options.external_url.clone().unwrap_or_else(|| format!("{scheme}://{address}")),
+            is_shared: options.bucket.is_some(),
+        };
+        let receivers = &options.operations.receivers;
+        let notifier = Notifier::start(receivers, &service.metadata, &origin)?;
+        let sockets = Sockets { listener, tls: tls.clone(), auditor, notifier };
         let server = tokio::spawn(serve(Arc::clone(&service), sockets, options, stopped));
         tracing::info!(%address, scheme, "registry serves");
         let operators = operators_address;
@@ -329,6 +339,8 @@ fn open(
     };
     let operations = Operations::new(&options.operations, audit);
     operations.metrics.register_commits(metadata.meter());
+    let receivers = Arc::clone(&operations.receivers);
+    operations.metrics.register_queues(Queues { receivers, metadata: metadata.clone() });
     let upkeep = Arc::default();
     operations.metrics.register_upkeep(Arc::clone(&upkeep));
     let service = Service {
@@ -370,12 +382,13 @@ struct Sockets {
     listener: TcpListener,
     tls: Option<Arc<Tls>>,
     auditor: Option<Auditor>,
+    notifier: Notifier,
 }
 
 /// Accepts until stopped, then drains.
 async fn serve(
     service: Arc<Service>,
-    Sockets { listener, tls, auditor }: Sockets,
+    Sockets { listener, tls, auditor, notifier }: Sockets,
     options: RegistryOptions,
     mut stopped: watch::Receiver<bool>,
 ) {
@@ -438,6 +451,7 @@ async fn serve(
     service.proxy.close().await;
     // As does this one.
     let _ = expirer.await;
+    notifier.finish().await;
     if let Some(auditor) = auditor {
         auditor.finish().await;
     }

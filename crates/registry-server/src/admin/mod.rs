@@ -17,11 +17,14 @@
 //! | `DELETE trash?prefix=` | admin of the prefix | how much went for good |
 //! | `GET history?repository=&tag=` | admin of the repository | the moves of the tag, the last one first |
 //! | `DELETE repositories?repository=` | admin of the repository | how many manifests went into the trash |
+//! | `GET notifications` | whoever administers everything | the receivers, how far they are, what they did not take |
+//! | `POST notifications/replay?receiver=&sequence=` | whoever administers everything | nothing; what was not taken is tried again |
 //!
 //! Somebody administers what the role `admin` covers. What a caller does not administer is answered
 //! as if it were not there, so that nobody learns what others have.
 
 mod namespaces;
+mod notifications;
 mod repositories;
 mod retention;
 mod storage;
@@ -46,6 +49,8 @@ const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Every endpoint, as listed in `/v2/_oci/ext/discover`.
 const ENDPOINTS: &[&str] = &[
     "_shipway/namespaces",
+    "_shipway/notifications",
+    "_shipway/notifications/replay",
     "_shipway/storage",
     "_shipway/storage/blob",
     "_shipway/storage/snapshot",
@@ -74,6 +79,8 @@ pub(crate) async fn answer(call: &AdminCall<'_>, path: &str, _body: &mut Request
     call.service.authority.now().authorize_some_administration(&call.principal, &call.realm)?;
     match (&call.method, path) {
         (&Method::GET | &Method::HEAD, "namespaces") => namespaces::list(call),
+        (&Method::GET | &Method::HEAD, "notifications") => notifications::list(call),
+        (&Method::POST, "notifications/replay") => notifications::replay(call).await,
         (&Method::GET | &Method::HEAD, "storage") => storage::status(call).await,
         (&Method::POST, "storage/snapshot") => storage::snapshot(call).await,
         (&Method::GET | &Method::HEAD, "storage/blob") => storage::explain(call).await,

@@ -64,7 +64,6 @@ use bytes::Bytes;
 use oci_model::{Digest, MediaType};
 
 use self::cache::ManifestCache;
-#[allow(unused_imports, reason = "for notifications")]
 pub(crate) use self::changes::{Action, DeadLetter, Event, OutboxChange};
 #[allow(unused_imports, reason = "for blobs in a bucket")]
 pub(crate) use self::changes::{AddBlob, Burial, CachedBlob, CachedUse, Collection, Uncached};

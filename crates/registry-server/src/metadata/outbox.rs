@@ -5,7 +5,6 @@ use redb::{ReadableDatabase as _, ReadableTable as _};
 use super::tables::{DEAD_LETTERS, EVENTS, RECEIVERS};
 use super::{DeadLetter, Event, Metadata, MetadataError};
 
-#[allow(dead_code, reason = "for notifications")]
 impl Metadata {
     /// Events after a sequence number, oldest first.
     pub(crate) fn events(
@@ -20,6 +19,16 @@ impl Metadata {
             events.push((key.value(), decode("events", key.value(), value.value())?));
         }
         Ok(events)
+    }
+
+    /// Who is told.
+    pub(crate) fn receivers(&self) -> Result<Vec<String>, MetadataError> {
+        let table = self.shared.database.begin_read()?.open_table(RECEIVERS)?;
+        let mut names = Vec::new();
+        for row in table.iter()? {
+            names.push(row?.0.value().to_owned());
+        }
+        Ok(names)
     }
 
     /// The last event that a receiver has; none if it is not one.

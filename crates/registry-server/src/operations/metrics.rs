@@ -17,6 +17,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::health::text;
+use super::notify::Queues;
 use crate::body::Body;
 use crate::upkeep::UpkeepCounters;
 
@@ -181,6 +182,11 @@ impl Metrics {
             let help = "What a commit takes";
             to.register_with_unit("commit_duration", help, Unit::Seconds, meter.seconds.clone());
         });
+    }
+
+    /// Adds the queues of notifications.
+    pub(crate) fn register_queues(&self, queues: Queues) {
+        self.register(|to| to.register_collector(Box::new(queues)));
     }
 
     /// Adds what housekeeping did.

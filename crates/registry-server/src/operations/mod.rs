@@ -8,6 +8,8 @@
 //! | `trace_context` | W3C `traceparent` in and out |
 //! | `rates` | token buckets and counts per principal and address |
 //! | `audit/` | who did what, in files of chained lines |
+//! | `notify/` | receivers of notifications |
+//! | `outbound/` | the HTTP client for them, and where it may not go |
 //! | `metrics` | Prometheus text |
 //! | `health` | `/healthz`, `/readyz`, `/startupz`, draining |
 //! | `tls` | certificates of the server and its clients, read again when they change |
@@ -16,7 +18,9 @@ pub(crate) mod audit;
 pub(crate) mod exchange;
 mod health;
 pub(crate) mod metrics;
+pub(crate) mod notify;
 pub(crate) mod observe;
+mod outbound;
 pub(crate) mod rates;
 pub(crate) mod tls;
 mod trace_context;
@@ -28,6 +32,7 @@ use std::time::Duration;
 
 pub use self::audit::{AuditError, AuditOptions, AuditRecord, Verified, read_audit_log};
 pub use self::metrics::MetricsOptions;
+pub use self::notify::{EventFormat, Receiver, ReceiverError};
 pub use self::rates::{Rate, Rates};
 pub use self::tls::{ClientCertificates, TlsError, TlsFiles};
 
@@ -55,6 +60,8 @@ pub struct OperationsOptions {
     pub address: Option<SocketAddr>,
     /// Who did what is written down; not without.
     pub audit: Option<AuditOptions>,
+    /// Who is told what happens.
+    pub receivers: Vec<Receiver>,
     /// Directory whose disk must be writable for the registry to be ready.
     pub(crate) probed: PathBuf,
 }
@@ -69,6 +76,7 @@ impl OperationsOptions {
             metrics: MetricsOptions::default(),
             address: None,
             audit: None,
+            receivers: Vec::new(),
             probed: directory,
         }
     }
@@ -80,12 +88,15 @@ pub(crate) struct Operations {
     pub(crate) admission: Arc<Admission>,
     pub(crate) health: Health,
     pub(crate) audit: Option<AuditSender>,
+    /// Names of those who are told what happens.
+    pub(crate) receivers: Arc<Vec<String>>,
 }
 
 impl Operations {
     pub(crate) fn new(options: &OperationsOptions, audit: Option<AuditSender>) -> Self {
         Self {
             audit,
+            receivers: Arc::new(options.receivers.iter().map(|one| one.name.clone()).collect()),
             metrics: Metrics::new(&options.metrics),
             admission: Arc::new(Admission::new(options.rates)),
             health: Health::new(options.probed.clone()),

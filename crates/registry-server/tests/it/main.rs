@@ -20,6 +20,7 @@ mod lockout;
 mod manifests;
 mod metrics;
 mod namespaces;
+mod notifications;
 mod proxy;
 mod quota;
 mod race_catalogue;

@@ -161,6 +161,7 @@ fn explain(error: BindError) -> Failure {
         | BindError::Users(_)
         | BindError::Robots(_)
         | BindError::Namespaces(_)
+        | BindError::Notifications(_)
         | BindError::Proxy(_) => Failure::new(Kind::Usage, error),
         BindError::Audit(_) | BindError::State { .. } => Failure::new(Kind::Environment, error),
     }

@@ -226,7 +226,15 @@ pub(super) fn apply(
         OutboxChange::Delivered { receiver, sequence } => advance(receiver, *sequence, tables),
         OutboxChange::Undeliverable { receiver, sequence, attempts, reason } => {
             let event = tables.events.get(sequence)?.map(|row| row.value().to_vec());
-            if let Some(event) = event.and_then(|row| serde_json::from_slice(&row).ok()) {
+            let mut event = event.and_then(|row| serde_json::from_slice::<Event>(&row).ok());
+            if event.is_none() {
+                // One that was put aside before, and tried again in vain.
+                let letter = tables.dead_letters.get((receiver.as_str(), *sequence))?;
+                let letter = letter.map(|row| row.value().to_vec());
+                let letter = letter.and_then(|row| serde_json::from_slice::<DeadLetter>(&row).ok());
+                event = letter.map(|letter| letter.event);
+            }
+            if let Some(event) = event {
                 let (attempts, reason) = (*attempts, reason.clone());
                 let letter = DeadLetter { event, attempts, reason, at: stamp.at, again: false };
                 bury(receiver, *sequence, &letter, tables)?;
