@@ -48,9 +48,10 @@ mod users_file;
 mod warning;
 
 pub use auth::{
-    AccessRule, Clock, Holder, IdentityOptions, ROBOT_LIFE, RefreshBinding, Robot, RobotError,
-    RobotRight, RobotSecret, Role, TokenAlgorithm, TokenOptions, add_robot, list_robots,
-    remove_robot, rotate_robot,
+    AccessRule, ClaimRule, Clock, ForeignTokens, Holder, IdentityOptions, Issuer, IssuerError,
+    KeyLocation, KeyRequest, KeySource, KeySourceError, ROBOT_LIFE, RefreshBinding, Robot,
+    RobotError, RobotRight, RobotSecret, Role, TokenAlgorithm, TokenOptions, add_robot,
+    list_robots, remove_robot, rotate_robot,
 };
 pub use bytes::{
     BucketOptions, Network, NetworkError, REDIRECT_LIFETIME, RedirectOptions, UploadExpiry,

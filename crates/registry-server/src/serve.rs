@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
-use crate::auth::{Authority, AuthorityError, RobotError};
+use crate::auth::{Authority, AuthorityError, IssuerError, RobotError};
 use crate::bytes::{BlobBytes, Bucket, BucketBytes, expire_at_intervals};
 use crate::connection::{self, Connection, Transport};
 use crate::live::Live;
@@ -89,6 +89,9 @@ pub enum BindError {
     /// The robots file cannot be read.
     #[error(transparent)]
     Robots(#[from] RobotError),
+    /// An issuer of tokens makes no sense.
+    #[error(transparent)]
+    Issuer(#[from] IssuerError),
     /// The namespaces contradict themselves.
     #[error(transparent)]
     Namespaces(#[from] NamespaceError),
@@ -371,6 +374,7 @@ fn authority(
     Authority::open(options, before).map_err(|error| match error {
         AuthorityError::Users(error) => BindError::Users(error),
         AuthorityError::Robots(error) => BindError::Robots(error),
+        AuthorityError::Issuer(error) => BindError::Issuer(error),
         AuthorityError::Tokens(error) => {
             BindError::State { path: options.directory.clone(), source: error.into() }
         }

@@ -9,17 +9,27 @@ use http::{HeaderValue, Method, StatusCode, header};
 use oci_model::ErrorCode;
 
 use crate::auth::{
-    Authority, Identity, LoginError, Refresh, RefreshBinding, SERVICE, Scope, TokenError,
-    authorization, decode_basic, too_many_failures,
+    Authority, Identity, Login, LoginError, Refresh, RefreshBinding, SERVICE, Scope, TokenError,
+    authorization, decode_basic, issuer_unavailable, too_many_failures,
 };
 use crate::body::{RequestBody, read_whole};
-use crate::operations::exchange::Exchange;
+use crate::operations::exchange::{Exchange, Peer};
 use crate::refusal::Refusal;
 use crate::route::Query;
 use crate::service::{Answer, Service, json};
 
 /// Largest form of a token request, in bytes.
 const FORM_BYTES_MAX: usize = 64 * 1024;
+
+/// The grant by which a token of an issuer is exchanged for one of ours (RFC 8693).
+const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+
+/// What ours is called there.
+const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
+
+/// What an issuer's may be called.
+const SUBJECT_TOKENS: [&str; 2] =
+    ["urn:ietf:params:oauth:token-type:jwt", "urn:ietf:params:oauth:token-type:id_token"];
 
 /// Longest client id that is remembered, in bytes.
 const CLIENT_BYTES_MAX: usize = 128;
@@ -35,6 +45,8 @@ struct Asked<'a> {
 /// Who gets a token.
 struct Granted {
     identity: Identity,
+    /// When what they showed ends.
+    until: Option<SystemTime>,
     refresh_token: Option<String>,
 }
 
@@ -59,14 +71,16 @@ pub(crate) async fn answer(
     asked.check_service()?;
     let granted = match parts.method {
         Method::POST => asked.by_form().await?,
-        _ => asked.by_basic(parts).await?,
+        _ => asked.by_basic(parts, &exchange.peer).await?,
     };
     exchange.identified(&granted.identity.name);
     let scopes = Scope::parse_all(asked.fields.all("scope"));
     let access = authority.grant(&granted.identity, &scopes);
     let scope = access.to_scopes();
-    let issued =
-        authority.tokens().access_token(&granted.identity, access, None, now).map_err(failed)?;
+    let issued = authority
+        .tokens()
+        .access_token(&granted.identity, access, granted.until, now)
+        .map_err(failed)?;
     tracing::info!(
         user = granted.identity.name,
         client = %from,
@@ -85,6 +99,10 @@ pub(crate) async fn answer(
     });
     if parts.method == Method::POST {
         reply["scope"] = scope.clone().into();
+        reply["token_type"] = "Bearer".into();
+    }
+    if asked.field("grant_type") == TOKEN_EXCHANGE {
+        reply["issued_token_type"] = ACCESS_TOKEN.into();
     }
     if let Some(token) = granted.refresh_token {
         reply["refresh_token"] = token.into();
@@ -131,9 +149,11 @@ impl Asked<'_> {
     }
 
     /// GET: credentials in a Basic header, or none for an anonymous token.
-    async fn by_basic(&self, parts: &Parts) -> Result<Granted, Refusal> {
+    /// A client certificate stands for somebody too.
+    async fn by_basic(&self, parts: &Parts, peer: &Peer) -> Result<Granted, Refusal> {
         let Some((scheme, credentials)) = authorization(&parts.headers) else {
-            return Ok(Granted { identity: Identity::default(), refresh_token: None });
+            let identity = self.authority.certified(peer).unwrap_or_default();
+            return Ok(Granted { identity, until: None, refresh_token: None });
         };
         let (user, password) = Some(credentials)
             .filter(|_| scheme.eq_ignore_ascii_case("basic"))
@@ -149,7 +169,8 @@ impl Asked<'_> {
                 let wants_refresh = self.field("access_type") == "offline";
                 self.login(self.field("username"), self.field("password"), wants_refresh).await
             }
-            "refresh_token" => self.by_refresh_token(self.field("refresh_token")),
+            "refresh_token" => self.by_refresh_token(self.field("refresh_token")).await,
+            TOKEN_EXCHANGE => self.by_exchange().await,
             other => Err(unsupported(format!("grant_type {other:?} is not supported"))),
         }
     }
@@ -161,11 +182,8 @@ impl Asked<'_> {
         wants_refresh: bool,
     ) -> Result<Granted, Refusal> {
         let authority = self.authority;
-        let identity = match authority.login(user, password, self.from, self.now).await {
-            Ok(identity) => identity,
-            Err(LoginError::Wrong) => return Err(wrong_credentials()),
-            Err(LoginError::Wait(wait)) => return Err(too_many_failures(wait)),
-        };
+        let login = authority.login(user, password, self.from, self.now).await;
+        let Login { identity, until } = login.map_err(refusal)?;
         let credential = wants_refresh.then(|| authority.credential(&identity, self.now));
         let refresh_token = match credential.flatten() {
             Some(credential) => {
@@ -175,16 +193,33 @@ impl Asked<'_> {
             }
             None => None,
         };
-        Ok(Granted { identity, refresh_token })
+        Ok(Granted { identity, until, refresh_token })
     }
 
-    fn by_refresh_token(&self, token: &str) -> Result<Granted, Refusal> {
+    /// A token of an issuer for one of ours (RFC 8693).
+    async fn by_exchange(&self) -> Result<Granted, Refusal> {
+        let kind = self.field("subject_token_type");
+        if !SUBJECT_TOKENS.contains(&kind) {
+            return Err(unsupported(format!("subject_token_type {kind:?} is not supported")));
+        }
+        let token = self.field("subject_token");
+        let login = self.authority.exchange(token, self.from, self.now).await;
+        let Login { identity, until } = login.map_err(refusal)?;
+        Ok(Granted { identity, until, refresh_token: None })
+    }
+
+    async fn by_refresh_token(&self, token: &str) -> Result<Granted, Refusal> {
         let authority = self.authority;
         let wrong = || {
             authority.failed_anybody(self.from, self.now);
             wrong_credentials()
         };
-        let refresh = authority.tokens().verify_refresh(token, self.now).map_err(|_| wrong())?;
+        let Ok(refresh) = authority.tokens().verify_refresh(token, self.now) else {
+            // What docker login was given under the user name `<token>`.
+            let login = authority.exchange(token, self.from, self.now).await;
+            let Login { identity, until } = login.map_err(refusal)?;
+            return Ok(Granted { identity, until, refresh_token: None });
+        };
         let identity = Identity::named(refresh.subject);
         // A user who is gone or has a new password has no old tokens.
         if authority.credential(&identity, self.now) != Some(refresh.credential) {
@@ -194,7 +229,7 @@ impl Asked<'_> {
         if is_bound && refresh.client != self.client() {
             return Err(wrong());
         }
-        Ok(Granted { identity, refresh_token: Some(token.to_owned()) })
+        Ok(Granted { identity, until: None, refresh_token: Some(token.to_owned()) })
     }
 
     /// What the client calls itself.
@@ -206,6 +241,14 @@ impl Asked<'_> {
 
 fn unsupported(text: String) -> Refusal {
     Refusal::new(ErrorCode::Unsupported, text).with_status(StatusCode::BAD_REQUEST)
+}
+
+fn refusal(error: LoginError) -> Refusal {
+    match error {
+        LoginError::Wrong => wrong_credentials(),
+        LoginError::Wait(wait) => too_many_failures(wait),
+        LoginError::Unavailable => issuer_unavailable(),
+    }
 }
 
 fn wrong_credentials() -> Refusal {

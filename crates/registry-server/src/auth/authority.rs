@@ -9,7 +9,9 @@ use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use oci_model::{ErrorCode, Repository};
 
+use super::certificate;
 use super::client_address::client_address;
+use super::federation::{Federation, Foreign, ForeignError, IssuerError};
 use super::identity::{Identity, IdentityKind, Principal};
 use super::lockout::{Attempt, Lockout};
 use super::options::IdentityOptions;
@@ -34,6 +36,21 @@ pub(crate) enum AuthorityError {
     /// The keys of tokens.
     #[error(transparent)]
     Tokens(#[from] TokenError),
+    /// An issuer.
+    #[error(transparent)]
+    Issuer(#[from] IssuerError),
+}
+
+/// User names under which the password is a token of an issuer. The second is docker's word for
+/// a token in the place of a password.
+const TOKEN_USERS: [&str; 2] = ["oidc", "<token>"];
+
+/// Somebody whose name and secret were right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Login {
+    pub(crate) identity: Identity,
+    /// When what they showed ends.
+    pub(crate) until: Option<SystemTime>,
 }
 
 /// Why a name and a secret are not accepted.
@@ -43,6 +60,8 @@ pub(crate) enum LoginError {
     Wrong,
     /// Too many were wrong: whether these are right is not looked at before this time has passed.
     Wait(Duration),
+    /// The keys of the issuer cannot be read for now.
+    Unavailable,
 }
 
 /// Decides who may do what.
@@ -53,6 +72,7 @@ pub(crate) struct Authority {
     scheme: AuthScheme,
     tokens: TokenService,
     lockout: Arc<Lockout>,
+    federation: Federation,
     options: IdentityOptions,
 }
 
@@ -74,7 +94,8 @@ impl Authority {
         let tokens = TokenService::open(&keys, identity.tokens, identity.clock.now())?;
         let lockout = before.map(|before| Arc::clone(&before.lockout)).unwrap_or_default();
         let scheme = options.scheme;
-        Ok(Self { users, robots, policy, scheme, tokens, lockout, options: identity })
+        let federation = Federation::new(&identity.issuers, identity.key_source.as_ref())?;
+        Ok(Self { users, robots, policy, scheme, tokens, lockout, federation, options: identity })
     }
 
     #[cfg(test)]
@@ -86,6 +107,7 @@ impl Authority {
             scheme: AuthScheme::Bearer,
             tokens,
             lockout: Arc::default(),
+            federation: Federation::new(&[], None).expect("nobody to be wrong about"),
             options: IdentityOptions::default(),
         }
     }
@@ -121,7 +143,7 @@ impl Authority {
         realm: &str,
     ) -> Result<Principal, Refusal> {
         let Some((scheme, credentials)) = authorization(headers) else {
-            return Ok(Principal::Anonymous);
+            return Ok(self.certified(peer).map_or(Principal::Anonymous, Principal::Known));
         };
         let now = self.now();
         if scheme.eq_ignore_ascii_case("basic") {
@@ -132,22 +154,64 @@ impl Authority {
                 return Ok(Principal::Anonymous);
             }
             return match self.login(&user, &password, peer.address, now).await {
-                Ok(identity) => Ok(Principal::Known(identity)),
+                Ok(login) => Ok(Principal::Known(login.identity)),
                 Err(LoginError::Wrong) => Err(wrong()),
                 Err(LoginError::Wait(wait)) => Err(too_many_failures(wait)),
+                Err(LoginError::Unavailable) => Err(issuer_unavailable()),
             };
         }
         if scheme.eq_ignore_ascii_case("bearer") {
-            let wrong = |_| self.unauthorized(realm, None, Some("invalid_token"), "invalid token");
-            let verified = self.tokens.verify(credentials, now).map_err(wrong)?;
-            tracing::debug!(token = verified.id, user = verified.identity.name, "bearer");
-            let (identity, access) = (verified.identity.clone(), verified.access.clone());
-            return Ok(Principal::Bearer { identity, access });
+            let wrong = || self.unauthorized(realm, None, Some("invalid_token"), "invalid token");
+            if let Ok(verified) = self.tokens.verify(credentials, now) {
+                tracing::debug!(token = verified.id, user = verified.identity.name, "bearer");
+                let (identity, access) = (verified.identity.clone(), Arc::clone(&verified.access));
+                return Ok(Principal::Bearer { identity, access });
+            }
+            if self.federation.is_empty() {
+                return Err(wrong());
+            }
+            return match self.federation.authorize(credentials, now).await {
+                Ok(Foreign { identity, access, .. }) => {
+                    Ok(Principal::Bearer { identity, access: access.unwrap_or_default() })
+                }
+                Err(ForeignError::Unavailable) => Err(issuer_unavailable()),
+                Err(error @ ForeignError::Invalid(_)) => {
+                    tracing::debug!(%error, "token refused");
+                    Err(wrong())
+                }
+            };
         }
         Err(self.unauthorized(realm, None, None, "unknown authorization scheme"))
     }
 
-    /// Who has this name and secret: a user of the user file or a robot.
+    /// Whom the certificate of the connection stands for.
+    pub(crate) fn certified(&self, peer: &Peer) -> Option<Identity> {
+        certificate::identify(peer.certificate.as_ref()?, &self.options.certificates)
+    }
+
+    /// Who the bearer of an issuer's token is.
+    ///
+    /// # Errors
+    /// [`LoginError`]
+    pub(crate) async fn exchange(
+        &self,
+        token: &str,
+        from: IpAddr,
+        now: SystemTime,
+    ) -> Result<Login, LoginError> {
+        match self.federation.identify(token, now).await {
+            Ok(Foreign { identity, until, .. }) => Ok(Login { identity, until: Some(until) }),
+            Err(ForeignError::Unavailable) => Err(LoginError::Unavailable),
+            Err(error @ ForeignError::Invalid(_)) => {
+                tracing::info!(%error, client = %from, "token of an issuer refused");
+                self.failed_anybody(from, now);
+                Err(LoginError::Wrong)
+            }
+        }
+    }
+
+    /// Who has this name and secret: a user of the user file, a robot, or the bearer of an
+    /// issuer's token.
     ///
     /// # Errors
     /// [`LoginError`]
@@ -157,7 +221,10 @@ impl Authority {
         secret: &str,
         from: IpAddr,
         now: SystemTime,
-    ) -> Result<Identity, LoginError> {
+    ) -> Result<Login, LoginError> {
+        if TOKEN_USERS.contains(&name) && !self.federation.is_empty() && is_like_token(secret) {
+            return self.exchange(secret, from, now).await;
+        }
         let attempt = Attempt::new(&self.lockout, name, from, now);
         attempt.admit().map_err(LoginError::Wait)?;
         let verdict = match (Identity::named(name).kind(), &self.users, &self.robots) {
@@ -174,7 +241,9 @@ impl Authority {
         match verdict {
             // A remembered password forgives nothing: whoever guesses from the same network would
             // be forgiven by every request of who knows it.
-            PasswordVerdict::Remembered | PasswordVerdict::Right => Ok(Identity::named(name)),
+            PasswordVerdict::Remembered | PasswordVerdict::Right => {
+                Ok(Login { identity: Identity::named(name), until: None })
+            }
             PasswordVerdict::Wrong => {
                 tracing::info!(user = name, client = %from, "wrong user name or password");
                 Err(LoginError::Wrong)
@@ -362,6 +431,7 @@ impl Authority {
         // open: this is where clients look for it. An anonymous token passes.
         let can_log_in =
             self.users.is_some() || self.robots.is_some() || !self.policy.admits_anonymous();
+        let can_log_in = can_log_in || !self.federation.is_empty();
         if *principal == Principal::Anonymous && can_log_in {
             return Err(self.unauthorized(realm, None, None, "authentication required"));
         }
@@ -463,6 +533,16 @@ pub(crate) fn authorization(headers: &HeaderMap) -> Option<(&str, &str)> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().unwrap_or_default().trim();
     let (scheme, credentials) = value.split_once(' ').unwrap_or((value, ""));
     Some((scheme, credentials.trim()))
+}
+
+/// Whether a secret has the form of a JWT (RFC 7519): a JSON object in base64, and two dots.
+fn is_like_token(secret: &str) -> bool {
+    secret.starts_with("eyJ") && secret.bytes().filter(|byte| *byte == b'.').count() == 2
+}
+
+/// 503: whether a token is good cannot be told for now.
+pub(crate) fn issuer_unavailable() -> Refusal {
+    Refusal::unavailable("the keys of the token's issuer cannot be read, try again later")
 }
 
 /// 429: nothing is looked at before this time has passed.

@@ -1,8 +1,10 @@
 //! Who asks, and what they may do.
 
 mod authority;
+mod certificate;
 mod client_address;
 mod compact;
+mod federation;
 mod identity;
 mod key_ring;
 mod lockout;
@@ -12,6 +14,10 @@ mod robots;
 mod scope;
 mod token;
 
+pub use self::federation::{
+    ClaimRule, ForeignTokens, Issuer, IssuerError, KeyLocation, KeyRequest, KeySource,
+    KeySourceError,
+};
 pub use self::key_ring::TokenAlgorithm;
 pub use self::options::{Clock, IdentityOptions, RefreshBinding};
 pub(crate) use self::policy::covers;
@@ -23,7 +29,8 @@ pub use self::robots::{
 pub use self::token::TokenOptions;
 
 pub(crate) use self::authority::{
-    Authority, AuthorityError, LoginError, authorization, decode_basic, too_many_failures,
+    Authority, AuthorityError, Login, LoginError, authorization, decode_basic, issuer_unavailable,
+    too_many_failures,
 };
 pub(crate) use self::identity::{Identity, Principal, ROBOT_PREFIX};
 pub(crate) use self::lockout::Attempt;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::federation::{ClaimRule, Issuer, KeySource};
 use super::token::TokenOptions;
 use crate::bytes::Network;
 
@@ -16,6 +17,13 @@ pub struct IdentityOptions {
     pub robots: Option<PathBuf>,
     /// Members of groups, by full name: a user, `robot+<name>` or `<issuer>:<name>`.
     pub groups: BTreeMap<String, Vec<String>>,
+    /// Issuers whose tokens count.
+    pub issuers: Vec<Issuer>,
+    /// Fetches the keys of issuers that publish them.
+    pub key_source: Option<Arc<dyn KeySource>>,
+    /// Whom client certificates stand for, as `cert:…`; see the claims at [`ClaimRule`]: `cn`,
+    /// `dns`, `uri`, `sub` and the lists `dnses` and `uris`.
+    pub certificates: Vec<ClaimRule>,
     /// How tokens are made.
     pub tokens: TokenOptions,
     /// Directory of the keys that sign tokens, which replicas may share. Without it

@@ -20,7 +20,6 @@ pub(crate) struct Peer {
     pub(crate) address: IpAddr,
     /// The certificate that the client proved to have in the TLS handshake; the chain to a
     /// configured authority was checked.
-    #[allow(dead_code, reason = "for certificates that stand for users")]
     pub(crate) certificate: Option<CertificateDer<'static>>,
 }
 

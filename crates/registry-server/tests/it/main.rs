@@ -11,6 +11,7 @@ mod bucket_uploads;
 mod collection;
 mod conformance;
 mod drain;
+mod federation;
 mod fuzz;
 mod hardening;
 mod immutable;

@@ -20,7 +20,7 @@ fn skopeo(arguments: &[&str]) -> Result<String, String> {
 }
 
 /// An image in skopeo's `dir:` form with a layer larger than any buffer on the way.
-fn write_image(directory: &Path) {
+pub(crate) fn write_image(directory: &Path) {
     let layer: String = (0..200_000).map(|n| format!("{n:08}\n")).collect();
     let manifest = image_manifest(&layer).to_string();
     std::fs::create_dir(directory).expect("a directory");

@@ -160,6 +160,7 @@ fn explain(error: BindError) -> Failure {
         BindError::Tls { .. }
         | BindError::Users(_)
         | BindError::Robots(_)
+        | BindError::Issuer(_)
         | BindError::Namespaces(_)
         | BindError::Notifications(_)
         | BindError::Proxy(_) => Failure::new(Kind::Usage, error),
