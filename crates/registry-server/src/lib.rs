@@ -54,7 +54,8 @@ pub use auth::{
     list_robots, remove_robot, rotate_robot,
 };
 pub use bytes::{
-    BucketOptions, Network, NetworkError, REDIRECT_LIFETIME, RedirectOptions, UploadExpiry,
+    BucketOptions, BucketOptionsError, Network, NetworkError, REDIRECT_LIFETIME, RedirectOptions,
+    UploadExpiry,
 };
 pub use collection::{GarbageError, collect_garbage};
 pub use limits::Limits;

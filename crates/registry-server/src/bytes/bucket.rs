@@ -51,7 +51,7 @@ pub(crate) type Version = UpdateVersion;
 
 /// Why a bucket cannot be used at all.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum BucketOptionsError {
+pub enum BucketOptionsError {
     /// The URL is not one of a bucket.
     #[error("{url:?} is not of the form s3://bucket/prefix, gs://… or az://…")]
     Url {

@@ -36,6 +36,7 @@ use blob_store::{BlobStore, UploadId, UploadStatus};
 use oci_model::{Algorithm, Digest};
 use tokio::sync::OwnedMutexGuard;
 
+pub use self::bucket::BucketOptionsError;
 pub(crate) use self::bucket::{Bucket, BucketError};
 pub(crate) use self::download::Stretch;
 pub(crate) use self::expiry::expire_at_intervals;

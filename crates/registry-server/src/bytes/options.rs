@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::bucket::{Bucket, BucketOptionsError};
 use crate::options::UPLOAD_IDLE_MAX;
 
 /// A bucket of S3, of Google Cloud Storage or of Azure, or of anything that speaks as they do.
@@ -111,6 +112,14 @@ impl BucketOptions {
             redirect: None,
             expiry: UploadExpiry::default(),
         }
+    }
+
+    /// Whether a client of the bucket can be made of this; asks no bucket.
+    ///
+    /// # Errors
+    /// [`BucketOptionsError`]
+    pub fn check(&self) -> Result<(), BucketOptionsError> {
+        Bucket::open(self).map(drop)
     }
 }
 

@@ -11,6 +11,7 @@ mod reload;
 mod remote;
 mod retention;
 mod serve;
+mod storage;
 mod transfer;
 mod trash;
 mod upkeep;

@@ -14,7 +14,7 @@ use registry_server::{
 use super::config::{Access, AnonymousArg, AuthArg, Config, ConfigRole, Effective, KeyFlags};
 use super::reload::{Reloader, Request, Signals};
 use super::upstreams::proxy_options;
-use super::{default_users, open_store, operations, upkeep};
+use super::{default_users, open_store, operations, storage, upkeep};
 use crate::exit::{Failure, Kind};
 use crate::globals::Globals;
 use crate::output;
@@ -112,6 +112,8 @@ pub(super) fn options(config: Config, globals: &Globals) -> Result<RegistryOptio
     }
     upkeep::apply(&config.upkeep, &mut options)?;
     options.external_url = config.external_url;
+    options.bucket =
+        storage::bucket(config.storage, config.bucket, |name| std::env::var(name).ok())?;
     options.sparse_indexes = config.sparse_indexes;
     options.drain_max = config.operations.drain_requests.map_or(options.drain_max, |time| time.0);
     options.operations.audit = config.audit.options(state.join("registry/audit"));

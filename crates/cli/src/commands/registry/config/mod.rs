@@ -26,6 +26,7 @@ pub(super) use self::sources::{Effective, KeyFlags, Origin};
 pub(super) use self::upkeep::Upkeep;
 use super::audit::AuditConfig;
 use super::operations::{ClientTlsConfig, OperationsConfig, RatesConfig};
+use super::storage::BucketConfig;
 
 settings! {
     /// Everything below `[registry]`.
@@ -48,6 +49,11 @@ settings! {
         plain_http: bool = "false",
         /// URL by which clients reach this registry, for the token service.
         external_url: Option<String> = "the address of the request or of the listener",
+        /// Bucket that replicas share, s3://bucket/prefix, gs://… or az://…: blobs, uploads, and
+        /// the log of everything else.
+        storage: Option<String> = "the state directory",
+        /// How the bucket is reached.
+        bucket: BucketConfig,
         /// Take indexes that list manifests which are not in their repository.
         sparse_indexes: bool = "false",
         /// Collection, scrubbing and the reserve of the disk.
