@@ -1,8 +1,11 @@
 //! Several replicas over one bucket: what one acknowledged the others show at once, and an upload
 //! goes on wherever the next request arrives.
 //!
-//! A replica that dies is one whose runtime ends in the middle of what it does: nothing of it runs
-//! any more, as after `kill -9`. The end-to-end tests of `cli` kill processes.
+//! A replica that dies is one whose runtime ends in the middle of what it does, or a process that
+//! gets SIGKILL there.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, Command, Stdio};
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -22,44 +25,102 @@ async fn replicas(bucket: &Bucket, count: usize) -> Vec<Fixture> {
     replicas
 }
 
-/// A replica on a runtime of its own, which can be made to end at once.
+/// A replica that can be made to end at once.
 struct Mortal {
     url: String,
-    runtime: Option<tokio::runtime::Runtime>,
+    life: Life,
     _directory: tempfile::TempDir,
-    _running: Running,
+}
+
+enum Life {
+    /// A runtime of its own in this process.
+    Runtime(Option<tokio::runtime::Runtime>, #[allow(dead_code, reason = "held")] Running),
+    /// This test binary again.
+    Process(Child),
+}
+
+/// How a replica lives.
+#[derive(Clone, Copy)]
+enum As {
+    Runtime,
+    Process,
 }
 
 impl Mortal {
-    async fn start(bucket: &Bucket) -> Self {
+    async fn start(bucket: &Bucket, how: As) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let mut options = options(directory.path());
-        options.bucket = Some(bucket.options());
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        let running = runtime.spawn(RegistryServer::bind(options)).await.expect("no panic");
-        let running = running.expect("a registry");
-        let url = running.url();
-        Self { url, runtime: Some(runtime), _directory: directory, _running: running }
+        match how {
+            As::Runtime => {
+                let mut options = options(directory.path());
+                options.bucket = Some(bucket.options());
+                let runtime = tokio::runtime::Builder::new_multi_thread()
+                    .worker_threads(1)
+                    .enable_all()
+                    .build()
+                    .expect("a runtime");
+                let running = runtime.spawn(RegistryServer::bind(options)).await;
+                let running = running.expect("no panic").expect("a registry");
+                let url = running.url();
+                Self { url, life: Life::Runtime(Some(runtime), running), _directory: directory }
+            }
+            As::Process => {
+                let mut child = Command::new(std::env::current_exe().expect("this test"))
+                    .args(["--exact", "replicas::child_process", "--nocapture", "--quiet"])
+                    .env(ENDPOINT, bucket.endpoint())
+                    .env(STATE, directory.path())
+                    .stdout(Stdio::piped())
+                    .spawn()
+                    .expect("a child");
+                let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+                let url = lines
+                    .map(|line| line.expect("a line"))
+                    .find_map(|line| line.strip_prefix("serving ").map(str::to_owned))
+                    .expect("a URL");
+                Self { url, life: Life::Process(child), _directory: directory }
+            }
+        }
     }
 
     /// Everything that it does stops where it is.
-    fn die(mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+    fn die(&mut self) {
+        match &mut self.life {
+            Life::Runtime(runtime, _) => {
+                if let Some(runtime) = runtime.take() {
+                    runtime.shutdown_background();
+                }
+            }
+            Life::Process(child) => {
+                child.kill().expect("SIGKILL");
+                child.wait().expect("an end");
+            }
         }
     }
 }
 
 impl Drop for Mortal {
     fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
+        self.die();
     }
+}
+
+const ENDPOINT: &str = "REGISTRY_SERVER_CHILD_BUCKET";
+const STATE: &str = "REGISTRY_SERVER_CHILD_REPLICA";
+
+/// Not a test: a replica that serves until it is killed.
+#[tokio::test(flavor = "multi_thread")]
+async fn child_process() {
+    let (Some(endpoint), Some(state)) = (std::env::var_os(ENDPOINT), std::env::var_os(STATE))
+    else {
+        return;
+    };
+    let mut options = options(state.as_ref());
+    options.bucket = Some(crate::bucket::options(endpoint.to_str().expect("a URL")));
+    let registry = RegistryServer::bind(options).await.expect("a registry");
+    {
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "serving {}", registry.url()).and_then(|()| out.flush()).expect("a pipe");
+    }
+    std::future::pending().await
 }
 
 /// Larger than one part.
@@ -213,10 +274,10 @@ enum Death {
     AfterCommit,
 }
 
-async fn an_upload_survives(death: Death, bytes: Vec<u8>) {
+async fn an_upload_survives(death: Death, bytes: Vec<u8>, how: As) {
     let bucket = Bucket::start();
     let survivor = Fixture::with(|options, _| options.bucket = Some(bucket.options())).await;
-    let mortal = Mortal::start(&bucket).await;
+    let mut mortal = Mortal::start(&bucket, how).await;
     let digest = Digest::of(&bytes);
     let reply =
         survivor.send(Method::POST, &format!("{}/v2/a/blobs/uploads/", mortal.url), &[], "").await;
@@ -295,14 +356,77 @@ const DEATHS: [Death; 6] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_small_upload_survives_the_death_of_its_replica_at_every_step() {
-    let deaths = DEATHS.map(|death| an_upload_survives(death, vec![b'x'; 100_000]));
+    let deaths = DEATHS.map(|death| an_upload_survives(death, vec![b'x'; 100_000], As::Runtime));
     futures_util::future::join_all(deaths).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_upload_survives_the_death_of_its_replica_at_every_step() {
-    let deaths = DEATHS.map(|death| an_upload_survives(death, large()));
+    let deaths = DEATHS.map(|death| an_upload_survives(death, large(), As::Runtime));
     futures_util::future::join_all(deaths).await;
+}
+
+/// The same with processes and SIGKILL.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_survives_kill_9_of_its_replica_at_every_step() {
+    let deaths = DEATHS.map(|death| an_upload_survives(death, large(), As::Process));
+    futures_util::future::join_all(deaths).await;
+}
+
+/// Hands each request to the next of several replicas, as a balancer does; returns its address.
+async fn balancer(replicas: &[Fixture]) -> std::net::SocketAddr {
+    use hyper_util::client::legacy::Client;
+    let urls: Vec<String> = replicas.iter().map(|replica| replica.registry.url()).collect();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let client: Client<_, hyper::body::Incoming> =
+        Client::builder(hyper_util::rt::TokioExecutor::new()).build_http();
+    let turn = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (client, urls, turn) = (client.clone(), urls.clone(), turn.clone());
+            let handler = hyper::service::service_fn(
+                move |mut request: http::Request<hyper::body::Incoming>| {
+                    let next = turn.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    let path = request.uri().path_and_query().expect("a path").clone();
+                    let url = format!("{}{path}", urls[next % urls.len()]);
+                    *request.uri_mut() = url.parse().expect("a URL");
+                    client.request(request)
+                },
+            );
+            tokio::spawn(
+                hyper::server::conn::http1::Builder::new()
+                    .serve_connection(hyper_util::rt::TokioIo::new(stream), handler),
+            );
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn skopeo_copies_there_and_back_though_each_request_meets_another_replica() {
+    let bucket = Bucket::start();
+    let replicas = replicas(&bucket, 2).await;
+    let address = balancer(&replicas).await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let (source, target) = (directory.path().join("source"), directory.path().join("target"));
+    crate::skopeo::write_image(&source);
+    let from = format!("dir:{}", source.display());
+    let to = format!("dir:{}", target.display());
+    let done = tokio::task::spawn_blocking(move || {
+        let image = format!("docker://{address}/team/app:v1");
+        let insecure = ["copy", "--dest-tls-verify=false", "--src-tls-verify=false"];
+        crate::skopeo::skopeo(&[&insecure[..], &[&from, &image]].concat())?;
+        crate::skopeo::skopeo(&[&insecure[..], &[&image, &to]].concat())?;
+        Ok::<_, String>(())
+    });
+    done.await.expect("no panic").expect("copies");
+    for entry in std::fs::read_dir(&source).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        let copied = target.join(path.file_name().expect("a name"));
+        let read = |path: &std::path::Path| std::fs::read(path).expect("a file");
+        assert!(read(&path) == read(&copied), "{}", path.display());
+    }
 }
 
 /// Without a death: a slow replica keeps its turn as long as it renews it.

@@ -10,7 +10,7 @@ use crate::{Fixture, MANIFEST, image_manifest};
 const CREDENTIALS: &str = "alice:wonder:land";
 
 /// Runs skopeo; what it says on failure.
-fn skopeo(arguments: &[&str]) -> Result<String, String> {
+pub(crate) fn skopeo(arguments: &[&str]) -> Result<String, String> {
     let output = Command::new("skopeo")
         .args(arguments)
         .output()

@@ -146,17 +146,18 @@ mod tests {
     #[test]
     fn credentials_come_from_the_file_or_else_from_the_environment() {
         let environment = |name: &str| match name {
-            "AWS_ACCESS_KEY_ID" => Some("of the environment".to_owned()),
+            "AWS_ACCESS_KEY_ID" | "AWS_SECRET_ACCESS_KEY" => Some("of the environment".to_owned()),
             "AWS_PAGER" => Some("less".to_owned()),
             _ => None,
         };
         let storage = || Some("s3://bucket/prefix".to_owned());
         let options = bucket(storage(), BucketConfig::default(), environment);
         let options = options.expect("options").expect("a bucket");
-        assert_eq!(options.settings.len(), 1);
+        assert_eq!(options.settings.len(), 2);
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("credentials.toml");
-        std::fs::write(&path, "aws_access_key_id = \"of the file\"\n").expect("a file");
+        let text = "aws_access_key_id = \"of the file\"\naws_secret_access_key = \"too\"\n";
+        std::fs::write(&path, text).expect("a file");
         let config = || BucketConfig { credentials: Some(path.clone()), ..BucketConfig::default() };
         let options = bucket(storage(), config(), environment);
         let options = options.expect("options").expect("a bucket");
