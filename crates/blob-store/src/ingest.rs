@@ -108,6 +108,15 @@ impl Ingest {
         self
     }
 
+    /// Checks what was written so far without making it a blob: it is to be kept elsewhere.
+    ///
+    /// # Errors
+    /// [`IngestError::DigestMismatch`], or a failure of the disk.
+    pub fn verify(&mut self, expected: &Digest) -> Result<(), IngestError> {
+        self.flush_gathered()?;
+        self.staged.verify(expected)
+    }
+
     /// Makes the blob visible under `expected` and durable, or changes nothing.
     ///
     /// # Errors
@@ -264,6 +273,19 @@ impl Staged {
         }
     }
 
+    fn verify(&mut self, expected: &Digest) -> Result<(), IngestError> {
+        let actual = if expected.algorithm() == self.hasher.algorithm() {
+            self.hasher.clone().finish()
+        } else {
+            hash_file(&mut self.file, expected.algorithm(), &self.path)?
+        };
+        if actual == *expected {
+            return Ok(());
+        }
+        let (expected, actual) = (Box::new(*expected), Box::new(actual));
+        Err(IngestError::DigestMismatch { expected, actual })
+    }
+
     /// Verifies, syncs and renames into place. The staged name is gone afterwards if it succeeds.
     pub(crate) fn publish(
         &mut self,
@@ -271,15 +293,7 @@ impl Staged {
         expected: &Digest,
         settle: Settle,
     ) -> Result<(), IngestError> {
-        let actual = if expected.algorithm() == self.hasher.algorithm() {
-            self.hasher.clone().finish()
-        } else {
-            hash_file(&mut self.file, expected.algorithm(), &self.path)?
-        };
-        if actual != *expected {
-            let (expected, actual) = (Box::new(*expected), Box::new(actual));
-            return Err(IngestError::DigestMismatch { expected, actual });
-        }
+        self.verify(expected)?;
         if let Some(tail) = &self.tail {
             tail.end(End::Verified);
         }

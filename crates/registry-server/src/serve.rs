@@ -314,9 +314,6 @@ fn open(
         path: directory.clone(),
         source,
     };
-    if options.bucket.is_some() && !options.proxy.upstreams.is_empty() {
-        return Err(ProxyOptionsError::Bucket.into());
-    }
     let store = options.store.reserving(options.reserve);
     let (opened, bytes) = match &options.bucket {
         None => (Metadata::open(directory, options.store.clone()), BlobBytes::Local(store.clone())),
@@ -334,6 +331,10 @@ fn open(
     let proxy = Proxy::new(
         &options.proxy,
         options.store.clone().reserving(options.reserve),
+        match &bytes {
+            BlobBytes::Local(_) => None,
+            BlobBytes::Bucket(bucket) => Some(bucket.clone()),
+        },
         metadata.clone(),
     )?;
     let (audit, pending) = match options.operations.audit.as_ref().map(audit::open).transpose()? {

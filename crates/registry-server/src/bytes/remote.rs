@@ -42,6 +42,28 @@ pub(crate) struct BucketBytes {
     pub(super) stretches: Arc<Semaphore>,
 }
 
+/// Bytes of a file that are in memory and stored at once.
+const FILE_PART_BYTES: u64 = 32 * 1024 * 1024;
+
+async fn read_part(
+    file: &Arc<std::fs::File>,
+    at: u64,
+    size: u64,
+    key: &str,
+) -> Result<Bytes, BucketError> {
+    use std::os::unix::fs::FileExt as _;
+    let file = Arc::clone(file);
+    let read = move || {
+        let mut part = vec![0; usize::try_from(size).unwrap_or(0)];
+        file.read_exact_at(&mut part, at).map(|()| Bytes::from(part))
+    };
+    let read = tokio::task::spawn_blocking(read).await.map_err(std::io::Error::other).flatten();
+    read.map_err(|error| {
+        let source = object_store::Error::Generic { store: "file", source: Box::new(error) };
+        BucketError::Failed { key: key.to_owned(), source: Box::new(source) }
+    })
+}
+
 /// What the request sends to the task that writes.
 enum Fed {
     Piece(Bytes),
@@ -373,6 +395,48 @@ impl BucketBytes {
         if let Err(error) = self.bucket.abort_parts(&blob_key(id), attempt).await {
             tracing::warn!(%error, "parts stay until the bucket's own rule removes them");
         }
+    }
+
+    /// Stores `size` bytes of a verified file, which no upload brought, as an object of its own;
+    /// returns its key. An object that never gets into the metadata is collected.
+    pub(crate) async fn store_file(
+        &self,
+        file: &Arc<std::fs::File>,
+        size: u64,
+    ) -> Result<String, BucketError> {
+        let key = super::session::new_blob_key();
+        if size <= FILE_PART_BYTES {
+            let bytes = read_part(file, 0, size, &key).await?;
+            self.bucket.create(&key, bytes).await?;
+            return Ok(key);
+        }
+        let attempt = self.bucket.begin_parts(&key).await?;
+        let stored = self.store_parts(file, size, &key, &attempt).await;
+        if stored.is_err() {
+            // What cannot be given up now expires in the bucket.
+            let _ = self.bucket.abort_parts(&key, &attempt).await;
+        }
+        stored.map(|()| key)
+    }
+
+    async fn store_parts(
+        &self,
+        file: &Arc<std::fs::File>,
+        size: u64,
+        key: &str,
+        attempt: &str,
+    ) -> Result<(), BucketError> {
+        let mut parts = Vec::new();
+        let mut at = 0;
+        while at < size {
+            let permit = self.part_permit().await;
+            let length = FILE_PART_BYTES.min(size - at);
+            let bytes = read_part(file, at, length, key).await?;
+            parts.push(self.bucket.put_part(key, attempt, parts.len(), bytes).await?);
+            drop(permit);
+            at += length;
+        }
+        self.bucket.join_parts(key, attempt, &parts).await
     }
 
     /// Removes an object that is no blob.

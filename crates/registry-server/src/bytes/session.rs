@@ -79,6 +79,11 @@ pub(super) fn key(id: UploadId) -> String {
 }
 
 /// Key of the blob that an upload becomes.
+pub(super) fn new_blob_key() -> String {
+    format!("{BLOBS}{}", uuid::Uuid::new_v4().simple())
+}
+
+/// Key of the blob that an upload becomes.
 pub(super) fn blob_key(id: UploadId) -> String {
     format!("{BLOBS}{id}")
 }

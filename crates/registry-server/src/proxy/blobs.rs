@@ -8,17 +8,18 @@ use std::time::Duration;
 use blob_store::IngestError;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header};
-use oci_model::{Digest, ErrorCode};
+use oci_model::{Digest, ErrorCode, Repository};
 use tokio::sync::mpsc;
 
-use super::fill::{Fill, FillError, Opened, pieces};
+use super::fill::{Fill, FillError, Opened, Writer, pieces};
 use super::names::Named;
 use super::upstream::{BlobPieces, OpenedBlob, UpstreamError};
 use super::{Behind, Counts, Proxy};
 use crate::blobs as stored;
 use crate::body::{Body, StreamBody};
+use crate::bytes::BucketBytes;
 use crate::manifests::DIGEST_HEADER;
-use crate::metadata::{CachedBlob, Change};
+use crate::metadata::{BlobState, CachedBlob, Change, Reply, Stamp};
 use crate::range::{self, Wanted};
 use crate::refusal::Refusal;
 use crate::service::{Answer, Call, header_value};
@@ -212,9 +213,9 @@ impl Proxy {
                 fill.ended().await;
                 continue;
             }
-            if let Some(size) = self.store.size(digest) {
+            if let Some((size, key)) = self.present(digest)? {
                 self.prove(named, digest).await?;
-                if self.adopt(named, digest, size).await? {
+                if self.adopt(named, digest, size, key).await? {
                     return Ok(Source::Here);
                 }
             }
@@ -231,19 +232,41 @@ impl Proxy {
         }
     }
 
-    /// Gives a repository a blob that the store has; `false` if the store lost it meanwhile.
-    async fn adopt(&self, named: &Named, digest: &Digest, size: u64) -> Result<bool, FillError> {
-        let (store, wanted) = (self.store.clone(), *digest);
-        let lost = |error: &dyn std::fmt::Display| FillError::Store { reason: error.to_string() };
-        let leased = tokio::task::spawn_blocking(move || {
-            let lease = store.lease()?;
-            Ok::<_, blob_store::DiskError>(lease.add(&wanted)?.then_some(lease))
-        });
-        let Some(lease) = leased.await.map_err(|e| lost(&e))?.map_err(|e| lost(&e))? else {
-            return Ok(false);
+    /// Size of a blob that is here for whatever reason, and its key if it is in the bucket.
+    fn present(&self, digest: &Digest) -> Result<Option<(u64, Option<String>)>, FillError> {
+        if self.bucket.is_none() {
+            return Ok(self.store.size(digest).map(|size| (size, None)));
+        }
+        let row = self.metadata.blob(digest).map_err(|error| lost(&error))?;
+        let live = row.filter(|row| row.state == BlobState::Live);
+        Ok(live.map(|row| (row.size, Some(row.key))))
+    }
+
+    /// Gives a repository a blob that is here; `false` if it went meanwhile.
+    async fn adopt(
+        &self,
+        named: &Named,
+        digest: &Digest,
+        size: u64,
+        key: Option<String>,
+    ) -> Result<bool, FillError> {
+        let lease = if key.is_none() {
+            let (store, wanted) = (self.store.clone(), *digest);
+            let leased = tokio::task::spawn_blocking(move || {
+                let lease = store.lease()?;
+                Ok::<_, blob_store::DiskError>(lease.add(&wanted)?.then_some(lease))
+            });
+            match leased.await.map_err(died)?.map_err(|error| lost(&error))? {
+                Some(lease) => Some(lease),
+                None => return Ok(false),
+            }
+        } else {
+            None
         };
-        let blob = CachedBlob { repository: named.local.clone(), digest: *digest, size, key: None };
-        self.metadata.change(Change::CacheBlob(blob)).await.map_err(|error| lost(&error))?;
+        let (repository, digest) = (named.local.clone(), *digest);
+        let blob = CachedBlob { repository, digest, size, key };
+        let adopted = self.metadata.change(Change::CacheBlob(blob)).await;
+        adopted.map_err(|error| lost(&error))?;
         drop(lease);
         Ok(true)
     }
@@ -259,31 +282,18 @@ impl Proxy {
         }
         let (store, for_writer) = (self.store.clone(), Arc::clone(fill));
         let (sender, mut received) = pieces();
-        let failed = |error: tokio::task::JoinError| FillError::Store { reason: error.to_string() };
         let writer = tokio::task::spawn_blocking(move || {
             for_writer.open(&store, size)?.write_all(&mut received)
         });
         let sent = self.pump(behind, named, fill, &mut opened, size, &sender).await;
         drop(sender);
         // The writer's error is the cause of a failed send, not the other way round.
-        let written = writer.await.map_err(failed)??;
+        let written = writer.await.map_err(died)??;
         sent?;
-        let store = self.store.clone();
-        let committed = tokio::task::spawn_blocking(move || written.commit(&store));
-        let committed = committed.await.map_err(failed)?;
-        if let Err(IngestError::DigestMismatch { .. }) = &committed {
-            behind.suspect(&format!("blob {} of {}", fill.digest, named.remote));
-        }
-        let (size, lease) = committed?;
-        for repository in fill.close() {
-            let digest = fill.digest;
-            let blob = CachedBlob { repository, digest, size, key: None };
-            // The bytes are right and go to the client; they are only not kept.
-            if let Err(error) = self.metadata.change(Change::CacheBlob(blob)).await {
-                tracing::warn!(%error, %digest, "a blob is not cached");
-            }
-        }
-        drop(lease);
+        let size = match &self.bucket {
+            None => self.commit(behind, named, fill, written).await?,
+            Some(bucket) => self.commit_to(bucket, behind, named, fill, written).await?,
+        };
         if self.bytes_max.is_some_and(|max| {
             max < self.bytes.fetch_add(size, Ordering::Relaxed).saturating_add(size)
         }) {
@@ -291,6 +301,87 @@ impl Proxy {
         }
         tracing::info!(digest = %fill.digest, size, repository = %named.local, "blob cached");
         Ok(())
+    }
+
+    /// Keeps a blob in the store; its size.
+    async fn commit(
+        &self,
+        behind: &Behind,
+        named: &Named,
+        fill: &Fill,
+        written: Writer,
+    ) -> Result<u64, FillError> {
+        let store = self.store.clone();
+        let committed = tokio::task::spawn_blocking(move || written.commit(&store));
+        let (size, lease) = self.judge(behind, named, fill, committed.await.map_err(died)?)?;
+        for repository in fill.close() {
+            self.keep_blob(repository, fill.digest, size, None).await;
+        }
+        drop(lease);
+        Ok(size)
+    }
+
+    /// Keeps a blob in the bucket; its size.
+    async fn commit_to(
+        &self,
+        bucket: &BucketBytes,
+        behind: &Behind,
+        named: &Named,
+        fill: &Fill,
+        written: Writer,
+    ) -> Result<u64, FillError> {
+        let verified = tokio::task::spawn_blocking(move || written.verify());
+        let (size, staged) = self.judge(behind, named, fill, verified.await.map_err(died)?)?;
+        let file = fill.opened().await?.file();
+        let key = match bucket.store_file(&file, size).await {
+            Ok(key) => key,
+            Err(error) => {
+                // The bytes are right and go to the client; they are only not kept.
+                tracing::warn!(%error, digest = %fill.digest, "a blob is not cached");
+                fill.close();
+                return Ok(size);
+            }
+        };
+        drop(staged);
+        for repository in fill.close() {
+            // Another replica may have filled it as well: one object stays.
+            let reply = self.keep_blob(repository, fill.digest, size, Some(key.clone())).await;
+            if let Some(Reply::Duplicate { .. }) = reply {
+                bucket.discard(&key).await;
+            }
+        }
+        Ok(size)
+    }
+
+    fn judge<T>(
+        &self,
+        behind: &Behind,
+        named: &Named,
+        fill: &Fill,
+        result: Result<T, IngestError>,
+    ) -> Result<T, FillError> {
+        if let Err(IngestError::DigestMismatch { .. }) = &result {
+            behind.suspect(&format!("blob {} of {}", fill.digest, named.remote));
+        }
+        Ok(result?)
+    }
+
+    async fn keep_blob(
+        &self,
+        repository: Repository,
+        digest: Digest,
+        size: u64,
+        key: Option<String>,
+    ) -> Option<Reply> {
+        let change = Change::CacheBlob(CachedBlob { repository, digest, size, key });
+        match self.metadata.submit(change, Stamp::system()).await {
+            Ok(reply) => Some(reply),
+            Err(error) => {
+                // The bytes are right and go to the client; they are only not kept.
+                tracing::warn!(%error, %digest, "a blob is not cached");
+                None
+            }
+        }
     }
 
     fn open<'a>(
@@ -365,6 +456,14 @@ impl Proxy {
             };
         }
     }
+}
+
+fn lost(error: &dyn std::fmt::Display) -> FillError {
+    FillError::Store { reason: error.to_string() }
+}
+
+fn died(error: tokio::task::JoinError) -> FillError {
+    lost(&error)
 }
 
 async fn next_piece(pieces: &mut dyn BlobPieces) -> Result<Option<Bytes>, UpstreamError> {

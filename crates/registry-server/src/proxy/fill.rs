@@ -56,6 +56,13 @@ pub(crate) struct Opened {
     pub(crate) size: Option<u64>,
 }
 
+impl Opened {
+    /// The file itself.
+    pub(crate) fn file(self) -> Arc<File> {
+        self.file
+    }
+}
+
 /// Why a blob did not come in.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum FillError {
@@ -225,6 +232,14 @@ impl Writer {
             std::mem::replace(&mut progress.written, written) != written
         });
         Ok(())
+    }
+
+    /// Checks the bytes, which stay readable until the writer goes; for blobs in a bucket.
+    pub(crate) fn verify(mut self) -> Result<(u64, Self), IngestError> {
+        let size = self.ingest.size();
+        let digest = self.fill.digest;
+        self.ingest.verify(&digest)?;
+        Ok((size, self))
     }
 
     /// Makes the bytes a blob of the store if they are right.

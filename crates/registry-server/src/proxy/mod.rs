@@ -38,6 +38,7 @@ use self::memory::{Negatives, Recent, Uses};
 use self::names::Names;
 use self::options::{Network, UpstreamOptions};
 use self::tasks::Tasks;
+use crate::bytes::BucketBytes;
 use crate::metadata::Metadata;
 use crate::refusal::Refusal;
 use crate::route::Target;
@@ -63,6 +64,8 @@ pub(crate) struct Proxy {
     names: Names,
     upstreams: Vec<Behind>,
     store: BlobStore,
+    /// Where blobs are kept if not in the store.
+    bucket: Option<BucketBytes>,
     metadata: Metadata,
     tasks: Tasks,
     /// Tags being checked, by repository and tag.
@@ -100,6 +103,7 @@ impl Proxy {
     pub(crate) fn new(
         options: &ProxyOptions,
         store: BlobStore,
+        bucket: Option<BucketBytes>,
         metadata: Metadata,
     ) -> Result<Self, ProxyOptionsError> {
         let names = Names::new(&options.upstreams)?;
@@ -111,6 +115,7 @@ impl Proxy {
             names,
             upstreams: options.upstreams.iter().map(behind).collect(),
             store,
+            bucket,
             metadata,
             tasks: Tasks::default(),
             checks: Flights::default(),

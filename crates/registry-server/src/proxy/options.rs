@@ -107,9 +107,6 @@ pub enum ProxyOptionsError {
         /// The path.
         path: String,
     },
-    /// Blobs are in a bucket, which the cache does not fill.
-    #[error("other registries are cached on local disk only, not with blobs in a bucket")]
-    Bucket,
     /// Two registries share a name or a path.
     #[error("upstream {host}: {name:?} is given twice")]
     Twice {

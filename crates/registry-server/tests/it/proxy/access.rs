@@ -3,8 +3,8 @@
 use http::{Method, StatusCode};
 use oci_model::Digest;
 use registry_server::{
-    AccessRule, Anonymous, BucketOptions, Holder, ProxiedRegistry, ProxyOptionsError,
-    RegistryServer, Role, add_user,
+    AccessRule, Anonymous, Holder, ProxiedRegistry, ProxyOptionsError, RegistryServer, Role,
+    add_user,
 };
 
 use super::fake::Fake;
@@ -161,14 +161,4 @@ async fn a_registry_with_unusable_upstreams_does_not_start() {
     let expected =
         ProxyOptionsError::Twice { host: "hub.example".to_owned(), name: "hub.example".to_owned() };
     assert!(matches!(error, registry_server::BindError::Proxy(error) if error == expected));
-}
-
-#[tokio::test]
-async fn a_cache_over_a_bucket_is_refused_at_the_start() {
-    let state = tempfile::tempdir().expect("a directory");
-    let mut options = options(state.path());
-    options.proxy.upstreams = vec![behind(&Fake::new())];
-    options.bucket = Some(BucketOptions::new("s3://bucket/prefix"));
-    let error = RegistryServer::bind(options).await.expect_err("a refusal");
-    assert!(matches!(error, registry_server::BindError::Proxy(ProxyOptionsError::Bucket)));
 }

@@ -8,6 +8,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::fake::{Fake, PIECE, blob};
+use crate::bucket::Bucket;
+
 use super::{HUB, cache_of, cache_with, rest, some_bytes};
 
 /// Content of which no two pieces are equal.
@@ -279,4 +281,37 @@ async fn an_upstream_that_hangs_is_given_up() {
     let reply = cache.get(&path(&digest)).await;
     assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(reply.header("retry-after"), "5");
+}
+
+#[tokio::test]
+async fn replicas_over_a_bucket_share_what_one_of_them_filled() {
+    let (fake, bucket) = (Fake::new(), Bucket::start());
+    let layer = content(10 * PIECE);
+    let digest = fake.put_blob("library/app", blob(layer.clone()));
+    fake.put_blob("library/other", blob(layer.clone()));
+    let place = || bucket.options();
+    let one = cache_with(&fake, |options| options.bucket = Some(place())).await;
+    let two = cache_with(&fake, |options| options.bucket = Some(place())).await;
+    assert!(one.get(&path(&digest)).await.body == layer);
+    assert_eq!(fake.take_log(), [format!("GET library/app {digest} 0")]);
+    assert!(two.get(&path(&digest)).await.body == layer);
+    assert_eq!(fake.take_log(), [""; 0]);
+    // Another repository proves that it has it, and the object is not stored again.
+    let other = format!("/v2/{HUB}/library/other/blobs/{digest}");
+    assert!(two.get(&other).await.body == layer);
+    assert_eq!(fake.take_log(), [format!("HEAD library/other {digest}")]);
+    assert_eq!(bucket.keys("registry/blobs/").len(), 1);
+    // Two replicas that fill at once: the second one removes its copy.
+    let gate = gate();
+    let second = content(12 * PIECE);
+    let mut gated = blob(second.clone());
+    gated.gate = Some((5 * PIECE, gate.clone()));
+    let digest = fake.put_blob("library/app", gated);
+    let mut here = one.begin(&path(&digest), &[]).await;
+    let mut there = two.begin(&path(&digest), &[]).await;
+    gate.close();
+    for response in [&mut here, &mut there] {
+        assert!(rest(response.body_mut()).await == (second.clone(), false));
+    }
+    assert_eq!(bucket.keys("registry/blobs/").len(), 2);
 }
