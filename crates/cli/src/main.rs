@@ -11,6 +11,7 @@ mod build;
 mod commands;
 mod exit;
 mod globals;
+mod issuer_keys;
 mod local_images;
 mod output;
 mod password;

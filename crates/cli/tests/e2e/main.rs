@@ -21,6 +21,7 @@ mod outputs;
 mod pod;
 mod real_projects;
 mod registry_clients;
+mod registry_identity;
 mod registry_matrix;
 mod registry_proxy;
 mod sandboxes;

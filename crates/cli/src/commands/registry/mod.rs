@@ -5,11 +5,13 @@ mod backup;
 mod check_config;
 mod config;
 mod gc;
+mod identity;
 mod namespace;
 mod operations;
 mod reload;
 mod remote;
 mod retention;
+mod robot;
 mod serve;
 mod storage;
 mod transfer;
@@ -41,6 +43,8 @@ enum RegistryVerb {
     Serve(Box<serve::ServeArgs>),
     /// Manage who may log in
     User(user::UserArgs),
+    /// Manage robots: accounts for machines
+    Robot(robot::RobotArgs),
     /// Show the policies of the namespaces that you administer
     Namespaces(namespace::NamespacesArgs),
     /// Show what namespaces hold and may hold
@@ -78,6 +82,7 @@ pub(crate) async fn run(args: RegistryArgs, globals: &Globals) -> Result<ExitCod
     match args.verb {
         RegistryVerb::Serve(args) => serve::run(*args, globals).await,
         RegistryVerb::User(args) => user::run(&args, globals),
+        RegistryVerb::Robot(args) => robot::run(&args, globals),
         RegistryVerb::Namespaces(args) => namespace::list(&args).await,
         RegistryVerb::Usage(args) => namespace::usage(&args).await,
         RegistryVerb::Retention(args) => retention::run(&args).await,
@@ -98,6 +103,11 @@ pub(crate) async fn run(args: RegistryArgs, globals: &Globals) -> Result<ExitCod
 
 fn open_store(state: &Path) -> Result<BlobStore, Failure> {
     BlobStore::open(state.join("blobs")).map_err(|error| Failure::new(Kind::Environment, error))
+}
+
+/// The robots file that `registry robot add` writes and `registry serve` finds.
+fn default_robots(state: &Path) -> PathBuf {
+    state.join("registry/robots.json")
 }
 
 /// The user file that `registry user add` writes and `registry serve` finds.

@@ -13,7 +13,7 @@ use crate::exit::Failure;
 use crate::globals::Globals;
 
 /// Keys of `[registry]` that count without a restart.
-const LIVE: [&str; 9] = [
+const LIVE: [&str; 10] = [
     "access",
     "anonymous",
     "auth",
@@ -23,6 +23,7 @@ const LIVE: [&str; 9] = [
     "tls",
     "tls-cert",
     "tls-key",
+    "identity",
 ];
 
 /// What somebody asks of the process.

@@ -14,7 +14,7 @@ use registry_server::{
 use super::config::{Access, AnonymousArg, AuthArg, Config, ConfigRole, Effective, KeyFlags};
 use super::reload::{Reloader, Request, Signals};
 use super::upstreams::proxy_options;
-use super::{default_users, open_store, operations, storage, upkeep};
+use super::{default_users, identity, open_store, operations, storage, upkeep};
 use crate::exit::{Failure, Kind};
 use crate::globals::Globals;
 use crate::output;
@@ -118,6 +118,7 @@ pub(super) fn options(config: Config, globals: &Globals) -> Result<RegistryOptio
     options.drain_max = config.operations.drain_requests.map_or(options.drain_max, |time| time.0);
     options.operations.audit = config.audit.options(state.join("registry/audit"));
     operations::apply(&config.operations, &config.rates, &mut options.operations);
+    options.identity = identity::options(config.identity, globals)?;
     options.access = config.access.into_iter().map(access_rule).collect();
     options.proxy = proxy_options(config.proxy, &config.cache)?;
     options.namespaces = config.namespaces.into_iter().map(Into::into).collect();

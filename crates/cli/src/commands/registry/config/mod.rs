@@ -25,6 +25,7 @@ use self::shape::{Shape, Shaped, settings};
 pub(super) use self::sources::{Effective, KeyFlags, Origin};
 pub(super) use self::upkeep::Upkeep;
 use super::audit::AuditConfig;
+use super::identity::IdentityConfig;
 use super::operations::{ClientTlsConfig, OperationsConfig, RatesConfig};
 use super::storage::BucketConfig;
 
@@ -60,6 +61,8 @@ settings! {
         upkeep: Upkeep,
         /// Rights per repository prefix; rights add up. Without any, every user may do everything.
         access: Vec<Access>,
+        /// Robots, groups, tokens, issuers, client certificates (docs/registry-access.md).
+        identity: IdentityConfig,
         /// Prefixes with policies of their own.
         namespaces: Vec<NamespaceSettings>,
         /// Other registries that are served and cached here.
@@ -80,7 +83,8 @@ settings! {
     item Access {
         /// The repository and those below it; empty for all.
         prefix: Option<String> = "all repositories",
-        /// A user of the user file; `*` for each of them; absent for everybody.
+        /// A user, `robot+NAME` or `ISSUER:NAME`; `*` for each of the user file; absent for
+        /// everybody.
         user: Option<String> = "everybody",
         /// A group, instead of a user.
         group: Option<String>,
