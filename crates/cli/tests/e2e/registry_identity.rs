@@ -42,7 +42,7 @@ fn copy(machine: &Machine, target: &str, credentials: &str) -> crate::machine::R
     let from = format!("{USER}:{PASSWORD}");
     let mut command = Command::new("skopeo");
     command.args(["copy", "--src-tls-verify=false", "--dest-tls-verify=false", "--src-creds"]);
-    command.args([&from, "--dest-creds", credentials, &source, target]);
+    command.args([from.as_str(), "--dest-creds", credentials, source.as_str(), target]);
     run(command.env("HOME", machine.home()), "")
 }
 
@@ -82,7 +82,7 @@ fn service_accounts_and_robots_push_without_a_users_password() {
     let registry = Registry::start(&machine, &config);
     let target = |name: &str| format!("docker://{}/{name}:1", registry.address);
     let token = |arguments: &[&str]| {
-        let token = machine.kubectl(&[&["create", "token"], arguments].concat()).ok();
+        let token = machine.kubectl(&[&["create", "token"][..], arguments].concat()).ok();
         format!("oidc:{}", token.trim())
     };
     let ours = token(&["builder", "-n", "ci", "--audience", "registry.test"]);
