@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use registry_server::{Anonymous, AuthScheme, add_user};
+use registry_server::{Anonymous, AuthScheme, ByteSize, ImmutableTags, Namespace, add_user};
 
 use crate::{Fixture, MANIFEST, image_manifest};
 
@@ -119,4 +119,35 @@ async fn skopeo_copies_with_a_password() {
 #[tokio::test(flavor = "multi_thread")]
 async fn skopeo_copies_with_tokens() {
     copies_there_and_back(AuthScheme::Bearer).await;
+}
+
+/// The words in which people read that a policy stands in their way.
+#[tokio::test(flavor = "multi_thread")]
+async fn skopeo_shows_which_policy_refused() {
+    let registry = Fixture::with(|options, _| {
+        let mut small = Namespace::new("small");
+        small.quota = Some(ByteSize(1_000_000));
+        let mut fixed = Namespace::new("fixed");
+        fixed.immutable_tags = vec![ImmutableTags::new("v*".parse().expect("a pattern"))];
+        options.namespaces = vec![small, fixed];
+    })
+    .await;
+    registry.push_image("fixed/app", "v1", "another image").await;
+    let directory = registry.directory.as_ref().expect("a directory").path().join("source");
+    write_image(&directory);
+    let address = registry.registry.address();
+    let copy = move |name: &str| {
+        let (from, to) =
+            (format!("dir:{}", directory.display()), format!("docker://{address}/{name}"));
+        skopeo(&["copy", "--dest-tls-verify=false", "--preserve-digests", &from, &to])
+            .expect_err("a policy is against it")
+    };
+    let check = move || {
+        let text = copy("small/app:v1");
+        assert!(text.contains("quota of namespace small exceeded: 976.5 KiB allowed"), "{text}");
+        let text = copy("fixed/app:v1");
+        let rule = "tag v1 is immutable: tags v* are immutable in namespace fixed";
+        assert!(text.contains(rule), "{text}");
+    };
+    tokio::task::spawn_blocking(check).await.expect("the checks");
 }
