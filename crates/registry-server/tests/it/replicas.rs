@@ -415,7 +415,8 @@ async fn skopeo_copies_there_and_back_though_each_request_meets_another_replica(
     let to = format!("dir:{}", target.display());
     let done = tokio::task::spawn_blocking(move || {
         let image = format!("docker://{address}/team/app:v1");
-        let insecure = ["copy", "--dest-tls-verify=false", "--src-tls-verify=false"];
+        let insecure =
+            ["copy", "--preserve-digests", "--dest-tls-verify=false", "--src-tls-verify=false"];
         crate::skopeo::skopeo(&[&insecure[..], &[&from, &image]].concat())?;
         crate::skopeo::skopeo(&[&insecure[..], &[&image, &to]].concat())?;
         Ok::<_, String>(())
