@@ -324,7 +324,10 @@ mod tests {
     fn what_no_rule_covers_stays() {
         let view = repository(&[("v1", "a", 900), ("dev-1", "b", 900), ("dev-2", "c", 1)]);
         let dev = RetentionRule { tags: glob("dev-*"), ..last(1) };
-        assert_eq!(dropped(&[dev.clone()], &view), (vec!["dev-1".to_owned()], vec![digest("b")]));
+        assert_eq!(
+            dropped(std::slice::from_ref(&dev), &view),
+            (vec!["dev-1".to_owned()], vec![digest("b")])
+        );
         let elsewhere = RetentionRule { repositories: glob("team/other"), ..last(1) };
         assert_eq!(dropped(&[elsewhere], &view).0, [""; 0]);
         let except = RetentionRule { except: vec![glob("dev-1")], ..dev };

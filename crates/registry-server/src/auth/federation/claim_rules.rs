@@ -100,7 +100,8 @@ fn is_like(pattern: &str, text: &str) -> bool {
     let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
     // Where to go on if a literal does not fit: the last `*`, and the last `**`, with how far each
     // has reached.
-    let (mut narrow, mut wide): (Option<(usize, usize)>, Option<(usize, usize)>) = (None, None);
+    let mut narrow: Option<(usize, usize)> = None;
+    let mut wide: Option<(usize, usize)> = None;
     loop {
         if pattern[pattern_at..].starts_with(b"**") {
             pattern_at += 2;
