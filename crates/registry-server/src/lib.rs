@@ -30,6 +30,7 @@ mod manifests;
 mod metadata;
 mod operations;
 mod options;
+mod pattern;
 mod proxy;
 mod range;
 mod refusal;

@@ -8,11 +8,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use oci_model::{Digest, RawManifest, Repository, Tag};
 
-use super::names::matches;
 use super::{Behind, Proxy};
 use crate::metadata::{
     CachedKind, CachedRow, CachedUse, Change, ChangeError, MetadataError, Uncached,
 };
+use crate::pattern::{self, Wildcards};
 use crate::route::ManifestReference;
 
 /// Tags of a repository that are looked at for pins.
@@ -204,7 +204,8 @@ impl Proxy {
 impl Behind {
     fn pins(&self, remote: &str, tag: &str) -> bool {
         let full = format!("{remote}:{tag}");
-        self.options.pins.iter().any(|pin| matches(pin, remote) || matches(pin, &full))
+        let is = |pin: &str, name: &str| pattern::matches(pin, name, Wildcards::NAMES);
+        self.options.pins.iter().any(|pin| is(pin, remote) || is(pin, &full))
     }
 }
 
