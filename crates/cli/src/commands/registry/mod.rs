@@ -7,6 +7,7 @@ mod config;
 mod gc;
 mod identity;
 mod namespace;
+mod notifications;
 mod operations;
 mod reload;
 mod remote;

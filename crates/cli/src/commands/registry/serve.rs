@@ -116,6 +116,9 @@ pub(super) fn options(config: Config, globals: &Globals) -> Result<RegistryOptio
         storage::bucket(config.storage, config.bucket, |name| std::env::var(name).ok())?;
     options.sparse_indexes = config.sparse_indexes;
     options.drain_max = config.operations.drain_requests.map_or(options.drain_max, |time| time.0);
+    for receiver in config.notifications {
+        options.operations.receivers.push(receiver.receiver()?);
+    }
     options.operations.audit = config.audit.options(state.join("registry/audit"));
     operations::apply(&config.operations, &config.rates, &mut options.operations);
     options.identity = identity::options(config.identity, globals)?;

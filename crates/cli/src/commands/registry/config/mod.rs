@@ -26,6 +26,7 @@ pub(super) use self::sources::{Effective, KeyFlags, Origin};
 pub(super) use self::upkeep::Upkeep;
 use super::audit::AuditConfig;
 use super::identity::IdentityConfig;
+use super::notifications::ReceiverConfig;
 use super::operations::{ClientTlsConfig, OperationsConfig, RatesConfig};
 use super::storage::BucketConfig;
 
@@ -71,6 +72,8 @@ settings! {
         cache: CacheSettings,
         /// How fast and how much at once one client may ask.
         rates: RatesConfig,
+        /// Receivers of notifications.
+        notifications: Vec<ReceiverConfig>,
         /// Who did what.
         audit: AuditConfig,
         /// Health, metrics, draining.
