@@ -40,6 +40,23 @@ async fn a_refusal_names_the_rule() {
     registry.push_image("elsewhere", "v1", "b").await;
 }
 
+#[tokio::test]
+async fn rules_that_are_read_again_hold_at_once() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut options = crate::options(directory.path());
+    let registry = Fixture::over(options.clone()).await;
+    registry.push_image("team/app", "v1", "a").await;
+    let other = registry.image("team/app", "b").await;
+    let push = || registry.put_manifest("team/app", "v1", MANIFEST, &other);
+    for (tags, expected) in [("v*", 409), ("w*", 201)] {
+        let mut namespace = Namespace::new("team");
+        namespace.immutable_tags = vec![ImmutableTags::new(tags.parse().expect("a pattern"))];
+        options.namespaces = vec![namespace];
+        registry.registry.reload(options.clone()).await.expect("new rules");
+        assert_eq!(push().await.status.as_u16(), expected, "{tags} are immutable");
+    }
+}
+
 // registry.md 4.7 row 13.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_many_first_writers_exactly_one_wins() {

@@ -31,6 +31,19 @@ pub(crate) enum How {
     Restore,
 }
 
+impl How {
+    /// As it is written everywhere.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Push => "push",
+            Self::Delete => "delete",
+            Self::Retention => "retention",
+            Self::Repository => "repository",
+            Self::Restore => "restore",
+        }
+    }
+}
+
 /// A tag that came to name something else.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TagMove {

@@ -114,6 +114,8 @@ pub(crate) struct Outcome {
     pub(crate) effects: Vec<Effect>,
     /// Repositories whose rows differ now.
     pub(crate) changed: BTreeSet<String>,
+    /// What went from the trash for good, until it is told.
+    purged: outbox::Removed,
 }
 
 /// What a change tells whoever asked for it.
@@ -311,7 +313,7 @@ pub(crate) fn apply(
         Change::Tidy(gone) => repository::tidy(gone, tables, &mut outcome),
         Change::Outbox(change) => outbox::apply(change, stamp, tables),
     };
-    let done = done.and_then(|()| outbox::record(change, stamp, before, tables));
+    let done = done.and_then(|()| outbox::record(change, stamp, before, &mut outcome, tables));
     match done {
         Ok(()) => Ok(outcome),
         Err(error) => {

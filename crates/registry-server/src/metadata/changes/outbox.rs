@@ -2,12 +2,15 @@
 //! notifications. Events are written by the change that they are about, so that there is none
 //! without the other.
 
+use std::collections::BTreeMap;
+
 use oci_model::Repository;
 use redb::ReadableTable as _;
 use serde::{Deserialize, Serialize};
 
-use super::{Change, ChangeError, Stamp};
-use crate::metadata::tables::Tables;
+use super::history::How;
+use super::{Change, ChangeError, Outcome, Reply, Stamp};
+use crate::metadata::tables::{Tables, decode_manifest, upper_bound};
 
 /// Events kept although every receiver has them: for audit logs that were written elsewhere or
 /// could not be written for a while.
@@ -18,6 +21,10 @@ const EVENTS_MAX: u64 = 1_000_000;
 
 /// Old events removed with each new one, at most, so that no change takes long.
 const TRIM_MAX: u64 = 16;
+
+/// Things that one change removed or brought back and that have an event each; the last one
+/// counts the others.
+pub(super) const TOLD_MAX: usize = 10_000;
 
 /// Undeliverable events kept per receiver; the oldest go beyond it.
 const DEAD_MAX: usize = 10_000;
@@ -45,6 +52,12 @@ pub(crate) struct Event {
     /// Bytes of the manifest or blob.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) size: Option<u64>,
+    /// What removed it or brought it back, unless a request named it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) how: Option<How>,
+    /// So many more tags and manifests have no event of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) more: Option<u64>,
 }
 
 /// What was done.
@@ -59,6 +72,12 @@ pub(crate) enum Action {
     DeleteBlob,
     /// A repository took over a blob that is there.
     Mount,
+    /// A manifest or a tag came back, or a tag was set back.
+    Restore,
+    /// A manifest or a tag that was deleted cannot be restored any more.
+    Purge,
+    /// A repository was removed with all that it held.
+    DeleteRepository,
 }
 
 /// A change of the outbox itself.
@@ -106,8 +125,44 @@ struct Lease {
 
 /// What the tables say before a change about what it will do away with.
 pub(super) struct Before {
-    /// By tag, in the order of the change.
+    /// What the tags of the change named, in its order.
     tags: Vec<Option<String>>,
+    /// What goes without being named by the change.
+    removed: Removed,
+}
+
+/// Tags and manifests that went or came, as many as have events, and how many more there were.
+#[derive(Debug, Default)]
+pub(super) struct Removed {
+    /// Repository, tag or digest, and what a tag named.
+    pub(super) objects: Vec<(String, String, Option<String>)>,
+    pub(super) more: u64,
+}
+
+impl Removed {
+    pub(super) fn add(&mut self, repository: &str, id: &str, named: Option<&str>) {
+        if self.objects.len() < TOLD_MAX {
+            let named = named.map(str::to_owned);
+            self.objects.push((repository.to_owned(), id.to_owned(), named));
+        } else {
+            self.more += 1;
+        }
+    }
+
+    /// Everything in a repository.
+    fn all_of(name: &str, tables: &Tables<'_>) -> Result<Self, ChangeError> {
+        let mut all = Self::default();
+        let end = upper_bound(name);
+        let range = || (name, "")..(end.as_str(), "");
+        for row in tables.tags.range(range())? {
+            let (key, digest) = row?;
+            all.add(name, key.value().1, Some(digest.value()));
+        }
+        for row in tables.manifests.range(range())? {
+            all.add(name, row?.0.value().1, None);
+        }
+        Ok(all)
+    }
 }
 
 pub(super) fn before(change: &Change, tables: &Tables<'_>) -> Result<Before, ChangeError> {
@@ -122,9 +177,21 @@ pub(super) fn before(change: &Change, tables: &Tables<'_>) -> Result<Before, Cha
             .map(|name| tag(&manifest.repository, name.as_str()))
             .collect::<Result<_, _>>()?,
         Change::DeleteTag(repository, name) => vec![tag(repository, name.as_str())?],
+        Change::Retain(retain) => {
+            let planned = retain.planned.iter();
+            planned.map(|id| tag(&retain.repository, id)).collect::<Result<_, _>>()?
+        }
+        Change::Restore(wanted) => {
+            let wanted = wanted.tag.as_ref().map(|name| tag(&wanted.repository, name.as_str()));
+            wanted.into_iter().collect::<Result<_, _>>()?
+        }
         _ => Vec::new(),
     };
-    Ok(Before { tags })
+    let removed = match change {
+        Change::DeleteRepository(repository) => Removed::all_of(repository.as_str(), tables)?,
+        _ => Removed::default(),
+    };
+    Ok(Before { tags, removed })
 }
 
 /// Writes what a change that was made did. A push that was made before, such as the second try
@@ -133,23 +200,13 @@ pub(super) fn record(
     change: &Change,
     stamp: &Stamp,
     before: Before,
+    outcome: &mut Outcome,
     tables: &mut Tables<'_>,
 ) -> Result<(), ChangeError> {
     if !tables.is_touched() {
         return Ok(());
     }
-    let event = |action, repository: &Repository| Event {
-        at: stamp.at,
-        by: stamp.by.clone(),
-        request: stamp.request.clone(),
-        action,
-        repository: repository.to_string(),
-        tag: None,
-        digest: None,
-        old_digest: None,
-        media_type: None,
-        size: None,
-    };
+    let event = |action, repository: &Repository| Event::of(stamp, action, repository.as_str());
     match change {
         Change::PutManifest(manifest) => {
             let pushed = Event {
@@ -185,9 +242,120 @@ pub(super) fn record(
             let digest = Some(digest.to_string());
             append(&Event { digest, ..event(Action::Mount, repository) }, tables)
         }
+        Change::Retain(retain) => {
+            let Reply::Retained { tags, manifests } = &outcome.reply else { return Ok(()) };
+            let name = retain.repository.as_str();
+            let mut removed = Removed::default();
+            let named: BTreeMap<_, _> = retain.planned.iter().zip(&before.tags).collect();
+            for tag in tags {
+                removed.add(name, tag, named.get(tag).and_then(|named| named.as_deref()));
+            }
+            for digest in manifests {
+                removed.add(name, digest, None);
+            }
+            tell(Action::Delete, Some(How::Retention), &removed, stamp, tables)
+        }
+        Change::DeleteRepository(repository) => {
+            let how = Some(How::Repository);
+            tell(Action::Delete, how, &before.removed, stamp, tables)?;
+            append(&event(Action::DeleteRepository, repository), tables)
+        }
+        Change::Restore(wanted) => {
+            let Reply::Restored { manifests, tags } = &outcome.reply else { return Ok(()) };
+            let old = before.tags.into_iter().next().flatten();
+            restored(&wanted.repository, manifests, tags, old.as_ref(), stamp, tables)
+        }
+        Change::EmptyTrash(_) => {
+            let purged = std::mem::take(&mut outcome.purged);
+            tell(Action::Purge, None, &purged, stamp, tables)
+        }
         // Links and leases of blobs say nothing to people, and the outbox is not about itself.
         _ => Ok(()),
     }
+}
+
+impl Event {
+    fn of(stamp: &Stamp, action: Action, repository: &str) -> Self {
+        Self {
+            at: stamp.at,
+            by: stamp.by.clone(),
+            request: stamp.request.clone(),
+            action,
+            repository: repository.to_owned(),
+            tag: None,
+            digest: None,
+            old_digest: None,
+            media_type: None,
+            size: None,
+            how: None,
+            more: None,
+        }
+    }
+}
+
+/// Tells of things that a change removed without naming them.
+fn tell(
+    action: Action,
+    how: Option<How>,
+    removed: &Removed,
+    stamp: &Stamp,
+    tables: &mut Tables<'_>,
+) -> Result<(), ChangeError> {
+    let last = removed.objects.len().saturating_sub(1);
+    for (at, (repository, id, named)) in removed.objects.iter().enumerate() {
+        let mut event = Event { how, ..Event::of(stamp, action, repository) };
+        // No tag has a colon, every digest has one.
+        if id.contains(':') {
+            event.digest = Some(id.clone());
+        } else {
+            event.tag = Some(id.clone());
+            event.old_digest.clone_from(named);
+        }
+        event.more = (at == last && removed.more > 0).then_some(removed.more);
+        append(&event, tables)?;
+    }
+    Ok(())
+}
+
+/// Tells of manifests that came back and of the tags that name them.
+fn restored(
+    repository: &Repository,
+    manifests: &[String],
+    tags: &[String],
+    old: Option<&String>,
+    stamp: &Stamp,
+    tables: &mut Tables<'_>,
+) -> Result<(), ChangeError> {
+    let name = repository.as_str();
+    let mut events = Vec::new();
+    for digest in manifests.iter().take(TOLD_MAX) {
+        let mut event = Event::of(stamp, Action::Restore, name);
+        event.digest = Some(digest.clone());
+        if let Some(row) = tables.manifests.get((name, digest.as_str()))?
+            && let Some((media_type, bytes)) = decode_manifest(row.value())
+        {
+            event.media_type = Some(media_type.to_owned());
+            event.size = Some(bytes.len() as u64);
+        }
+        events.push(event);
+    }
+    for tag in tags.iter().take(TOLD_MAX) {
+        let digest = tables.tags.get((name, tag.as_str()))?.map(|row| row.value().to_owned());
+        if digest.as_ref() != old {
+            let (tag, old_digest) = (Some(tag.clone()), old.cloned());
+            events.push(Event {
+                tag,
+                digest,
+                old_digest,
+                ..Event::of(stamp, Action::Restore, name)
+            });
+        }
+    }
+    let untold = manifests.len().saturating_sub(TOLD_MAX) + tags.len().saturating_sub(TOLD_MAX);
+    if let Some(last) = events.last_mut() {
+        last.more = (untold > 0).then_some(untold as u64);
+    }
+    events.iter().try_for_each(|event| append(event, tables))
 }
 
 fn append(event: &Event, tables: &mut Tables<'_>) -> Result<(), ChangeError> {

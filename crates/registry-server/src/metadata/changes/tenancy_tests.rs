@@ -440,6 +440,92 @@ fn a_push_under_way_does_not_survive_the_deletion_of_its_repository_in_part() {
     assert!(matches!(state.change(&again), Err(ChangeError::Unknown)));
 }
 
+impl State {
+    /// What happened since the last call: action, tag or digest, what a tag named before.
+    fn told(&mut self) -> Vec<(Action, String, Option<String>)> {
+        let transaction = self.database.begin_write().expect("a transaction");
+        let mut told = Vec::new();
+        {
+            let mut tables = Tables::open(&transaction).expect("tables");
+            let mut sequences = Vec::new();
+            for row in tables.events.iter().expect("rows") {
+                let (sequence, row) = row.expect("a row");
+                sequences.push(sequence.value());
+                let event: Event = read_json("events", "", row.value()).expect("an event");
+                let id = event.tag.or(event.digest).unwrap_or_default();
+                told.push((event.action, id, event.old_digest));
+            }
+            for sequence in sequences {
+                tables.events.remove(sequence).expect("an answer");
+            }
+        }
+        transaction.commit().expect("a commit");
+        told
+    }
+}
+
+#[test]
+fn what_a_change_removes_without_naming_it_is_told_one_by_one() {
+    let rule = RetentionRule { keep_last: Some(0), ..RetentionRule::new() };
+    let mut state = State::new(team(|_| {}));
+    let first = state.push("team/app", "v1", "a").expect("an image");
+    let second = state.push("team/app", "v2", "b").expect("an image");
+    state.told();
+    let (first, second) = (first.to_string(), second.to_string());
+    let of_tag = |action, tag: &str, old: &str| (action, tag.to_owned(), Some(old.to_owned()));
+    let of_manifest = |action, digest: &str| (action, digest.to_owned(), None);
+
+    state.change(&Change::SetPolicies(team(|team| team.retention = vec![rule]))).expect("it");
+    let planned = vec!["v2".to_owned(), "v1".to_owned()];
+    let retain = Retain { repository: repository("team/app"), planned };
+    state.change(&Change::Retain(retain.clone())).expect("it");
+    let mut told = state.told();
+    told.sort_by(|one, other| one.1.cmp(&other.1));
+    assert_eq!(told, [of_tag(Action::Delete, "v1", &first), of_tag(Action::Delete, "v2", &second)]);
+    state.change(&Change::Retain(retain)).expect("nothing is left");
+    assert_eq!(state.told(), []);
+
+    let back = |tag_or: &str| Restore {
+        repository: repository("team/app"),
+        tag: Some(tag(tag_or)),
+        digest: None,
+    };
+    state.change(&Change::Restore(back("v1"))).expect("it");
+    assert_eq!(state.told(), [(Action::Restore, "v1".to_owned(), None)]);
+
+    state.change(&Change::DeleteRepository(repository("team/app"))).expect("it");
+    let told = state.told();
+    assert_eq!(told[0], of_tag(Action::Delete, "v1", &first));
+    let mut manifests = [first.as_str(), second.as_str()];
+    manifests.sort_unstable();
+    assert_eq!(told[1..3], manifests.map(|digest| of_manifest(Action::Delete, digest)));
+    assert_eq!(told[3..], [(Action::DeleteRepository, String::new(), None)]);
+
+    let image = first.parse::<Digest>().expect("a digest");
+    let back = Restore { repository: repository("team/app"), tag: None, digest: Some(image) };
+    state.change(&Change::Restore(back)).expect("it");
+    assert_eq!(
+        state.told(),
+        [of_manifest(Action::Restore, &first), (Action::Restore, "v1".to_owned(), None)]
+    );
+
+    let everything = EmptyTrash { everything_below: Some("team".to_owned()) };
+    state.change(&Change::EmptyTrash(everything)).expect("it");
+    let told = state.told();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told.contains(&of_manifest(Action::Purge, &second)), "{told:?}");
+    assert!(told.contains(&of_tag(Action::Purge, "v2", &second)), "{told:?}");
+}
+
+#[test]
+fn a_change_tells_of_so_many_things_and_counts_the_others() {
+    let mut removed = outbox::Removed::default();
+    for number in 0..outbox::TOLD_MAX + 3 {
+        removed.add("a", &number.to_string(), None);
+    }
+    assert_eq!((removed.objects.len(), removed.more), (outbox::TOLD_MAX, 3));
+}
+
 // registry.md 4.7 row 10.
 #[test]
 fn what_changed_after_the_plan_is_judged_again() {

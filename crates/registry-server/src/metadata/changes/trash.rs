@@ -326,6 +326,7 @@ pub(super) fn empty(
     }
     let policies = policies::current(tables)?;
     for (name, id, buried) in &gone {
+        outcome.purged.add(name, id, Some(&buried.digest));
         tables.trash.remove((name.as_str(), id.as_str()))?;
         if tables.trash_manifests.remove((name.as_str(), id.as_str()))?.is_some() {
             forget(policies.of(name), name, id, &buried.times, tables, outcome)?;

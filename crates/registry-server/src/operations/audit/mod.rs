@@ -201,7 +201,13 @@ fn of_event(event: Event) -> AuditRecord {
         Action::Delete => "delete",
         Action::DeleteBlob => "delete_blob",
         Action::Mount => "mount",
+        Action::Restore => "restore",
+        Action::Purge => "purge",
+        Action::DeleteRepository => "delete_repository",
     };
+    let how = event.how.map(|how| how.as_str().to_owned());
+    let more = event.more.map(|more| format!("and {more} more tags and manifests"));
+    let detail = how.into_iter().chain(more).reduce(|how, more| format!("{how}, {more}"));
     AuditRecord {
         at: timestamp(SystemTime::UNIX_EPOCH + Duration::from_millis(event.at)),
         action: action.to_owned(),
@@ -211,6 +217,7 @@ fn of_event(event: Event) -> AuditRecord {
         tag: event.tag,
         digest: event.digest,
         old_digest: event.old_digest,
+        detail,
         ..AuditRecord::default()
     }
 }

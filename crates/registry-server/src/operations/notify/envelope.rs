@@ -50,12 +50,20 @@ fn time(event: &Event) -> String {
 fn distribution(sequence: u64, event: &Event, source: &Source) -> Value {
     let action = match event.action {
         Action::Push => "push",
-        Action::Delete | Action::DeleteBlob => "delete",
+        Action::Delete | Action::DeleteBlob | Action::DeleteRepository => "delete",
         Action::Mount => "mount",
+        // To whoever was told of the deletion it is as if somebody had pushed it.
+        Action::Restore => "push",
+        // Not a second deletion: the tag may have come again.
+        Action::Purge => "purge",
     };
     let mut target = json!({ "repository": event.repository });
     let kind = match event.action {
-        Action::Push | Action::Delete => "manifests",
+        Action::Push
+        | Action::Delete
+        | Action::Restore
+        | Action::Purge
+        | Action::DeleteRepository => "manifests",
         Action::DeleteBlob | Action::Mount => "blobs",
     };
     for (key, value) in [
@@ -93,6 +101,11 @@ fn cloud_event(sequence: u64, event: &Event, source: &Source) -> Value {
         (Action::Delete, None) => "manifest.deleted",
         (Action::DeleteBlob, _) => "blob.deleted",
         (Action::Mount, _) => "blob.mounted",
+        (Action::Restore, Some(_)) => "tag.restored",
+        (Action::Restore, None) => "manifest.restored",
+        (Action::Purge, Some(_)) => "tag.purged",
+        (Action::Purge, None) => "manifest.purged",
+        (Action::DeleteRepository, _) => "repository.deleted",
     };
     let mut data = serde_json::to_value(event).unwrap_or_default();
     if let Some(data) = data.as_object_mut() {
@@ -131,11 +144,29 @@ mod tests {
             old_digest: Some("sha256:old".to_owned()),
             media_type: Some("m/t".to_owned()),
             size: Some(7),
+            how: None,
+            more: None,
         }
     }
 
     fn source() -> Source {
         Source { url: "https://r".to_owned(), instance: "i".to_owned() }
+    }
+
+    #[test]
+    fn what_went_and_came_back_has_names_of_its_own() {
+        let types = [
+            (Action::Restore, "tag.restored", "push"),
+            (Action::Purge, "tag.purged", "purge"),
+            (Action::DeleteRepository, "repository.deleted", "delete"),
+        ];
+        for (action, kind, of_distribution) in types {
+            let event = Event { action, ..event() };
+            let told = body(EventFormat::CloudEvents, 5, &event, &source());
+            assert_eq!(told["type"], format!("dev.shipway.registry.{kind}"));
+            let told = body(EventFormat::Distribution, 5, &event, &source());
+            assert_eq!(told["events"][0]["action"], of_distribution);
+        }
     }
 
     #[test]
