@@ -25,6 +25,7 @@ use crate::operations::audit::{self, AuditError, AuditRecord, Auditor};
 use crate::operations::exchange::Peer;
 use crate::operations::notify::{Notifier, Origin, Queues, ReceiverError};
 use crate::operations::observe::{answer_operator, observe};
+use crate::operations::state_metrics::{Holdings, Upstreams};
 use crate::operations::tls::{Tls, TlsError};
 use crate::options::{PlainHttp, RegistryOptions};
 use crate::proxy::{Proxy, ProxyOptionsError, UpstreamStatus};
@@ -189,7 +190,8 @@ impl RegistryServer {
             is_shared: options.bucket.is_some(),
         };
         let receivers = &options.operations.receivers;
-        let notifier = Notifier::start(receivers, &service.metadata, &origin)?;
+        let told = &service.operations.told;
+        let notifier = Notifier::start(receivers, &service.metadata, &origin, told)?;
         let sockets = Sockets { listener, tls: tls.clone(), auditor, notifier };
         let server = tokio::spawn(serve(Arc::clone(&service), sockets, options, stopped));
         tracing::info!(%address, scheme, "registry serves");
@@ -337,6 +339,7 @@ fn open(
         },
         metadata.clone(),
     )?;
+    let proxy = Arc::new(proxy);
     let (audit, pending) = match options.operations.audit.as_ref().map(audit::open).transpose()? {
         Some((sender, pending)) => (Some(sender), Some(pending)),
         None => (None, None),
@@ -344,7 +347,10 @@ fn open(
     let operations = Operations::new(&options.operations, audit);
     operations.metrics.register_commits(metadata.meter());
     let receivers = Arc::clone(&operations.receivers);
-    operations.metrics.register_queues(Queues { receivers, metadata: metadata.clone() });
+    let queues = Queues { receivers, metadata: metadata.clone() };
+    operations.metrics.register_notifications(queues, &operations.told);
+    operations.metrics.register_state(Upstreams(Arc::clone(&proxy)));
+    operations.metrics.register_state(Holdings(metadata.clone()));
     let upkeep = Arc::default();
     operations.metrics.register_upkeep(Arc::clone(&upkeep));
     let service = Service {
@@ -352,7 +358,7 @@ fn open(
         bytes,
         metadata,
         authority: Live::new(authority(options, None)?),
-        proxy: Arc::new(proxy),
+        proxy,
         upload_locks: Mutex::new(HashMap::new()),
         site,
         limits: options.limits,

@@ -17,7 +17,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::health::text;
-use super::notify::Queues;
+use super::notify::{Outcomes, Queues};
 use crate::body::Body;
 use crate::upkeep::UpkeepCounters;
 
@@ -184,9 +184,18 @@ impl Metrics {
         });
     }
 
-    /// Adds the queues of notifications.
-    pub(crate) fn register_queues(&self, queues: Queues) {
-        self.register(|to| to.register_collector(Box::new(queues)));
+    /// Adds the queues of notifications and what became of them.
+    pub(crate) fn register_notifications(&self, queues: Queues, outcomes: &Outcomes) {
+        self.register(|to| {
+            to.register_collector(Box::new(queues));
+            let help = "Tries to notify a receiver, and events given up";
+            to.register("notifications", help, outcomes.0.clone());
+        });
+    }
+
+    /// Adds what another part says of itself when it is asked.
+    pub(crate) fn register_state(&self, state: impl Collector) {
+        self.register(|to| to.register_collector(Box::new(state)));
     }
 
     /// Adds what housekeeping did.

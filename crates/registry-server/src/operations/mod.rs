@@ -11,6 +11,7 @@
 //! | `notify/` | receivers of notifications |
 //! | `outbound/` | the HTTP client for them, and where it may not go |
 //! | `metrics` | Prometheus text |
+//! | `state_metrics` | what other parts say of themselves when somebody looks: upstreams, namespaces |
 //! | `health` | `/healthz`, `/readyz`, `/startupz`, draining |
 //! | `tls` | certificates of the server and its clients, read again when they change |
 
@@ -22,6 +23,7 @@ pub(crate) mod notify;
 pub(crate) mod observe;
 mod outbound;
 pub(crate) mod rates;
+pub(crate) mod state_metrics;
 pub(crate) mod tls;
 mod trace_context;
 
@@ -39,6 +41,7 @@ pub use self::tls::{ClientCertificates, TlsError, TlsFiles};
 use self::audit::AuditSender;
 use self::health::Health;
 use self::metrics::Metrics;
+use self::notify::Outcomes;
 use self::rates::Admission;
 
 /// How a registry is run.
@@ -90,6 +93,8 @@ pub(crate) struct Operations {
     pub(crate) audit: Option<AuditSender>,
     /// Names of those who are told what happens.
     pub(crate) receivers: Arc<Vec<String>>,
+    /// What became of what they were told.
+    pub(crate) told: Outcomes,
 }
 
 impl Operations {
@@ -97,6 +102,7 @@ impl Operations {
         Self {
             audit,
             receivers: Arc::new(options.receivers.iter().map(|one| one.name.clone()).collect()),
+            told: Outcomes::default(),
             metrics: Metrics::new(&options.metrics),
             admission: Arc::new(Admission::new(options.rates)),
             health: Health::new(options.probed.clone()),

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use http::Method;
-use registry_server::MetricsOptions;
+use registry_server::{ByteSize, MetricsOptions, Namespace};
 
 use crate::Fixture;
 
@@ -45,6 +45,41 @@ async fn requests_bytes_commits_and_repositories_are_counted() {
         assert!(value.trim().parse::<f64>().expect("a number") > 0.0, "{name}{value}");
     }
     assert!(!page.contains("sha256:") && !page.contains("v1\""), "no digests and no tags");
+}
+
+#[tokio::test]
+async fn namespaces_have_what_they_hold_and_may_hold() {
+    let registry = Fixture::with(|options, _| {
+        options.operations.address = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let mut namespace = Namespace::new("team");
+        namespace.quota = Some(ByteSize(1_000_000));
+        options.namespaces = vec![namespace];
+    })
+    .await;
+    registry.push_image("team/app", "v1", "layer").await;
+    registry.push_blob("team/app", &[0; 1000]).await;
+    let usage = registry.get("/v2/_shipway/usage").await.json();
+    let all = usage["namespaces"].as_array().expect("a list");
+    let team = all.iter().find(|one| one["prefix"] == "team").expect("the namespace");
+    let page = page(&registry).await;
+    for line in [
+        format!("registry_namespace_used_bytes{{namespace=\"team\"}} {}", team["bytes"]),
+        "registry_namespace_reserved_bytes{namespace=\"team\"} 1000".to_owned(),
+        "registry_namespace_quota_bytes{namespace=\"team\"} 1000000".to_owned(),
+        "registry_namespace_repositories{namespace=\"team\"} 1".to_owned(),
+        "registry_namespace_used_bytes{namespace=\"(default)\"} 0".to_owned(),
+    ] {
+        assert!(page.lines().any(|found| found == line), "{line}\n{page}");
+    }
+    let limits = page.lines().filter(|line| line.starts_with("registry_namespace_quota_bytes{"));
+    assert_eq!(limits.count(), 1, "the others may hold everything");
+}
+
+/// What the scraper of a registry with an address for operators gets.
+pub(crate) async fn page(registry: &Fixture) -> String {
+    let address = registry.registry.operators_address().expect("an address for operators");
+    let reply = registry.get(&format!("http://{address}/metrics")).await;
+    String::from_utf8(reply.body.to_vec()).expect("text")
 }
 
 #[tokio::test]

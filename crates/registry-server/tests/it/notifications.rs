@@ -131,6 +131,7 @@ async fn administered(receiver: Receiver) -> Fixture {
         let holder = Holder::User("root".to_owned());
         options.access = vec![AccessRule { prefix, holder, role: Role::Admin }];
         options.operations.receivers = vec![receiver];
+        options.operations.address = Some(([127, 0, 0, 1], 0).into());
     })
     .await;
     registry.login(basic("root", "secret"));
@@ -197,5 +198,11 @@ async fn what_was_put_aside_is_sent_again_on_request_and_does_not_stop_the_rest(
             break;
         }
         tokio::task::yield_now().await;
+    }
+    let page = crate::metrics::page(&registry).await;
+    for (outcome, count) in [("taken", 2), ("failed", 1), ("given_up", 1)] {
+        let labels = format!("{{receiver=\"sink\",outcome=\"{outcome}\"}}");
+        let line = format!("registry_notifications_total{labels} {count}");
+        assert!(page.lines().any(|found| found == line), "{line}\n{page}");
     }
 }

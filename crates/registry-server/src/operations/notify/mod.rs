@@ -13,8 +13,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _};
 use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -112,6 +114,23 @@ pub struct ReceiverError {
     pub reason: String,
 }
 
+/// What became of notifications, by receiver.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Outcomes(pub(crate) Family<OutcomeLabels, Counter>);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct OutcomeLabels {
+    receiver: String,
+    outcome: &'static str,
+}
+
+impl Outcomes {
+    fn count(&self, receiver: &str, outcome: &'static str) {
+        let labels = OutcomeLabels { receiver: receiver.to_owned(), outcome };
+        self.0.get_or_create(&labels).inc();
+    }
+}
+
 /// The tasks that deliver.
 pub(crate) struct Notifier {
     tasks: Vec<JoinHandle<()>>,
@@ -134,6 +153,7 @@ impl Notifier {
         receivers: &[Receiver],
         metadata: &Metadata,
         origin: &Origin,
+        outcomes: &Outcomes,
     ) -> Result<Self, ReceiverError> {
         let (stop, stopped) = watch::channel(false);
         let mut deliveries = Vec::new();
@@ -150,6 +170,7 @@ impl Notifier {
                 receiver: receiver.clone(),
                 outbound,
                 metadata: metadata.clone(),
+                outcomes: outcomes.clone(),
                 source: Source { url: origin.url.clone(), instance: instance.clone() },
                 lease: origin.is_shared.then_some(None),
                 stopped: stopped.clone(),
@@ -204,6 +225,7 @@ struct Delivery {
     receiver: Receiver,
     outbound: Outbound,
     metadata: Metadata,
+    outcomes: Outcomes,
     source: Source,
     /// Until when this replica delivers; none if it is the only one.
     lease: Option<Option<Instant>>,
@@ -292,6 +314,7 @@ impl Delivery {
             let reason = described(&error);
             tracing::warn!(receiver, sequence, attempts, reason, "a notification was not taken");
             if error.is_final() || self.receiver.attempts_max <= attempts {
+                self.outcomes.count(&receiver, "given_up");
                 return Ok(OutboxChange::Undeliverable { receiver, sequence, attempts, reason });
             }
             tokio::select! {
@@ -340,6 +363,13 @@ impl Delivery {
     }
 
     async fn try_send(&self, sequence: u64, event: &Event) -> Result<(), SendError> {
+        let tried = self.post(sequence, event).await;
+        let outcome = if tried.is_ok() { "taken" } else { "failed" };
+        self.outcomes.count(&self.receiver.name, outcome);
+        tried
+    }
+
+    async fn post(&self, sequence: u64, event: &Event) -> Result<(), SendError> {
         let body = envelope::body(self.receiver.format, sequence, event, &self.source).to_string();
         let unreadable =
             |source| SendError::Unreachable { host: self.receiver.url.clone(), source };

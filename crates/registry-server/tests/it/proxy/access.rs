@@ -4,7 +4,7 @@ use http::{Method, StatusCode};
 use oci_model::Digest;
 use registry_server::{
     AccessRule, Anonymous, Holder, ProxiedRegistry, ProxyOptionsError, RegistryServer, Role,
-    add_user,
+    UpstreamError, add_user,
 };
 
 use super::fake::Fake;
@@ -148,7 +148,7 @@ async fn upstreams_are_kept_apart() {
     ] {
         assert_eq!(Digest::of(&cache.get(path).await.body), expected, "{path}");
     }
-    one.fail_with(registry_server::UpstreamError::Unavailable { reason: String::new() });
+    one.fail_with(UpstreamError::Unavailable { reason: String::new() });
     assert_eq!(cache.get("/v2/local/library/app/manifests/v1").await.header("warning"), "");
 }
 
@@ -161,4 +161,40 @@ async fn a_registry_with_unusable_upstreams_does_not_start() {
     let expected =
         ProxyOptionsError::Twice { host: "hub.example".to_owned(), name: "hub.example".to_owned() };
     assert!(matches!(error, registry_server::BindError::Proxy(error) if error == expected));
+}
+
+#[tokio::test]
+async fn a_scraper_learns_how_upstreams_fare() {
+    let fake = Fake::new();
+    let digest = fake.image("library/app", "v1", "one").to_string();
+    fake.set_quota(42);
+    let cache = cache_with(&fake, |options| {
+        options.operations.address = Some(([127, 0, 0, 1], 0).into());
+    })
+    .await;
+    for (name, status) in [("v1", 200), (digest.as_str(), 200), ("missing", 404)] {
+        let reply = cache.get(&format!("/v2/{HUB}/library/app/manifests/{name}")).await;
+        assert_eq!(reply.status.as_u16(), status);
+    }
+    let known = cache.registry.upstreams().remove(0);
+    assert!(known.hits > 0 && known.misses > 0, "{known:?}");
+    let page = crate::metrics::page(&cache).await;
+    for (name, value) in [
+        ("hits_total", known.hits),
+        ("misses_total", known.misses),
+        ("upstream_requests_total", known.requests),
+        ("failures_total", 0),
+        ("broken", 0),
+    ] {
+        let line = format!("registry_proxy_{name}{{upstream=\"hub.example\"}} {value}");
+        assert!(page.lines().any(|found| found == line), "{line}\n{page}");
+    }
+    let line = "registry_proxy_allowance_remaining{upstream=\"hub.example\",credential=\"0\"} 42";
+    assert!(page.lines().any(|found| found == line), "{line}\n{page}");
+    fake.fail_with(UpstreamError::Unavailable { reason: "down".to_owned() });
+    for _ in 0..4 {
+        cache.get(&format!("/v2/{HUB}/library/app/manifests/other")).await;
+    }
+    let page = crate::metrics::page(&cache).await;
+    assert!(page.contains("registry_proxy_broken{upstream=\"hub.example\"} 1"), "{page}");
 }
