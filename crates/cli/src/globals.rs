@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 /// Flags of every verb.
 #[derive(Args, Clone, Debug)]
@@ -14,6 +14,16 @@ pub(crate) struct Globals {
     /// What to log to standard error: error, warn, info, debug, trace, or target=level pairs
     #[arg(long, global = true, env = "SHIPWAY_LOG", default_value = "warn", value_name = "FILTER")]
     log: String,
+}
+
+/// How lines of the log are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs: one JSON object per line.
+    Json,
 }
 
 impl Globals {
@@ -57,7 +67,7 @@ pub(crate) fn docker_config_dir() -> Option<PathBuf> {
 }
 
 /// Sends log lines to standard error, filtered by `--log`, or by `other` if that is as it comes.
-pub(crate) fn start_logging(globals: &Globals, other: Option<&'static str>) {
+pub(crate) fn start_logging(globals: &Globals, other: Option<&'static str>, format: LogFormat) {
     let given = if globals.log == "warn" { other.unwrap_or("warn") } else { &globals.log };
     let filter = tracing_subscriber::EnvFilter::try_new(given).unwrap_or_else(|error| {
         crate::output::error_line(&format!(
@@ -66,9 +76,14 @@ pub(crate) fn start_logging(globals: &Globals, other: Option<&'static str>) {
         ));
         tracing_subscriber::EnvFilter::new("warn")
     });
-    tracing_subscriber::fmt()
+    let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(|| crate::output::ErrorWriter)
-        .with_ansi(crate::output::stderr_has_colour())
-        .init();
+        .with_writer(|| crate::output::ErrorWriter);
+    match format {
+        LogFormat::Text => lines.with_ansi(crate::output::stderr_has_colour()).init(),
+        LogFormat::Json => {
+            // One flat object: what collects logs finds the fields without knowing us.
+            lines.json().flatten_event(true).with_current_span(false).with_span_list(false).init();
+        }
+    }
 }

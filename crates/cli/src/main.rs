@@ -42,7 +42,7 @@ fn main() -> ExitCode {
             return if is_executor && error.use_stderr() { ExitCode::FAILURE } else { code };
         }
     };
-    globals::start_logging(&cli.globals, cli.log_filter());
+    globals::start_logging(&cli.globals, cli.log_filter(), cli.log_format());
     if let Some(directory) = cli.globals.state_dir_flag() {
         exit::note_state_dir(directory);
     }

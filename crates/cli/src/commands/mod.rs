@@ -26,7 +26,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::exit::Failure;
-use crate::globals::Globals;
+use crate::globals::{Globals, LogFormat};
 
 /// The codes of [`crate::exit::Kind`], for scripts.
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong input, 3 refused by the other side, \
@@ -101,6 +101,14 @@ impl Cli {
             Verb::Executor(args) => args.log_filter(),
             Verb::Warmer(args) => args.log_filter(),
             _ => None,
+        }
+    }
+
+    /// How lines of the log are written.
+    pub(crate) fn log_format(&self) -> LogFormat {
+        match &self.verb {
+            Verb::Registry(args) => args.log_format(),
+            _ => LogFormat::default(),
         }
     }
 }

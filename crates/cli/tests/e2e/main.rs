@@ -20,6 +20,7 @@ mod machine;
 mod outputs;
 mod pod;
 mod real_projects;
+mod registry_access_log;
 mod registry_clients;
 mod registry_identity;
 mod registry_matrix;

@@ -29,13 +29,23 @@ use blob_store::BlobStore;
 use clap::{Args, Subcommand};
 
 use crate::exit::{Failure, Kind};
-use crate::globals::Globals;
+use crate::globals::{Globals, LogFormat};
 
 /// A private registry on this machine.
 #[derive(Args, Debug)]
 pub(crate) struct RegistryArgs {
     #[command(subcommand)]
     verb: RegistryVerb,
+}
+
+impl RegistryArgs {
+    /// How lines of the log are written.
+    pub(crate) fn log_format(&self) -> LogFormat {
+        match &self.verb {
+            RegistryVerb::Serve(args) => args.log_format,
+            _ => LogFormat::default(),
+        }
+    }
 }
 
 #[derive(Subcommand, Debug)]

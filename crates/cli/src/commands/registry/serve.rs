@@ -16,7 +16,7 @@ use super::reload::{Reloader, Request, Signals};
 use super::upstreams::proxy_options;
 use super::{default_users, identity, open_store, operations, storage, upkeep};
 use crate::exit::{Failure, Kind};
-use crate::globals::Globals;
+use crate::globals::{Globals, LogFormat};
 use crate::output;
 
 /// Where a registry listens unless told otherwise: the port that every client knows.
@@ -35,6 +35,10 @@ pub(super) struct ServeArgs {
     /// Settings in TOML, in a table [registry]; flags and variables win
     #[arg(long, env = "SHIPWAY_CONFIG", value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
+    /// How the log on standard error is written; with --log warn,registry_access=info it has a
+    /// line per request
+    #[arg(long, env = "SHIPWAY_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub(super) log_format: LogFormat,
 }
 
 pub(super) async fn run(args: ServeArgs, globals: &Globals) -> Result<ExitCode, Failure> {
