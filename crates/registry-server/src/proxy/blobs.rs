@@ -86,8 +86,19 @@ pub(super) async fn get(
     Err(Refusal::unavailable("the blob goes from the cache as fast as it comes"))
 }
 
-/// Where a blob is.
-enum Source {
+/// Where a blob was found.
+enum Place {
+    /// In the store, and in the repository.
+    Linked,
+    /// In the store, but not in the repository; its size in bytes, and its key in the bucket.
+    Unlinked { size: u64, key: Option<String> },
+    /// On its way.
+    Coming(Arc<Fill>),
+}
+
+/// What a request can be answered from.
+#[derive(Debug)]
+pub(super) enum Source {
     /// In the store, and in the repository.
     Here,
     /// On its way.
@@ -194,42 +205,57 @@ impl Proxy {
 
     /// Joins the fill of a blob or begins it. Whatever others fetched or pushed, this repository
     /// gets it only if its own upstream has it there.
-    async fn fill(self: &Arc<Self>, named: &Named, digest: &Digest) -> Result<Source, FillError> {
-        self.negatives.check(&named.local, &digest.to_string())?;
+    pub(super) async fn fill(
+        self: &Arc<Self>,
+        named: &Named,
+        digest: &Digest,
+    ) -> Result<Source, FillError> {
         loop {
-            let running = {
-                let fills = self.fills.lock().unwrap_or_else(PoisonError::into_inner);
-                fills.get(digest).cloned()
-            };
-            if let Some(fill) = running {
-                if fill.is_for(&named.local) {
-                    return Ok(Source::Coming(fill));
+            match self.look(named, digest)? {
+                Place::Linked => return Ok(Source::Here),
+                Place::Unlinked { size, key } => {
+                    self.prove(named, digest).await?;
+                    if self.adopt(named, digest, size, key).await? {
+                        return Ok(Source::Here);
+                    }
                 }
-                self.prove(named, digest).await?;
-                if fill.add(&named.local) {
-                    return Ok(Source::Coming(fill));
-                }
-                // It is being given to its repositories right now.
-                fill.ended().await;
-                continue;
-            }
-            if let Some((size, key)) = self.present(digest)? {
-                self.prove(named, digest).await?;
-                if self.adopt(named, digest, size, key).await? {
-                    return Ok(Source::Here);
+                Place::Coming(fill) => {
+                    if fill.is_for(&named.local) {
+                        return Ok(Source::Coming(fill));
+                    }
+                    self.prove(named, digest).await?;
+                    if fill.add(&named.local) {
+                        return Ok(Source::Coming(fill));
+                    }
+                    // It is being given to its repositories right now.
+                    fill.ended().await;
                 }
             }
-            let mut fills = self.fills.lock().unwrap_or_else(PoisonError::into_inner);
-            if fills.contains_key(digest) {
-                continue;
-            }
-            let fill = Arc::new(Fill::new(*digest, &named.local));
-            fills.insert(*digest, Arc::clone(&fill));
-            let ending = Ending { proxy: Arc::clone(self), fill: Arc::clone(&fill) };
-            let named = named.clone();
-            self.tasks.spawn(async move { ending.run(named).await });
-            return Ok(Source::Coming(fill));
         }
+    }
+
+    /// Where a blob is now; its fill begins if it is nowhere. Looking and beginning are one step: a
+    /// fill leaves the list only after its blob was given to its repositories or its failure was
+    /// noted, so that whoever looked before that does not fetch it again.
+    fn look(self: &Arc<Self>, named: &Named, digest: &Digest) -> Result<Place, FillError> {
+        let mut fills = self.fills.lock().unwrap_or_else(PoisonError::into_inner);
+        self.negatives.check(&named.local, &digest.to_string())?;
+        if let Some(fill) = fills.get(digest) {
+            return Ok(Place::Coming(Arc::clone(fill)));
+        }
+        if let Some((size, key)) = self.present(digest)? {
+            let linked = self.metadata.linked(&named.local, digest);
+            return Ok(match linked.map_err(|error| lost(&error))? {
+                Some(_) => Place::Linked,
+                None => Place::Unlinked { size, key },
+            });
+        }
+        let fill = Arc::new(Fill::new(*digest, &named.local));
+        fills.insert(*digest, Arc::clone(&fill));
+        let ending = Ending { proxy: Arc::clone(self), fill: Arc::clone(&fill) };
+        let named = named.clone();
+        self.tasks.spawn(async move { ending.run(named).await });
+        Ok(Place::Coming(fill))
     }
 
     /// Size of a blob that is here for whatever reason, and its key if it is in the bucket.

@@ -141,10 +141,27 @@ impl Proxy {
             return Ok(check);
         }
         self.negatives.check(&named.local, tag.as_str())?;
+        self.check_once(named, tag).await
+    }
+
+    /// Asks what a tag names, once for all who found that nobody asked not long ago.
+    pub(super) async fn check_once(
+        self: &Arc<Self>,
+        named: &Named,
+        tag: &Tag,
+    ) -> Result<Check, FetchError> {
         let key = (named.local.clone(), tag.as_str().to_owned());
         let work = || {
             let (proxy, named, tag) = (Arc::clone(self), named.clone(), tag.clone());
-            async move { proxy.revalidate(&named, &tag).await }
+            async move {
+                // An earlier flight may have landed since the caller looked.
+                let life = proxy.behind(&named).options.tag_life;
+                if let Some(check) = proxy.recent.get(&named.local, &tag, life) {
+                    return Ok(check);
+                }
+                proxy.negatives.check(&named.local, tag.as_str())?;
+                proxy.revalidate(&named, &tag).await
+            }
         };
         self.checks.run(key, &self.tasks, work).await.unwrap_or(Err(FetchError::Died))
     }
@@ -216,23 +233,38 @@ impl Proxy {
         }
     }
 
-    /// Fetches a manifest by digest, once for all who ask at the same time.
-    async fn fetch(
+    /// Fetches a manifest by digest, once for all who found that it is not here.
+    pub(super) async fn fetch(
         self: &Arc<Self>,
         named: &Named,
         digest: &Digest,
         tag: Option<&Tag>,
     ) -> Result<(), FetchError> {
-        let text = digest.to_string();
-        self.negatives.check(&named.local, &text)?;
+        self.negatives.check(&named.local, &digest.to_string())?;
         let work = || {
             let (proxy, named, digest) = (Arc::clone(self), named.clone(), *digest);
             let tags: Vec<Tag> = tag.into_iter().cloned().collect();
-            async move { proxy.fetch_digest(&named, &digest, tags).await }
+            async move { proxy.fetch_missing(&named, &digest, tags).await }
         };
         let key = (named.local.clone(), *digest);
-        let fetched = self.fetches.run(key, &self.tasks, work).await;
-        let fetched = fetched.unwrap_or(Err(FetchError::Died));
+        self.fetches.run(key, &self.tasks, work).await.unwrap_or(Err(FetchError::Died))
+    }
+
+    /// Fetches a manifest unless an earlier flight did, or learnt that the upstream has none: who
+    /// asks for this one may have looked before that one landed.
+    async fn fetch_missing(
+        &self,
+        named: &Named,
+        digest: &Digest,
+        tags: Vec<Tag>,
+    ) -> Result<(), FetchError> {
+        let here = ManifestReference::Digest(*digest);
+        if self.metadata.manifest(&named.local, &here).map_err(ChangeError::from)?.is_some() {
+            return Ok(());
+        }
+        let text = digest.to_string();
+        self.negatives.check(&named.local, &text)?;
+        let fetched = self.fetch_digest(named, digest, tags).await;
         if let Err(FetchError::Upstream(error)) = &fetched {
             self.negatives.note(&named.local, &text, error);
         }

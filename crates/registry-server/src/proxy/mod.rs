@@ -19,6 +19,8 @@ mod options;
 mod tasks;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod upstream;
 
 use std::collections::HashMap;
