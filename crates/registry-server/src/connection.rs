@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
+use crate::head_clock::HeadClock;
 use crate::send_file::{FileSpans, is_hole};
 
 /// How long a client may take none of what is sent to it.
@@ -54,6 +55,7 @@ pub(crate) struct Connection {
     stall: Pin<Box<Sleep>>,
     stalled: bool,
     greeting: Option<Greeting>,
+    clock: HeadClock,
 }
 
 /// The beginning of a connection, which no other limit covers.
@@ -64,12 +66,17 @@ struct Greeting {
 
 impl Connection {
     /// A connection that sends the promised `spans` where a body has their stand-ins, and on
-    /// which the client has to begin within `greeting_max`.
-    pub(crate) fn new(transport: Transport, spans: FileSpans, greeting_max: Duration) -> Self {
+    /// which the client has to begin within `greeting_max`. The clock is told of all that comes.
+    pub(crate) fn new(
+        transport: Transport,
+        spans: FileSpans,
+        greeting_max: Duration,
+        clock: HeadClock,
+    ) -> Self {
         let end = Box::pin(tokio::time::sleep(greeting_max));
         let greeting = Some(Greeting { missing: GREETING_BYTES, end });
         let stall = Box::pin(tokio::time::sleep(WRITE_STALL_MAX));
-        Self { transport, spans, stall, stalled: false, greeting }
+        Self { transport, spans, stall, stalled: false, greeting, clock }
     }
 
     /// Passes a result of a write on; a pending one starts or checks the clock.
@@ -121,8 +128,11 @@ impl AsyncRead for Connection {
             Transport::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
             Transport::Tls(stream) => Pin::new(&mut **stream).poll_read(context, buffer),
         };
+        let came = buffer.filled().len() - before;
+        if 0 < came {
+            connection.clock.bytes_came();
+        }
         if let Some(greeting) = &mut connection.greeting {
-            let came = buffer.filled().len() - before;
             greeting.missing = greeting.missing.saturating_sub(came);
             if greeting.missing == 0 {
                 connection.greeting = None;

@@ -23,6 +23,7 @@ mod collection;
 mod connection;
 mod document;
 mod fallback;
+mod head_clock;
 mod limits;
 mod listing;
 mod live;

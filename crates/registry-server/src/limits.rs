@@ -10,6 +10,8 @@ pub struct Limits {
     /// How long a client may take for the head of a request, for the TLS handshake, or to give a
     /// sign of life.
     pub head_time_max: Duration,
+    /// How long an HTTP/1 client may keep a connection before it begins its next request.
+    pub idle_max: Duration,
     /// Largest head of a request without its target, in bytes; 431 beyond.
     pub head_bytes_max: usize,
     /// How long a client may keep a request waiting for the next bytes of its body. An HTTP/2
@@ -31,6 +33,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             head_time_max: Duration::from_secs(10),
+            idle_max: Duration::from_secs(120),
             head_bytes_max: 32 * 1024,
             body_idle_max: Duration::from_secs(60),
             body_rate_min: 512,

@@ -18,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::auth::{Authority, AuthorityError, IssuerError, RobotError};
 use crate::bytes::{BlobBytes, Bucket, BucketBytes, expire_at_intervals};
 use crate::connection::{self, Connection, Transport};
+use crate::head_clock::HeadClock;
 use crate::live::Live;
 use crate::metadata::{Metadata, MetadataError, PREDECESSOR_PAUSE, PREDECESSOR_WAIT_MAX, Pace};
 use crate::operations::Operations;
@@ -574,12 +575,13 @@ async fn serve_connection(
         }
     };
     let peer = Peer { address: address.ip().to_canonical(), certificate };
+    let clock = HeadClock::new(limits.head_time_max);
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .max_buf_size(READ_BUFFER_BYTES)
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.head_time_max);
+        .timer(clock.clone())
+        .header_read_timeout(limits.idle_max);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -599,6 +601,7 @@ async fn serve_connection(
                 transport,
                 spans.clone().unwrap_or_default(),
                 limits.head_time_max,
+                clock,
             )),
             handler,
         )

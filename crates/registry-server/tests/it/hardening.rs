@@ -82,6 +82,7 @@ async fn targets_have_a_size() {
 async fn clients_that_do_not_finish_a_head_are_left() {
     let registry = with_limits(|limits| {
         limits.head_time_max = SHORT;
+        limits.idle_max = SHORT;
         limits.body_idle_max = SHORT;
     })
     .await;
@@ -101,6 +102,35 @@ async fn clients_that_do_not_finish_a_head_are_left() {
         assert!(reply.matches("HTTP/1.1 200").count() <= 1, "{beginning:?} {reply}");
     }
     assert_eq!(registry.get("/v2/").await.status.as_u16(), 200);
+}
+
+#[tokio::test]
+async fn idle_connections_have_a_time_of_their_own_until_a_head_begins() {
+    const LONG: Duration = Duration::from_secs(3600);
+    let request = "GET /v2/ HTTP/1.1\r\nHost: r\r\n\r\n";
+    let idle_ends = with_limits(|limits| {
+        limits.head_time_max = LONG;
+        limits.idle_max = Duration::from_millis(5);
+    })
+    .await;
+    let reply = exchange_text(&idle_ends, request).await;
+    assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
+
+    let heads_end = with_limits(|limits| {
+        limits.head_time_max = SHORT;
+        limits.idle_max = LONG;
+    })
+    .await;
+    let mut stream = connect(&heads_end).await;
+    for _ in 0..2 {
+        stream.write_all(request.as_bytes()).await.expect("a request");
+        let mut reply = Vec::new();
+        while !reply.ends_with(b"{}") {
+            reply.push(stream.read_u8().await.expect("an answer"));
+        }
+    }
+    stream.write_all(b"GET /v2/ HT").await.expect("a beginning");
+    assert_eq!(rest(&mut stream).await, b"", "the head has its own limit");
 }
 
 #[tokio::test]
