@@ -3,7 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use registry_server::{ClientCertificates, TlsFiles};
+use http::Method;
+use registry_server::{
+    AccessRule, Anonymous, AuthScheme, ClaimRule, ClientCertificates, Holder, RegistryOptions,
+    Role, TlsFiles,
+};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -29,9 +33,19 @@ impl Authority {
 
     /// Writes `<name>.pem` and `<name>.key`.
     fn issue(&self, directory: &Path, name: &str) -> (PathBuf, PathBuf) {
+        self.issue_with(directory, name, |_| {})
+    }
+
+    fn issue_with(
+        &self,
+        directory: &Path,
+        name: &str,
+        change: impl FnOnce(&mut rcgen::CertificateParams),
+    ) -> (PathBuf, PathBuf) {
         let key = rcgen::KeyPair::generate().expect("a key");
-        let parameters =
+        let mut parameters =
             rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+        change(&mut parameters);
         let certificate = parameters.signed_by(&key, &self.issuer).expect("a certificate");
         let (pem, key_pem) =
             (directory.join(format!("{name}.pem")), directory.join(format!("{name}.key")));
@@ -86,7 +100,16 @@ const ANY: [&rustls::SupportedProtocolVersion; 2] =
     [&rustls::version::TLS12, &rustls::version::TLS13];
 
 async fn serving(authority: &Authority, clients: Option<(&Authority, bool)>) -> Fixture {
+    serving_with(authority, clients, |_| {}).await
+}
+
+async fn serving_with(
+    authority: &Authority,
+    clients: Option<(&Authority, bool)>,
+    change: impl FnOnce(&mut RegistryOptions),
+) -> Fixture {
     Fixture::with(|options, directory| {
+        change(options);
         let (certificate, key) = authority.issue(directory, "server");
         let clients = clients.map(|(clients, required)| {
             let authorities = directory.join("clients.pem");
@@ -146,5 +169,115 @@ async fn clients_need_a_certificate_where_one_is_required() {
             };
             assert_eq!(answered, expected, "{required} {with:?} {version:?}");
         }
+    }
+}
+
+/// Status and body of a request of its own connection; nothing if the handshake was refused.
+async fn request(
+    registry: &Fixture,
+    trusted: &Authority,
+    own: Option<&(PathBuf, PathBuf)>,
+    (method, path, authorization): (&Method, &str, &str),
+) -> Option<(u16, String)> {
+    let mut stream = connect(registry, trusted, own, &ANY).await.ok()?;
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: r\r\nConnection: close\r\nContent-Length: 0\r\n\
+         {authorization}\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.ok()?;
+    let mut reply = Vec::new();
+    stream.read_to_end(&mut reply).await.ok()?;
+    let reply = String::from_utf8_lossy(&reply).into_owned();
+    let (head, body) = reply.split_once("\r\n\r\n")?;
+    Some((head.get(9..12)?.parse().ok()?, body.to_owned()))
+}
+
+/// The names of a client certificate.
+fn named(common_name: &str, uri: Option<&str>) -> impl FnOnce(&mut rcgen::CertificateParams) {
+    move |parameters| {
+        parameters.distinguished_name = rcgen::DistinguishedName::new();
+        parameters.distinguished_name.push(rcgen::DnType::CommonName, common_name);
+        let uri = uri.map(|uri| rcgen::SanType::URI(uri.try_into().expect("ASCII")));
+        parameters.subject_alt_names.extend(uri);
+    }
+}
+
+/// Row 43 of the feature matrix, from the handshake to the rights.
+#[tokio::test]
+async fn a_client_certificate_stands_for_whom_the_configuration_says() {
+    const SPIFFE: &str = "spiffe://cluster.example/ns/ci/sa/builder";
+    let (server, clients, strangers) = (Authority::new(), Authority::new(), Authority::new());
+    let directory = tempfile::tempdir().expect("a directory");
+    let directory = directory.path();
+    let node = clients.issue_with(directory, "node", named("node-1", None));
+    let workload = clients.issue_with(directory, "workload", named("any", Some(SPIFFE)));
+    let unknown = clients.issue_with(directory, "unknown", named("somebody", None));
+    // The same name, signed by somebody else.
+    let stranger = strangers.issue_with(directory, "stranger", named("node-1", Some(SPIFFE)));
+    let claim_rule = |claim: &str, pattern: &str, principal: Option<&str>| ClaimRule {
+        claims: [(claim.to_owned(), pattern.to_owned())].into(),
+        principal: principal.map(str::to_owned),
+        groups: vec!["machines".to_owned()],
+        groups_claim: None,
+    };
+    let access_rule =
+        |prefix: &str, holder, role| AccessRule { prefix: prefix.to_owned(), holder, role };
+    for scheme in [AuthScheme::Basic, AuthScheme::Bearer] {
+        let registry = serving_with(&server, Some((&clients, false)), |options| {
+            options.scheme = scheme;
+            options.anonymous = Anonymous::Nothing;
+            options.identity.certificates = vec![
+                claim_rule("cn", "node-*", Some("{cn}")),
+                claim_rule("uri", "spiffe://cluster.example/ns/ci/sa/*", None),
+            ];
+            options.access = vec![
+                access_rule("nodes", Holder::User("cert:node-1".to_owned()), Role::Push),
+                access_rule("ci", Holder::User(format!("cert:{SPIFFE}")), Role::Push),
+                access_rule("base", Holder::Group("machines".to_owned()), Role::Push),
+            ];
+        })
+        .await;
+        let begin = |own, repository: &str| {
+            let path = format!("/v2/{repository}/blobs/uploads/");
+            let (registry, server) = (&registry, &server);
+            async move {
+                let asked = (&Method::POST, path.as_str(), "");
+                request(registry, server, own, asked).await.map(|(status, _)| status)
+            }
+        };
+        for (own, nodes, ci, base) in [
+            (Some(&node), Some(202), Some(403), Some(202)),
+            (Some(&workload), Some(403), Some(202), Some(202)),
+            (Some(&unknown), Some(401), Some(401), Some(401)),
+            (None, Some(401), Some(401), Some(401)),
+            (Some(&stranger), None, None, None),
+        ] {
+            let found = [
+                begin(own, "nodes/app").await,
+                begin(own, "ci/app").await,
+                begin(own, "base/app").await,
+            ];
+            assert_eq!(found, [nodes, ci, base], "{scheme:?} {own:?}");
+        }
+    }
+    // A token for the certificate works without it.
+    let registry = serving_with(&server, Some((&clients, false)), |options| {
+        options.scheme = AuthScheme::Bearer;
+        options.anonymous = Anonymous::Nothing;
+        options.identity.certificates = vec![claim_rule("cn", "node-*", Some("{cn}"))];
+        let holder = Holder::User("cert:node-1".to_owned());
+        options.access = vec![access_rule("nodes", holder, Role::Push)];
+    })
+    .await;
+    let path = "/auth/token?service=shipway-registry&scope=repository:nodes/app:push";
+    for (own, status) in [(Some(&node), 202), (None, 401)] {
+        let issued = request(&registry, &server, own, (&Method::GET, path, "")).await;
+        let (_, body) = issued.expect("an answer");
+        let reply: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+        let token = reply["token"].as_str().unwrap_or_default();
+        let bearer = format!("Authorization: Bearer {token}\r\n");
+        let asked = (&Method::POST, "/v2/nodes/app/blobs/uploads/", bearer.as_str());
+        let begun = request(&registry, &server, None, asked).await;
+        assert_eq!(begun.map(|(status, _)| status), Some(status));
     }
 }
