@@ -117,3 +117,42 @@ async fn pulls_are_sampled() {
     let pulls = records(&directory).into_iter().filter(|record| record.action == "pull");
     assert_eq!(pulls.count(), 3, "the first, the fourth and the seventh");
 }
+
+#[tokio::test]
+async fn what_went_with_a_repository_and_what_came_back_is_written_down_one_by_one() {
+    let registry = Fixture::with(|options, directory| {
+        options.operations.audit = Some(AuditOptions::new(directory.join("audit")));
+    })
+    .await;
+    let image = registry.push_image("team/app", "v1", "one").await.to_string();
+    let deleted = registry.delete("/v2/_shipway/repositories?repository=team/app").await;
+    assert!(deleted.status.is_success(), "{deleted:?}");
+    let path = "/v2/_shipway/trash/restore?repository=team/app&tag=v1";
+    let path = format!("{path}&digest={image}");
+    let back = registry.send(Method::POST, &path, &[], "").await;
+    assert!(back.status.is_success(), "{back:?}");
+    let Fixture { registry: running, directory: kept, .. } = registry;
+    running.shutdown().await;
+    let kept = kept.expect("a directory");
+    let all = records(&kept.path().join("audit"));
+    let changes = all.iter().filter(|record| record.repository.is_some());
+    let lines: Vec<_> = changes
+        .map(|record| {
+            let text = |text: &Option<String>| text.clone().unwrap_or_default();
+            let what = [&record.tag, &record.digest, &record.old_digest].map(text);
+            let line = format!("{} {} ({})", record.action, what.join(" "), text(&record.detail));
+            line.replace(&image, "image")
+        })
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            "push v1 image  ()",
+            "delete v1  image (repository)",
+            "delete  image  (repository)",
+            "delete_repository    ()",
+            "restore  image  ()",
+            "restore v1 image  ()",
+        ]
+    );
+}
