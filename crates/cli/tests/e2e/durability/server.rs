@@ -3,10 +3,17 @@
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
 use crate::machine::{Ran, run, shipway};
+
+/// How long other tests may hold a disk that was unmounted.
+const RELEASE_MAX: Duration = Duration::from_secs(120);
+
+/// Pause between looks at it.
+const RELEASE_PAUSE: Duration = Duration::from_millis(20);
 
 /// A registry that serves.
 pub(super) struct Server {
@@ -150,7 +157,22 @@ impl Disk {
     pub(super) fn restore_power(mut self) -> Self {
         run(Command::new("umount").arg(self.path()), "").ok();
         self.mounted = false;
+        self.await_release();
         self.mounted()
+    }
+
+    /// Waits until nobody has the disk any more: a container that another test starts takes a copy
+    /// of every mount with it for a moment, and as long as it has one the old file system, whose
+    /// power was cut, is the one that is mounted again.
+    fn await_release(&self) {
+        let deadline = Instant::now() + RELEASE_MAX;
+        while !run(Command::new("losetup").arg("--associated").arg(self.image()), "")
+            .ok()
+            .is_empty()
+        {
+            assert!(Instant::now() < deadline, "somebody keeps the disk");
+            std::thread::sleep(RELEASE_PAUSE);
+        }
     }
 }
 
