@@ -2,12 +2,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::fd::AsRawFd as _;
 use std::path::Path;
 
 use oci_model::Digest;
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
-use crate::durable::remove_file;
 use crate::error::{Context as _, DiskError, IngestError};
 use crate::scrub::hash_whole;
 use crate::store::BlobStore;
@@ -59,7 +59,7 @@ impl BlobStore {
                 let (expected, actual) = (Box::new(*expected), Box::new(actual));
                 return Err(IngestError::DigestMismatch { expected, actual });
             }
-            if self.link_file(path, &source, &metadata, expected)? {
+            if self.link_file(path, &source, expected)? {
                 return Ok(Adopted::Linked);
             }
         }
@@ -71,28 +71,25 @@ impl BlobStore {
         Ok(Adopted::Copied)
     }
 
-    /// Gives the file a name in the store; `false` if the file systems do not allow it.
-    fn link_file(
-        &self,
-        path: &Path,
-        source: &File,
-        metadata: &std::fs::Metadata,
-        digest: &Digest,
-    ) -> Result<bool, DiskError> {
-        let staged = self.root().join("staging").join(uuid::Uuid::new_v4().simple().to_string());
-        if std::fs::hard_link(path, &staged).is_err() {
-            return Ok(false);
-        }
-        let linked = std::fs::metadata(&staged).doing("stat", &staged)?;
-        if (linked.dev(), linked.ino()) != (metadata.dev(), metadata.ino()) {
-            // The path names another file than the one that was hashed.
-            remove_file(&staged)?;
-            return Ok(false);
-        }
+    /// Gives the file a name in the store; `false` if the file systems do not allow it, or
+    /// something of that name is there, which a copy replaces.
+    fn link_file(&self, path: &Path, source: &File, digest: &Digest) -> Result<bool, DiskError> {
         rustix::fs::fdatasync(source).doing("sync", path)?;
-        crate::store::touch_now(&staged)?;
+        // Recent before it is visible, or a collection may find it due.
+        let times = Timestamps {
+            last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+            last_modification: Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
+        };
+        if rustix::fs::futimens(source, &times).is_err() {
+            return Ok(false);
+        }
+        // The file that was hashed, whatever `path` names by now; and no staged name, which a
+        // sweep could take for one of a dead process.
+        let opened = format!("/proc/self/fd/{}", source.as_raw_fd());
         let target = self.path(digest);
-        std::fs::rename(&staged, &target).doing("publish", &target)?;
+        if rustix::fs::linkat(CWD, opened, CWD, &target, AtFlags::SYMLINK_FOLLOW).is_err() {
+            return Ok(false);
+        }
         self.directory(digest.algorithm()).mark();
         Ok(true)
     }

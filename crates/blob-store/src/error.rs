@@ -25,6 +25,13 @@ impl DiskError {
         &self.path
     }
 
+    /// Whether the machine lacked files or memory: nothing is wrong with the path.
+    pub(crate) fn is_shortage(&self) -> bool {
+        use rustix::io::Errno;
+        let errno = Errno::from_io_error(&self.source);
+        matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
+    }
+
     /// Whether the disk or the quota is full.
     pub fn is_full(&self) -> bool {
         is_full(&self.source)

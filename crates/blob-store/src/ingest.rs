@@ -45,7 +45,9 @@ pub(crate) struct Staged {
     /// The size when the last write-behind began.
     behind: u64,
     /// A sync of what was written so far. Its error must not be lost: the kernel tells it once.
-    running: Option<JoinHandle<rustix::io::Result<()>>>,
+    pub(crate) running: Option<JoinHandle<rustix::io::Result<()>>>,
+    /// Whether a sync of the file ever failed. Later ones succeed without the bytes that were lost.
+    sync_failed: bool,
     /// Who reads along.
     tail: Option<Tail>,
     room: Room,
@@ -155,6 +157,9 @@ impl Ingest {
     /// arrived. Nothing was written before.
     pub(crate) fn fill_from(&mut self, source: &mut File) -> Result<(), IngestError> {
         let path = &self.staged.path;
+        let size = source.metadata().doing("stat", path)?.len();
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        self.staged.room.before(&self.staged.file, size).doing("write", path)?;
         self.staged.size = io::copy(source, &mut self.staged.file).doing("write", path)?;
         self.staged.behind = self.staged.size;
         let algorithm = self.staged.hasher.algorithm();
@@ -222,7 +227,8 @@ impl Staged {
         reserve: DiskReserve,
     ) -> Self {
         let room = Room::new(reserve);
-        Self { file, path, hasher, size, behind: size, running: None, tail: None, room }
+        let (running, sync_failed) = (None, false);
+        Self { file, path, hasher, size, behind: size, running, sync_failed, tail: None, room }
     }
 
     /// Writes all of `bytes` and counts what was written even if the end fails.
@@ -266,11 +272,29 @@ impl Staged {
 
     /// Waits for the running sync and passes its error on.
     fn await_sync(&mut self) -> io::Result<()> {
-        match self.running.take().map(JoinHandle::join) {
-            Some(Ok(result)) => Ok(result?),
-            Some(Err(_)) => Err(io::Error::other("the sync of a staged blob panicked")),
-            None => Ok(()),
+        let Some(running) = self.running.take() else { return Ok(()) };
+        let result = match running.join() {
+            Ok(result) => result.map_err(io::Error::from),
+            Err(_) => Err(io::Error::other("the sync of a staged blob panicked")),
+        };
+        self.sync_failed |= result.is_err();
+        result
+    }
+
+    /// Makes everything written durable.
+    fn sync(&mut self) -> io::Result<()> {
+        self.await_sync()?;
+        if self.sync_failed {
+            return Err(rustix::io::Errno::IO.into());
         }
+        let result = rustix::fs::fdatasync(&self.file);
+        self.sync_failed |= result.is_err();
+        Ok(result?)
+    }
+
+    /// Whether the file may have lost bytes that were written to it; waits for a running sync.
+    pub(crate) fn is_lost(&mut self) -> bool {
+        self.await_sync().is_err() || self.sync_failed
     }
 
     fn verify(&mut self, expected: &Digest) -> Result<(), IngestError> {
@@ -301,11 +325,10 @@ impl Staged {
         if store.adopt_present(expected, self.size)? {
             remove_file(&self.path)?;
         } else {
+            self.sync().doing("sync", &self.path)?;
             self.file
                 .set_permissions(std::fs::Permissions::from_mode(0o400))
                 .doing("protect", &self.path)?;
-            self.await_sync().doing("sync", &self.path)?;
-            rustix::fs::fdatasync(&self.file).doing("sync", &self.path)?;
             let path = store.path(expected);
             std::fs::rename(&self.path, &path).doing("publish", &path)?;
         }

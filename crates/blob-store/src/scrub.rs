@@ -26,7 +26,8 @@ pub struct Scrubbed {
     pub blobs: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Blobs that did not hash to their name and are in quarantine now.
+    /// Blobs that did not hash to their name and are in quarantine now, and those that cannot be
+    /// read at all.
     pub damaged: Vec<Digest>,
     /// Whether the pass reached the last blob; otherwise the next one goes on where it stopped.
     pub complete: bool,
@@ -70,7 +71,14 @@ impl BlobStore {
                         Ok(read) => read,
                         // Collected meanwhile.
                         Err(ReadError::Missing { .. }) => continue,
-                        Err(ReadError::Disk(error)) => return Err(error),
+                        Err(ReadError::Disk(error)) if error.is_shortage() => return Err(error),
+                        // Else no blob after it would ever be read again.
+                        Err(ReadError::Disk(_)) => {
+                            damaged(&digest);
+                            scrubbed.damaged.push(digest);
+                            after = Some(digest);
+                            continue;
+                        }
                         Err(ReadError::TooLarge { .. } | ReadError::Corrupt { .. }) => continue,
                     };
                     let ControlFlow::Continue((verdict, bytes)) = read else {

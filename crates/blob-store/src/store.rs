@@ -214,7 +214,17 @@ impl BlobStore {
     /// # Errors
     /// A failure of the disk.
     pub fn touch(&self, digest: &Digest) -> Result<bool, DiskError> {
-        touch(&self.path(digest))
+        let path = self.path(digest);
+        match is_recent(&path)? {
+            None => Ok(false),
+            // No collection takes it for a while.
+            Some(true) => Ok(true),
+            Some(false) => {
+                // A collection that found it due may be about to remove it.
+                let _guard = self.share_with_collection()?;
+                touch_now(&path)
+            }
+        }
     }
 
     /// Hashes a blob again; one that does not match its name goes into quarantine.
@@ -286,7 +296,12 @@ impl BlobStore {
     pub(crate) fn adopt_present(&self, digest: &Digest, size: u64) -> Result<bool, DiskError> {
         // Shared, so that a collection cannot remove the blob between the look and the touch.
         let _guard = self.share_with_collection()?;
-        Ok(self.size(digest) == Some(size) && self.touch(digest)?)
+        let path = self.path(digest);
+        Ok(self.size(digest) == Some(size)
+            && match is_recent(&path)? {
+                Some(false) => touch_now(&path)?,
+                recent => recent.is_some(),
+            })
     }
 
     /// Keeps collections from removing anything while the guard lives.
@@ -359,18 +374,15 @@ impl Seek for Blob {
     }
 }
 
-/// Sets the modification time to now unless it is recent; `false` if there is no such file.
-pub(crate) fn touch(path: &Path) -> Result<bool, DiskError> {
+/// Whether the last use need not be noted again; `None` if there is no such file.
+fn is_recent(path: &Path) -> Result<Option<bool>, DiskError> {
     let metadata = match std::fs::metadata(path) {
         Ok(metadata) => metadata,
-        Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(DiskError::new("stat", path, source)),
     };
     let age = SystemTime::now().duration_since(last_use(&metadata)).unwrap_or_default();
-    if age < LAST_USE_GRANULARITY {
-        return Ok(true);
-    }
-    touch_now(path)
+    Ok(Some(age < LAST_USE_GRANULARITY))
 }
 
 /// Sets the modification time to now; `false` if there is no such file.
@@ -410,4 +422,29 @@ pub(crate) fn create_new(path: &Path) -> Result<File, DiskError> {
         .mode(0o600)
         .open(path)
         .doing("create", path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_use_is_noted_before_a_collection_removes_the_blob_or_not_at_all() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = BlobStore::open(directory.path()).expect("a store");
+        let (old, recent) = (store.put(b"old").expect("a blob"), store.put(b"new").expect("one"));
+        let long_ago = SystemTime::now() - Duration::from_secs(3600);
+        let file = File::open(store.path(&old)).expect("the blob");
+        file.set_modified(long_ago).expect("an old blob");
+        let lock = directory.path().join("locks/collect");
+        let lock = FileLock::acquire(&lock, LockKind::Exclusive).expect("the lock");
+        // The common case waits for nobody.
+        assert!(store.touch(&recent).expect("an answer"));
+        let (other, digest) = (store.clone(), old);
+        let touched = std::thread::spawn(move || other.touch(&digest));
+        std::fs::remove_file(store.path(&old)).expect("a removal");
+        drop(lock);
+        assert!(!touched.join().expect("a thread").expect("an answer"));
+    }
 }

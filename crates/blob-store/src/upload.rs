@@ -230,8 +230,8 @@ impl Upload {
     /// durable with the next synced ref or [`BlobStore::settle`].
     ///
     /// # Errors
-    /// [`IngestError::DigestMismatch`]: the upload ends as well, with nothing stored. After any
-    /// other error it can be resumed.
+    /// [`IngestError::DigestMismatch`]: the upload ends as well, with nothing stored. So it does
+    /// when the disk may have lost some of its bytes. After any other error it can be resumed.
     pub fn commit_deferred(mut self, expected: &Digest) -> Result<(), IngestError> {
         match self.staged.publish(&self.store, expected, Settle::Later) {
             Ok(()) => {
@@ -268,14 +268,21 @@ impl Upload {
 
     fn end(&mut self) -> Result<(), DiskError> {
         self.ended = true;
-        remove_file(&self.store.label_path(self.id))?;
-        remove_file(&self.staged.path)
+        let label = remove_file(&self.store.label_path(self.id));
+        remove_file(&self.staged.path).and(label)
     }
 }
 
 impl Drop for Upload {
     fn drop(&mut self) {
         if self.ended {
+            return;
+        }
+        // The kernel tells once that it lost bytes, to this file and no later one.
+        if self.staged.is_lost() {
+            // What cannot be removed can hardly be written or published either.
+            let _ = self.end();
+            unlock(&self.staged.file);
             return;
         }
         let mut states = lock(&self.store.inner.hash_states.0);
@@ -299,5 +306,42 @@ fn rehash(file: &mut File, path: &std::path::Path, size: u64) -> Result<Hasher, 
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(source) => return Err(DiskError::new("read", path, source)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed_sync() -> std::thread::JoinHandle<rustix::io::Result<()>> {
+        std::thread::spawn(|| Err(rustix::io::Errno::IO))
+    }
+
+    #[test]
+    fn an_upload_whose_background_sync_failed_is_not_resumed() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = BlobStore::open(directory.path()).expect("a store");
+        let mut upload = store.begin_upload("label", Algorithm::Sha256).expect("an upload");
+        upload.append(b"content").expect("an append");
+        upload.staged.running = Some(failed_sync());
+        let id = upload.id();
+        drop(upload);
+        assert!(matches!(store.resume_upload(id), Err(UploadError::Unknown { .. })));
+        assert!(matches!(store.upload_status(id), Err(UploadError::Unknown { .. })));
+        let left = std::fs::read_dir(directory.path().join("uploads")).expect("a listing").count();
+        assert_eq!(left, 0);
+    }
+
+    #[test]
+    fn a_commit_whose_sync_failed_stores_nothing_and_ends_the_upload() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = BlobStore::open(directory.path()).expect("a store");
+        let mut upload = store.begin_upload("label", Algorithm::Sha256).expect("an upload");
+        upload.append(b"content").expect("an append");
+        upload.staged.running = Some(failed_sync());
+        let (id, digest) = (upload.id(), Digest::of(b"content"));
+        assert!(matches!(upload.commit(&digest), Err(IngestError::Disk(_))));
+        assert!(!store.contains(&digest));
+        assert!(matches!(store.resume_upload(id), Err(UploadError::Unknown { .. })));
     }
 }

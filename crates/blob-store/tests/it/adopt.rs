@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::MetadataExt as _;
 
-use blob_store::{AdoptMode, Adopted, IngestError};
+use blob_store::{AdoptMode, Adopted, DiskReserve, IngestError};
 use oci_model::{Algorithm, Digest, Hasher};
 
 use crate::store;
@@ -44,4 +44,27 @@ fn a_file_of_other_content_is_refused_and_leaves_nothing() {
     }
     assert!(!store.contains(&digest));
     assert_eq!(std::fs::read_dir(store.root().join("staging")).expect("a list").count(), 0);
+}
+
+#[test]
+fn a_copy_leaves_the_reserve_free() {
+    let (directory, store) = store();
+    let store = store.reserving(DiskReserve { percent: 1, bytes_max: 1 });
+    let path = directory.path().join("source");
+    let source = std::fs::File::create(&path).expect("a file");
+    // A hole: it is refused before anything is read.
+    source.set_len(store.disk_space().expect("numbers").total).expect("a size");
+    let refused = store.adopt_file(&path, &Digest::of(b""), AdoptMode::Copy);
+    assert!(matches!(refused, Err(IngestError::NoSpace { .. })), "{refused:?}");
+}
+
+#[test]
+fn a_link_replaces_a_file_of_the_wrong_size() {
+    let (directory, store) = store();
+    let (path, digest) = (directory.path().join("source"), Digest::of(b"content"));
+    std::fs::write(&path, "content").expect("a file");
+    std::fs::write(store.path(&digest), "con").expect("a short file");
+    let adopted = store.adopt_file(&path, &digest, AdoptMode::Link).expect("a blob");
+    assert_eq!(adopted, Adopted::Copied);
+    assert_eq!(store.read(&digest, 100).expect("the blob"), b"content");
 }

@@ -107,3 +107,16 @@ fn writers_of_a_reserving_store_are_refused_and_others_are_not() {
     let space = full.disk_space().expect("numbers");
     assert_eq!(space.reserved, space.total);
 }
+
+#[test]
+fn a_blob_that_cannot_be_read_is_told_and_the_scrub_goes_on() {
+    let (_directory, store) = store();
+    for n in 0..9 {
+        store.put(format!("blob {n}").as_bytes()).expect("a blob");
+    }
+    let unreadable = Digest::of(b"unreadable");
+    std::fs::create_dir(store.path(&unreadable)).expect("a directory in its place");
+    let scrubbed = scrub_all(&store);
+    assert_eq!((scrubbed.blobs, scrubbed.complete), (9, true));
+    assert_eq!(scrubbed.damaged, [unreadable]);
+}
