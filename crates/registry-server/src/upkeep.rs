@@ -77,6 +77,9 @@ pub(crate) async fn collect_at_intervals(
                     service.upkeep.collected(&collected);
                     let Collected { blobs, bytes, .. } = collected;
                     tracing::info!(blobs, bytes, "unneeded blobs of the bucket collected");
+                    if blobs > 0 {
+                        tidy(&service).await;
+                    }
                 }
                 Err(error) => tracing::warn!(%error, "the bucket is not collected for now"),
             }
@@ -115,11 +118,16 @@ pub(crate) async fn collect_at_intervals(
             waiting_bytes,
             "unneeded blobs collected"
         );
-        if blobs > 0
-            && let Err(error) = service.metadata.tidy().await
-        {
-            tracing::warn!(%error, "links of removed blobs stay for now");
+        if blobs > 0 {
+            tidy(&service).await;
         }
+    }
+}
+
+/// Forgets what held nothing but collected blobs.
+async fn tidy(service: &Service) {
+    if let Err(error) = service.metadata.tidy().await {
+        tracing::warn!(%error, "links of removed blobs stay for now");
     }
 }
 
@@ -198,7 +206,7 @@ fn scrub_once(
         counters.damaged_blobs.fetch_add(1, Ordering::Relaxed);
         tracing::error!(
             %digest,
-            "blob was damaged on disk and is in quarantine: push an image that has it again"
+            "blob is damaged on disk or cannot be read: push an image that has it again"
         );
     })?;
     counters.scrubbed_bytes.fetch_add(scrubbed.bytes, Ordering::Relaxed);

@@ -129,6 +129,12 @@ impl BucketBytes {
             if known.contains(&object.key) || Session::load(self.bucket(), id).await?.is_some() {
                 continue;
             }
+            // An upload is in the metadata before its state goes, so this look, after that one,
+            // sees it if it ended since `known` was read.
+            metadata.current().await?;
+            if !metadata.blob_keys(&object.key)?.is_empty() {
+                continue;
+            }
             tracing::info!(
                 key = object.key,
                 size = object.size,

@@ -28,6 +28,9 @@ const PIECES_QUEUED_MAX: usize = 8;
 /// How long a request waits for the turn of another replica; longer than a dead one keeps it.
 const TURN_WAIT_MAX: Duration = Duration::from_secs(12);
 
+/// The turn of an upload that is being removed: nobody takes it over.
+const ENDED: &str = "ended";
+
 /// Pause between looks at the turn.
 const TURN_PAUSE: Duration = Duration::from_millis(250);
 
@@ -114,6 +117,7 @@ impl BucketBytes {
 
     async fn load(&self, id: UploadId) -> Result<Session, Refusal> {
         let found = Session::load(&self.bucket, id).await?;
+        let found = found.filter(|session| session.record.turn.as_deref() != Some(ENDED));
         found.ok_or_else(|| uploads::unknown(&id.to_string()))
     }
 
@@ -371,7 +375,7 @@ impl BucketBytes {
 
     /// Ends an upload in the way that no other replica can go on with it meanwhile.
     pub(super) async fn end(&self, session: &mut Session) -> Result<(), BucketError> {
-        session.record.turn = Some("ended".to_owned());
+        session.record.turn = Some(ENDED.to_owned());
         session.save(&self.bucket).await?;
         if let Some(attempt) = &session.record.attempt {
             self.bucket.abort_parts(&blob_key(session.id), attempt).await?;

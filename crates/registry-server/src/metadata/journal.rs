@@ -17,6 +17,10 @@ use super::tables::StoredLink;
 /// The open journal.
 pub(crate) struct Journal {
     file: File,
+    /// Bytes of whole lines.
+    length: u64,
+    /// Whether more than that is in the file: a line that failed in the middle.
+    torn: bool,
     path: PathBuf,
 }
 
@@ -38,17 +42,44 @@ impl Journal {
         file.set_len(whole as u64).map_err(failed)?;
         let text = String::from_utf8_lossy(&bytes[..whole]);
         let links = text.lines().filter_map(decode).collect();
-        Ok((Self { file, path: path.to_owned() }, links))
+        Ok((Self { file, length: whole as u64, torn: false, path: path.to_owned() }, links))
     }
 
     /// Writes a link. It survives the death of the process when this returns.
     pub(crate) fn append(&mut self, sequence: u64, link: &StoredLink) -> Result<(), MetadataError> {
-        self.file.write_all(encode(sequence, link).as_bytes()).map_err(|source| self.failed(source))
+        let line = encode(sequence, link);
+        let written = self.mend().and_then(|()| {
+            self.torn = true;
+            self.file.write_all(line.as_bytes())
+        });
+        match written {
+            Ok(()) => {
+                self.torn = false;
+                self.length += line.len() as u64;
+                Ok(())
+            }
+            Err(source) => {
+                // If that fails as well, the next append does it first.
+                let _ = self.mend();
+                Err(self.failed(source))
+            }
+        }
+    }
+
+    /// Cuts off a part of a line: it would spoil the next one.
+    fn mend(&mut self) -> std::io::Result<()> {
+        if self.torn {
+            self.file.set_len(self.length)?;
+            self.torn = false;
+        }
+        Ok(())
     }
 
     /// Forgets everything: the database has it.
     pub(crate) fn clear(&mut self) -> Result<(), MetadataError> {
-        self.file.set_len(0).map_err(|source| self.failed(source))
+        self.file.set_len(0).map_err(|source| self.failed(source))?;
+        (self.length, self.torn) = (0, false);
+        Ok(())
     }
 
     fn failed(&self, source: std::io::Error) -> MetadataError {
@@ -90,6 +121,12 @@ mod tests {
         assert_eq!(links, [(7, link.clone())]);
         journal.append(7, &link).expect("an append");
         assert_eq!(std::fs::read_to_string(&path).expect("text"), line.repeat(2));
+        // A write that ended in the middle, as on a full disk.
+        journal.file.write_all(b"team/a").expect("a part of a line");
+        journal.torn = true;
+        journal.append(8, &link).expect("an append");
+        let text = std::fs::read_to_string(&path).expect("text");
+        assert_eq!(text, line.repeat(2) + &encode(8, &link));
         journal.clear().expect("a clear");
         assert_eq!(Journal::open(&path).expect("the journal").1, []);
     }

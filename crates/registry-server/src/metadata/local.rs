@@ -69,6 +69,9 @@ impl Pending {
         let (journal, links) = Journal::open(path)?;
         let known = tables::links_through(database)?;
         let mut pending = Self { journal: Some(journal), sequence: known, ..Self::default() };
+        // Never a sequence twice: a line that the database has would count again.
+        let numbered = links.iter().map(|(sequence, _)| *sequence).filter(|n| *n != u64::MAX);
+        pending.sequence = numbered.fold(known, u64::max);
         for (_, link) in links.into_iter().filter(|(sequence, _)| *sequence > known) {
             pending.insert(link);
         }
@@ -228,7 +231,7 @@ impl Committer {
         self.store.settle().map_err(|error| MetadataError::Refs(error.into()))?;
         transaction.commit()?;
         self.shared.meter.committed(work.len() + written.len(), began.elapsed());
-        self.committed(batch, written)?;
+        self.committed(batch, written);
         Ok(answers)
     }
 
@@ -283,11 +286,7 @@ impl Committer {
     }
 
     /// Everything that waited for the commit.
-    fn committed(
-        &self,
-        batch: Batch,
-        written: Vec<((Repository, Digest), PendingLink)>,
-    ) -> Result<(), MetadataError> {
+    fn committed(&self, batch: Batch, written: Vec<((Repository, Digest), PendingLink)>) {
         let mut cache = self.shared.cache.write().unwrap_or_else(PoisonError::into_inner);
         cache.drop_repositories(batch.changed.iter().map(String::as_str));
         drop(cache);
@@ -300,7 +299,10 @@ impl Committer {
         if pending.links.is_empty()
             && let Some(journal) = &mut pending.journal
         {
-            journal.clear()?;
+            // The commit stands. Lines that stay are known by their sequence.
+            if let Err(error) = journal.clear() {
+                tracing::warn!(%error, "the journal of links grows for now");
+            }
         }
         drop(pending);
         for (name, digests) in batch.released {
@@ -309,7 +311,6 @@ impl Committer {
                 tracing::warn!(%error, name, "cannot remove a ref of the blob store");
             }
         }
-        Ok(())
     }
 }
 

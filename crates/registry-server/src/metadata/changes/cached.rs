@@ -64,7 +64,7 @@ pub(super) fn put_blob(
     outcome: &mut Outcome,
 ) -> Result<(), ChangeError> {
     let CachedBlob { repository, digest, size, key } = cached.clone();
-    let name = repository.as_str();
+    let (name, text) = (repository.as_str(), digest.to_string());
     match key {
         Some(key) => {
             let added = AddBlob { repository: repository.clone(), digest, size, key };
@@ -72,11 +72,11 @@ pub(super) fn put_blob(
         }
         None => {
             blob::link(&StoredLink { repository: repository.clone(), digest, size }, tables)?;
-            let text = digest.to_string();
-            tables.kept.insert((name, text.as_str()), encode_kept(&[digest]).as_str())?;
             outcome.effects.push(Effect::Keep(ref_name(name, &text), vec![digest]));
         }
     }
+    // Also in a bucket: its collection asks this table what is needed.
+    tables.kept.insert((name, text.as_str()), encode_kept(&[digest]).as_str())?;
     repository::know(name, repository::Origin::Elsewhere, stamp, tables)?;
     outcome.changed.insert(name.to_owned());
     let row = CachedRow { kind: CachedKind::Blob, size, used: stamp.at };

@@ -208,6 +208,26 @@ fn cached_content_goes_only_if_it_was_not_used_since() {
 }
 
 #[test]
+fn a_cached_blob_in_the_bucket_stays_until_it_is_forgotten() {
+    let database = database();
+    let transaction = database.begin_write().expect("a transaction");
+    let mut tables = Tables::open(&transaction).expect("tables");
+    let stamp = |at| Stamp { at, by: String::new(), request: String::new() };
+    let cached = CachedBlob { key: Some("k1".to_owned()), ..cached_blob() };
+    let outcome = apply(&Change::CacheBlob(cached), &stamp(5), &mut tables).expect("it");
+    // Refs are for blobs on local disk.
+    assert!(outcome.effects.is_empty());
+    let collect = Change::Collect(Collection { candidates: vec![digest()], seen_before: 100 });
+    let reply = apply(&collect, &stamp(110), &mut tables).expect("an answer").reply;
+    assert_eq!(reply, Reply::Collected(Vec::new()));
+    apply(&Change::Uncache(vec![uncached(5)]), &stamp(120), &mut tables).expect("it");
+    let text = digest().to_string();
+    assert!(tables.kept.get(("team/app", text.as_str())).expect("an answer").is_none());
+    let reply = apply(&collect, &stamp(130), &mut tables).expect("an answer").reply;
+    assert_eq!(reply, Reply::Collected(vec![(digest(), 3)]));
+}
+
+#[test]
 fn a_cached_manifest_may_come_before_what_it_points_to() {
     let database = database();
     let transaction = database.begin_write().expect("a transaction");
