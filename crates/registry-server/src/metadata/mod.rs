@@ -336,6 +336,16 @@ impl Metadata {
         tables::kept(&database)
     }
 
+    /// Keeps every registry away from the database below `directory`, which is created if need be,
+    /// while what is returned lives.
+    pub(crate) fn hold(directory: &Path) -> Result<Held, MetadataError> {
+        make_directory(directory)?;
+        let database = open_database(directory.join("metadata.redb"))?;
+        sync_new_directory(directory)
+            .map_err(|source| MetadataError::File { path: directory.to_owned(), source })?;
+        Ok(Held { database })
+    }
+
     /// Makes the database below `directory`, which no registry uses, hold exactly what a snapshot
     /// does. A crash leaves the old one or the new one.
     pub(crate) fn replace(directory: &Path, snapshot: &[u8]) -> Result<(), MetadataError> {
@@ -362,6 +372,20 @@ impl Metadata {
     /// Forgets links of blobs that a collection removed, and repositories that hold nothing.
     pub(crate) async fn tidy(&self) -> Result<(), ChangeError> {
         self.send(Work::Tidy, Stamp::system()).await.map(|_| ())
+    }
+}
+
+/// A database that no registry uses meanwhile.
+pub(crate) struct Held {
+    database: redb::Database,
+}
+
+impl Held {
+    /// Whether no registry ever used the database: each makes its tables first.
+    pub(crate) fn is_unused(&self) -> Result<bool, MetadataError> {
+        use redb::ReadableDatabase as _;
+        let transaction = self.database.begin_read()?;
+        Ok(transaction.list_tables()?.next().is_none())
     }
 }
 

@@ -53,6 +53,8 @@ pub struct RestoreOptions {
     pub mode: AdoptMode,
     /// Forget what the registry holds now.
     pub replace: bool,
+    /// Restore although blobs of the snapshot are missing or damaged.
+    pub with_missing: bool,
     /// Only look: every blob is hashed, nothing is written.
     pub dry_run: bool,
 }
@@ -136,9 +138,32 @@ pub enum TransferError {
         /// Its database.
         path: PathBuf,
     },
+    /// The backup lacks blobs, and nobody allowed that; the metadata is as before.
+    #[error(
+        "{} blobs of the snapshot cannot be had, so it was not restored: {}",
+        problems.len(),
+        first_of(problems)
+    )]
+    Incomplete {
+        /// Each of them.
+        problems: Vec<Problem>,
+    },
     /// The disk of the registry is full.
     #[error("no space left on the disk of the registry")]
     NoSpace,
+}
+
+/// Problems that an error names.
+const PROBLEMS_NAMED_MAX: usize = 20;
+
+fn first_of(problems: &[Problem]) -> String {
+    let named = problems.iter().take(PROBLEMS_NAMED_MAX);
+    let mut named: Vec<String> =
+        named.map(|problem| format!("{}: {}", problem.object, problem.reason)).collect();
+    if problems.len() > PROBLEMS_NAMED_MAX {
+        named.push("and more".to_owned());
+    }
+    named.join("; ")
 }
 
 impl TransferReport {
@@ -149,10 +174,14 @@ impl TransferReport {
 
 impl Offline {
     fn open(&self) -> Result<Metadata, TransferError> {
-        Metadata::open(&self.directory, self.store.clone()).map_err(|error| match error {
+        Metadata::open(&self.directory, self.store.clone()).map_err(|error| self.unusable(error))
+    }
+
+    fn unusable(&self, error: MetadataError) -> TransferError {
+        match error {
             MetadataError::InUse { path } => TransferError::InUse { path },
             error => self.state(error),
-        })
+        }
     }
 
     fn state(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> TransferError {
@@ -226,7 +255,8 @@ impl Offline {
 
     /// Writes a snapshot under `name` into the backup at `target`, and every blob that it needs
     /// and the backup lacks. The registry may run: nothing that the snapshot needs is collected
-    /// meanwhile.
+    /// from when this begins. If blobs are missing or damaged the name gets the extension
+    /// `incomplete`.
     ///
     /// # Errors
     /// [`TransferError`]; missing and damaged blobs are in the report.
@@ -243,10 +273,11 @@ impl Offline {
 
     /// Makes the registry hold what the newest or the named snapshot of a backup says. For a dry
     /// run every blob of the backup is hashed and nothing is written. `replace` allows to forget
-    /// what the registry holds now.
+    /// what the registry holds now. No registry can use the directory meanwhile.
     ///
     /// # Errors
-    /// [`TransferError`]; missing and damaged blobs are in the report.
+    /// [`TransferError::Incomplete`] if blobs are missing or damaged and the options do not allow
+    /// that; if they do, and in a dry run, those are in the report.
     pub async fn restore(
         &self,
         source: &Path,
@@ -254,11 +285,7 @@ impl Offline {
         options: RestoreOptions,
     ) -> Result<TransferReport, TransferError> {
         let (offline, source) = (self.clone(), source.to_owned());
-        let RestoreOptions { mode, replace, dry_run } = options;
-        self.work(move || {
-            backup::restore(&offline, &source, name.as_deref(), mode, replace, dry_run)
-        })
-        .await
+        self.work(move || backup::restore(&offline, &source, name.as_deref(), options)).await
     }
 
     async fn work<T: Send + 'static>(

@@ -40,6 +40,9 @@ pub(super) struct RestoreArgs {
     /// Forget what the registry holds now
     #[arg(long)]
     replace: bool,
+    /// Restore although blobs are missing or damaged; images that need them cannot be pulled
+    #[arg(long)]
+    with_missing: bool,
     /// Share the files of the backup instead of copying them
     #[arg(long)]
     link: bool,
@@ -91,6 +94,7 @@ pub(super) async fn restore(args: RestoreArgs, globals: &Globals) -> Result<Exit
     let options = RestoreOptions {
         mode: if args.link { AdoptMode::Link } else { AdoptMode::Copy },
         replace: args.replace,
+        with_missing: args.with_missing,
         dry_run: args.dry_run,
     };
     let report = offline.restore(&args.source, args.snapshot, options).await;

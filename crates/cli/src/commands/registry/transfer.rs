@@ -91,6 +91,8 @@ pub(super) fn explain(error: TransferError) -> Failure {
         TransferError::NotEmpty { .. } => {
             Failure::new(Kind::Usage, error).hint("--replace forgets what the registry holds now")
         }
+        TransferError::Incomplete { .. } => Failure::new(Kind::Failed, error)
+            .hint("an older --snapshot may be complete; --with-missing restores the rest"),
         TransferError::NotA { .. } | TransferError::NoRepository { .. } => {
             Failure::new(Kind::Usage, error)
         }

@@ -84,10 +84,18 @@ fn a_backup_of_a_running_registry_restores_what_it_held() {
     assert_eq!(report(&other, &["gc", "--delay", "0"])["blobs"], json!(2));
     registry(&other, &["verify"]).ok();
 
-    // A backup that rotted says so in the drill, and restores the rest.
+    // A backup that rotted says so in the drill, and restores the rest only with leave.
     let hex = Digest::of(&second.layer).encoded();
-    let path = backup.join("blobs/sha256").join(hex);
+    let path = backup.join("blobs/sha256").join(&hex);
     std::fs::write(&path, b"rotten").expect("damage");
     let refused = registry(&state, &["restore", to, "--dry-run"]).refused();
     assert!(refused.contains("is damaged"), "{refused}");
+    let fresh = directory.path().join("fresh");
+    let refused = registry(&fresh, &["restore", to]).refused();
+    assert!(refused.contains(&hex) && refused.contains("--with-missing"), "{refused}");
+    let refused = registry(&fresh, &["restore", to, "--with-missing"]).refused();
+    assert!(refused.contains("left out"), "{refused}");
+    let server = Server::start(&fresh, &[]);
+    third.verify(&server.address);
+    server.stop();
 }
