@@ -285,7 +285,7 @@ mod tests {
     };
 
     fn registry(path: &Path) -> Offline {
-        let store = BlobStore::open(&path.join("blobs")).expect("a store");
+        let store = BlobStore::open(path.join("blobs")).expect("a store");
         Offline { directory: path.join("registry"), store }
     }
 

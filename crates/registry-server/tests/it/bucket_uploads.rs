@@ -136,6 +136,25 @@ async fn a_cancelled_upload_takes_its_parts_along() {
     assert_eq!(registry.get(&location).await.status.as_u16(), 404);
 }
 
+/// Its parts may be gone already, so nobody may take it over.
+#[tokio::test]
+async fn an_upload_that_is_being_removed_is_unknown() {
+    let registry = Fixture::of(Kind::Bucket).await;
+    let location = begin(&registry).await;
+    let keys = registry.bucket().keys("registry/uploads/");
+    let [key] = &keys[..] else { panic!("one upload: {keys:?}") };
+    let state = registry.bucket().object(key).expect("the state");
+    let state = String::from_utf8(state.to_vec()).expect("a line");
+    let ending = state.replace(r#""turn":null"#, r#""turn":"ended""#);
+    assert_ne!(ending, state);
+    registry.bucket().plant(key, ending);
+    let digest = Digest::of(b"late");
+    assert_eq!(registry.get(&location).await.status.as_u16(), 404);
+    assert_eq!(patch(&registry, &location, b"late").await.status.as_u16(), 404);
+    assert_eq!(put(&registry, &location, &digest, b"late").await.status.as_u16(), 404);
+    assert_eq!(registry.delete(&location).await.status.as_u16(), 404);
+}
+
 /// What the bucket refuses for a moment, or does without an answer, is done again; never twice.
 #[tokio::test]
 async fn a_bucket_that_is_slow_or_loses_answers_loses_nothing() {
