@@ -455,6 +455,8 @@ impl Authority {
             return is_admin.then(Grant::administration);
         }
         let repository = scope.repository()?;
+        // What no repository is called is granted to nobody, and logged nowhere.
+        Repository::new(repository).ok()?;
         let actions = scope.granted(self.role(identity, repository)?);
         (!actions.is_empty()).then(|| Grant::repository(repository, actions))
     }

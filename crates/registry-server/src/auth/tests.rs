@@ -50,6 +50,24 @@ fn a_token_gets_the_intersection_and_never_an_error() {
 }
 
 #[test]
+fn a_name_that_no_repository_has_is_not_granted() {
+    let (_directory, authority) = authority(vec![rule("", Holder::Everybody, Role::Admin)]);
+    let long = "x".repeat(100_000);
+    for (name, expected) in [
+        ("team/x", "repository:team/x:pull"),
+        (long.as_str(), ""),
+        ("Team/X", ""),
+        ("team/../x", ""),
+        ("localhost:5000/x", ""),
+    ] {
+        let scope = format!("repository:{name}:pull");
+        let access =
+            authority.grant(&Identity::default(), &Scope::parse_all([scope.as_str()].into_iter()));
+        assert_eq!(access.to_scopes(), expected);
+    }
+}
+
+#[test]
 fn who_can_get_further_with_other_credentials_gets_a_challenge() {
     let (_directory, authority) = authority(vec![rule("team", alice(), Role::Push)]);
     let team = Repository::new("team/x").expect("a name");
