@@ -23,6 +23,13 @@ const CURRENT: &str = "audit.log";
 /// Longest line, in bytes: what is read back at a start.
 const LINE_BYTES_MAX: u64 = 64 * 1024;
 
+/// Longest detail of a line, in bytes; JSON makes up to six of one.
+const DETAIL_BYTES_MAX: usize = 4096;
+
+/// Longest other text of a line, in bytes: what clients send must not make a line that cannot be
+/// read back.
+const TEXT_BYTES_MAX: usize = 768;
+
 /// What a first line has in place of a hash.
 const BEGINNING: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
 
@@ -176,6 +183,7 @@ impl Chain {
             record.number = number;
             record.event = event;
             record.previous = previous;
+            bound(&mut record);
             // A struct of texts and numbers cannot fail to become JSON.
             let line = serde_json::to_string(&record).unwrap_or_default();
             previous = hash(&line);
@@ -209,6 +217,31 @@ impl Chain {
         self.size = 0;
         let directory = File::open(&self.directory).map_err(failed(&self.directory))?;
         directory.sync_all().map_err(failed(&self.directory))
+    }
+}
+
+/// Cuts what is too long for a line; a cut text ends with an ellipsis.
+fn bound(record: &mut AuditRecord) {
+    for text in [&mut record.action, &mut record.actor, &mut record.request] {
+        cut(text, TEXT_BYTES_MAX);
+    }
+    let (place, digests) = (
+        [&mut record.client, &mut record.repository, &mut record.tag],
+        [&mut record.digest, &mut record.old_digest],
+    );
+    for text in place.into_iter().chain(digests).flatten() {
+        cut(text, TEXT_BYTES_MAX);
+    }
+    if let Some(detail) = &mut record.detail {
+        cut(detail, DETAIL_BYTES_MAX);
+    }
+}
+
+fn cut(text: &mut String, bytes_max: usize) {
+    const ELLIPSIS: char = '…';
+    if bytes_max < text.len() {
+        text.truncate(text.floor_char_boundary(bytes_max - ELLIPSIS.len_utf8()));
+        text.push(ELLIPSIS);
     }
 }
 
@@ -326,6 +359,32 @@ mod tests {
         });
         assert_eq!(verified.expect("a whole chain").lines, 4);
         assert_eq!(actions, ["push", "push", "push", "delete"]);
+    }
+
+    #[test]
+    fn no_text_makes_a_line_that_a_restart_cannot_read() {
+        let directory = written(1, u64::MAX);
+        let mut chain = Chain::open(directory.path(), u64::MAX).expect("the log");
+        let long = || "\u{1}".repeat(1024 * 1024);
+        let longest = AuditRecord {
+            action: long(),
+            actor: long(),
+            client: Some(long()),
+            request: long(),
+            repository: Some(long()),
+            tag: Some(long()),
+            digest: Some(long()),
+            old_digest: Some(long()),
+            detail: Some("ä".repeat(1024 * 1024)),
+            ..AuditRecord::default()
+        };
+        let controls = AuditRecord { detail: Some(long()), ..longest.clone() };
+        chain.append([(longest, None), (controls, None)].into_iter()).expect("lines");
+        let text = std::fs::read_to_string(directory.path().join(CURRENT)).expect("the log");
+        assert!(text.lines().all(|line| (line.len() as u64) < LINE_BYTES_MAX));
+        let chain = Chain::open(directory.path(), u64::MAX).expect("the log after a restart");
+        assert_eq!(chain.number, 3);
+        assert_eq!(read_audit_log(directory.path(), |_| {}).expect("a whole chain").lines, 3);
     }
 
     #[test]
