@@ -29,8 +29,7 @@ pub struct RegistryOptions {
     pub tls: Option<TlsFiles>,
     /// Whether plain HTTP may be served beyond loopback.
     pub plain_http: PlainHttp,
-    /// htpasswd file with bcrypt entries; read again when it changes. Without it nobody can log
-    /// in, and only `anonymous` counts.
+    /// htpasswd file with bcrypt entries; read again when it changes.
     pub users: Option<PathBuf>,
     /// What clients without credentials may do.
     pub anonymous: Anonymous,
@@ -81,7 +80,8 @@ pub enum Anonymous {
     Nothing,
     /// Pull.
     Pull,
-    /// Pull and push; delete as well if there is no user file, since nobody else could.
+    /// Pull and push; everything else as well where [`RegistryOptions::knows_somebody`] does not
+    /// hold, since nobody else could.
     Push,
 }
 
@@ -141,5 +141,16 @@ impl RegistryOptions {
             proxy: ProxyOptions::default(),
             sparse_indexes: false,
         }
+    }
+
+    /// Whether anybody has a name here: there are users, robots, issuers, certificates of clients
+    /// or rules. Without any of these the registry is open to everybody.
+    pub fn knows_somebody(&self) -> bool {
+        let has_clients = self.tls.as_ref().is_some_and(|tls| tls.clients.is_some());
+        self.users.is_some()
+            || self.identity.robots.is_some()
+            || !self.identity.issuers.is_empty()
+            || has_clients
+            || !self.access.is_empty()
     }
 }

@@ -137,6 +137,9 @@ pub enum ReloadError {
     /// The user file or the token key cannot be read.
     #[error(transparent)]
     Access(#[from] BindError),
+    /// A registry that knew somebody would be open to everybody.
+    #[error("users, robots, issuers, client certificates and access rules are all gone")]
+    NobodyLeft,
     /// Only a restart can do this.
     #[error("{what} needs a restart")]
     NeedsRestart {
@@ -236,6 +239,10 @@ impl Running {
     pub async fn reload(&self, options: RegistryOptions) -> Result<(), ReloadError> {
         if options.tls.is_some() != self.tls.is_some() {
             return Err(ReloadError::NeedsRestart { what: "HTTPS instead of HTTP, or back," });
+        }
+        // A file that is gone for a moment must not open the registry.
+        if self.service.authority.now().knows_somebody() && !options.knows_somebody() {
+            return Err(ReloadError::NobodyLeft);
         }
         let (service, tls) = (Arc::clone(&self.service), self.tls.clone());
         let reload = move || -> Result<(), ReloadError> {

@@ -74,6 +74,7 @@ pub(crate) struct Authority {
     lockout: Arc<Lockout>,
     federation: Federation,
     options: IdentityOptions,
+    knows_somebody: bool,
 }
 
 impl Authority {
@@ -85,17 +86,24 @@ impl Authority {
         let identity = options.identity.clone();
         let users = options.users.as_deref().map(UserFile::open).transpose()?;
         let robots = identity.robots.as_deref().map(RobotFile::open).transpose()?;
-        let policy = Policy {
-            rules: with_defaults(options.access.clone(), options.anonymous, users.is_some()),
-            groups: identity.groups.clone(),
-        };
+        let policy = Policy { rules: with_defaults(options), groups: identity.groups.clone() };
         let keys = identity.token_keys.clone();
         let keys = keys.unwrap_or_else(|| options.directory.join("token-keys"));
         let tokens = TokenService::open(&keys, identity.tokens, identity.clock.now())?;
         let lockout = before.map(|before| Arc::clone(&before.lockout)).unwrap_or_default();
         let scheme = options.scheme;
         let federation = Federation::new(&identity.issuers, identity.key_source.as_ref())?;
-        Ok(Self { users, robots, policy, scheme, tokens, lockout, federation, options: identity })
+        Ok(Self {
+            users,
+            robots,
+            policy,
+            scheme,
+            tokens,
+            lockout,
+            federation,
+            options: identity,
+            knows_somebody: options.knows_somebody(),
+        })
     }
 
     #[cfg(test)]
@@ -109,7 +117,13 @@ impl Authority {
             lockout: Arc::default(),
             federation: Federation::new(&[], None).expect("nobody to be wrong about"),
             options: IdentityOptions::default(),
+            knows_somebody: true,
         }
+    }
+
+    /// Whether its options know somebody; see [`RegistryOptions::knows_somebody`].
+    pub(crate) const fn knows_somebody(&self) -> bool {
+        self.knows_somebody
     }
 
     pub(crate) const fn tokens(&self) -> &TokenService {
@@ -510,19 +524,16 @@ impl Authority {
 }
 
 /// The rules, and what holds where there are none: every user may do everything.
-fn with_defaults(
-    mut rules: Vec<AccessRule>,
-    anonymous: Anonymous,
-    has_users: bool,
-) -> Vec<AccessRule> {
+fn with_defaults(options: &RegistryOptions) -> Vec<AccessRule> {
+    let mut rules = options.access.clone();
     let everywhere = |holder, role| AccessRule { prefix: String::new(), holder, role };
     if rules.is_empty() {
         rules.push(everywhere(Holder::AnyUser, Role::Admin));
     }
-    let for_everybody = match anonymous {
+    let for_everybody = match options.anonymous {
         Anonymous::Nothing => None,
         Anonymous::Pull => Some(Role::Pull),
-        Anonymous::Push if has_users => Some(Role::Push),
+        Anonymous::Push if options.knows_somebody() => Some(Role::Push),
         // Nobody else could.
         Anonymous::Push => Some(Role::Admin),
     };

@@ -7,6 +7,7 @@ use super::policy::Policy;
 use super::scope::{Access, Grant};
 use super::token::TokenService;
 use super::*;
+use crate::{ClientCertificates, RegistryOptions, RegistryServer, ReloadError, TlsFiles};
 
 fn rule(prefix: &str, holder: Holder, role: Role) -> AccessRule {
     AccessRule { prefix: prefix.to_owned(), holder, role }
@@ -65,6 +66,69 @@ fn a_name_that_no_repository_has_is_not_granted() {
             authority.grant(&Identity::default(), &Scope::parse_all([scope.as_str()].into_iter()));
         assert_eq!(access.to_scopes(), expected);
     }
+}
+
+fn fixture_options(directory: &std::path::Path) -> RegistryOptions {
+    let store = blob_store::BlobStore::open(directory.join("blobs")).expect("a store");
+    RegistryOptions::new(directory.join("registry"), store)
+}
+
+#[test]
+fn everybody_administers_only_what_knows_nobody() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let options = fixture_options(directory.path());
+    let everybody = |change: &dyn Fn(&mut RegistryOptions)| {
+        let mut options = options.clone();
+        change(&mut options);
+        let authority = Authority::open(&options, None).expect("an authority");
+        authority.role(&Identity::default(), "team/x")
+    };
+    let robots = directory.path().join("robots.json");
+    let rights = vec![RobotRight { prefix: "team".to_owned(), role: Role::Push }];
+    let now = std::time::SystemTime::now();
+    let name = "ci".to_owned();
+    let robot = Robot { name, description: None, created: now, expires: None, rights };
+    add_robot(&robots, &robot).expect("a robot");
+    let keys = directory.path().join("jwks.json");
+    std::fs::write(&keys, KEYS).expect("keys");
+    let file = || directory.path().join("unread.pem");
+    assert_eq!(everybody(&|_| {}), Some(Role::Admin));
+    assert_eq!(everybody(&|options| options.identity.robots = Some(robots.clone())), PUSH);
+    assert_eq!(everybody(&|options| options.access = vec![rule("a", alice(), Role::Pull)]), PUSH);
+    let issuer = || Issuer {
+        name: "ci".to_owned(),
+        url: "https://ci.example".to_owned(),
+        audiences: vec!["registry".to_owned()],
+        keys: KeyLocation::File(keys.clone()),
+        ca_file: None,
+        token_file: None,
+        tokens: ForeignTokens::Access,
+    };
+    assert_eq!(everybody(&|options| options.identity.issuers = vec![issuer()]), PUSH);
+    let clients = || Some(ClientCertificates { authorities: file(), required: false });
+    let tls = || TlsFiles { certificate: file(), key: file(), clients: clients() };
+    assert_eq!(everybody(&|options| options.tls = Some(tls())), PUSH);
+}
+
+const PUSH: Option<Role> = Some(Role::Push);
+
+/// The public key of RFC 8037, appendix A.2.
+const KEYS: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"a","use":"sig","alg":"EdDSA",
+    "x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+
+#[tokio::test]
+async fn a_reload_never_forgets_everybody() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let open = fixture_options(directory.path());
+    let mut closed = open.clone();
+    closed.access = vec![rule("team", alice(), Role::Push)];
+    let running = RegistryServer::bind(open.clone()).await.expect("a registry");
+    running.reload(open.clone()).await.expect("nothing new");
+    running.reload(closed.clone()).await.expect("rules");
+    let error = running.reload(open).await.expect_err("everybody would administer");
+    assert!(matches!(error, ReloadError::NobodyLeft), "{error}");
+    running.reload(closed).await.expect("the rules still count");
+    running.shutdown().await;
 }
 
 #[test]
