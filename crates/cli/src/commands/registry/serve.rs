@@ -87,18 +87,6 @@ pub(super) fn options(config: Config, globals: &Globals) -> Result<RegistryOptio
     options.address = resolve(&address)?;
     let default_users = default_users(&state);
     options.users = config.htpasswd.or_else(|| default_users.exists().then_some(default_users));
-    options.anonymous = match (config.anonymous, &options.users) {
-        (Some(AnonymousArg::None), _) | (None, Some(_)) => Anonymous::Nothing,
-        (Some(AnonymousArg::Pull), _) => Anonymous::Pull,
-        (Some(AnonymousArg::Push), _) => Anonymous::Push,
-        (None, None) if options.address.ip().is_loopback() => Anonymous::Push,
-        (None, None) => {
-            return Err(Failure::usage(format!(
-                "{address} is not a loopback address and there are no users"
-            ))
-            .hint("shipway registry user add NAME, or say --anonymous none|pull|push"));
-        }
-    };
     options.scheme = match config.auth {
         None | Some(AuthArg::Basic) => AuthScheme::Basic,
         Some(AuthArg::Token) => AuthScheme::Bearer,
@@ -129,6 +117,20 @@ pub(super) fn options(config: Config, globals: &Globals) -> Result<RegistryOptio
     options.access = config.access.into_iter().map(access_rule).collect();
     options.proxy = proxy_options(config.proxy, &config.cache)?;
     options.namespaces = config.namespaces.into_iter().map(Into::into).collect();
+    // Only now is it known whether there is anybody who could log in.
+    options.anonymous = match config.anonymous {
+        Some(AnonymousArg::None) => Anonymous::Nothing,
+        Some(AnonymousArg::Pull) => Anonymous::Pull,
+        Some(AnonymousArg::Push) => Anonymous::Push,
+        None if options.knows_somebody() => Anonymous::Nothing,
+        None if options.address.ip().is_loopback() => Anonymous::Push,
+        None => {
+            return Err(Failure::usage(format!(
+                "{address} is not a loopback address and there are no users"
+            ))
+            .hint("shipway registry user add NAME, or say --anonymous none|pull|push"));
+        }
+    };
     Ok(options)
 }
 

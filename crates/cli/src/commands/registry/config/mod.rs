@@ -38,7 +38,7 @@ settings! {
         /// User file with bcrypt entries (htpasswd -B), read again when it changes.
         htpasswd: Option<PathBuf> = "registry/htpasswd in the state directory, if it exists",
         /// What clients without credentials may do.
-        anonymous: Option<AnonymousArg> = "none with a user file, else push on loopback",
+        anonymous: Option<AnonymousArg> = "none if anybody can log in or has rights, else push on loopback",
         /// How clients are asked to log in.
         auth: Option<AuthArg> = "basic",
         /// Certificate chain for HTTPS (PEM), read again when it changes.
