@@ -3,11 +3,13 @@
 //! and clients that write both, have such tags; what they list belongs to the answer.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
 
-use oci_model::{Digest, Manifest, ManifestKind, MediaType, RawManifest, Tag};
+use oci_model::{Digest, MANIFEST_BYTES_MAX, Manifest, ManifestKind, MediaType, RawManifest, Tag};
 
 use crate::manifests::referrer;
-use crate::metadata::Metadata;
+use crate::metadata::{Metadata, StoredManifest};
 use crate::refusal::Refusal;
 use crate::route::ManifestReference;
 
@@ -17,8 +19,20 @@ const ALGORITHM_LENGTH_MAX: usize = 32;
 /// Longest part of the encoded digest in such a tag.
 const ENCODED_LENGTH_MAX: usize = 64;
 
-/// Digest and descriptor (JSON) of referrers, in the order of digests.
-pub(crate) type Listed = BTreeMap<String, Vec<u8>>;
+/// Entries of a list that one request follows.
+const ENTRIES_MAX: usize = 10_000;
+
+/// Bytes of manifests that one request reads for them.
+const BYTES_MAX: usize = 4 * MANIFEST_BYTES_MAX;
+
+/// What clients listed, as far as one request follows it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Listed {
+    /// Digest and descriptor (JSON) of referrers, in the order of digests.
+    pub(crate) referrers: BTreeMap<String, Vec<u8>>,
+    /// The last digest that was followed, if there is more behind it.
+    pub(crate) cut: Option<String>,
+}
 
 /// The tag under which clients list the referrers of `subject`.
 pub(crate) fn tag_of(subject: &Digest) -> Option<Tag> {
@@ -42,25 +56,44 @@ pub(crate) fn listed(
     subject: &Digest,
     last: &str,
 ) -> Result<Listed, Refusal> {
-    let mut listed = Listed::new();
-    let Some(tag) = tag_of(subject) else { return Ok(listed) };
+    let Some(tag) = tag_of(subject) else { return Ok(Listed::default()) };
     let Some(index) = metadata.manifest(repository, &ManifestReference::Tag(tag))? else {
-        return Ok(listed);
+        return Ok(Listed::default());
     };
-    for digest in entries(&index.media_type, &index.bytes) {
-        let key = digest.to_string();
-        if key.as_str() <= last || listed.contains_key(&key) {
-            continue;
+    let entries = entries(&index.media_type, &index.bytes);
+    follow(&entries, subject, last, |digest| {
+        Ok(metadata.manifest(repository, &ManifestReference::Digest(digest))?)
+    })
+}
+
+/// Looks each entry behind `last` up, once however often it is listed.
+fn follow(
+    entries: &[Digest],
+    subject: &Digest,
+    last: &str,
+    manifest: impl Fn(Digest) -> Result<Option<Arc<StoredManifest>>, Refusal>,
+) -> Result<Listed, Refusal> {
+    let mut listed = Listed::default();
+    let seen: BTreeMap<String, Digest> =
+        entries.iter().map(|digest| (digest.to_string(), *digest)).collect();
+    let mut bytes = 0_usize;
+    let mut before = None;
+    let behind = (Bound::Excluded(last), Bound::Unbounded);
+    for (followed, (key, digest)) in seen.range::<str, _>(behind).enumerate() {
+        if followed >= ENTRIES_MAX || bytes >= BYTES_MAX {
+            listed.cut = before;
+            break;
         }
-        let reference = ManifestReference::Digest(digest);
-        let Some(found) = metadata.manifest(repository, &reference)? else { continue };
+        before = Some(key.clone());
+        let Some(found) = manifest(*digest)? else { continue };
+        bytes = bytes.saturating_add(found.bytes.len());
         let Ok(manifest) = RawManifest::parse(Some(&found.media_type), found.bytes.to_vec()) else {
             continue;
         };
         // A truncated tag may be the list of two subjects.
         let about = manifest.parsed().subject().map(|subject| subject.digest);
         if about.is_none_or(|about| about == *subject) {
-            listed.insert(key, referrer(&manifest, digest)?);
+            listed.referrers.insert(key.clone(), referrer(&manifest, *digest)?);
         }
     }
     Ok(listed)
@@ -114,6 +147,48 @@ mod tests {
         assert_eq!(entries(&MediaType::OCI_INDEX, index.as_bytes()), [digest]);
         assert_eq!(entries(&MediaType::OCI_MANIFEST, index.as_bytes()), []);
         assert_eq!(entries(&MediaType::OCI_INDEX, b"{}"), []);
+    }
+
+    fn about_another(length: usize) -> Arc<StoredManifest> {
+        let other = Digest::of(b"another subject");
+        let mut bytes = format!(
+            r#"{{"schemaVersion":2,"mediaType":"{0}","manifests":[],"subject":{{"mediaType":"{0}","digest":"{other}","size":1}}}}"#,
+            MediaType::OCI_INDEX
+        ).into_bytes();
+        bytes.resize(length.max(bytes.len()), b' ');
+        let digest = Digest::of(&bytes);
+        Arc::new(StoredManifest { digest, media_type: MediaType::OCI_INDEX, bytes: bytes.into() })
+    }
+
+    #[test]
+    fn an_entry_listed_many_times_is_looked_up_once() {
+        let found = about_another(0);
+        let looked_up = std::cell::Cell::new(0);
+        let listed = follow(&[found.digest; 10_000], &Digest::of(b"x"), "", |_| {
+            looked_up.set(looked_up.get() + 1);
+            Ok(Some(Arc::clone(&found)))
+        });
+        assert_eq!(listed.expect("a list"), Listed::default());
+        assert_eq!(looked_up.get(), 1);
+    }
+
+    #[test]
+    fn a_request_reads_no_more_than_its_share_and_the_next_goes_on_behind_it() {
+        let found = about_another(MANIFEST_BYTES_MAX);
+        let entries: Vec<Digest> = (0..6_u8).map(|number| Digest::of(&[number])).collect();
+        let mut sorted: Vec<String> = entries.iter().map(ToString::to_string).collect();
+        sorted.sort();
+        let looked_up = std::cell::RefCell::new(Vec::new());
+        let follow = |last: &str| {
+            let listed = follow(&entries, &Digest::of(b"x"), last, |digest| {
+                looked_up.borrow_mut().push(digest.to_string());
+                Ok(Some(Arc::clone(&found)))
+            });
+            listed.expect("a list").cut
+        };
+        assert_eq!(follow("").as_ref(), Some(&sorted[3]));
+        assert_eq!(follow(&sorted[3]), None);
+        assert_eq!(*looked_up.borrow(), sorted);
     }
 
     proptest! {

@@ -9,7 +9,7 @@ use crate::fallback;
 use crate::metadata::Page;
 use crate::refusal::Refusal;
 use crate::route::Query;
-use crate::service::{Answer, Call, Service, header_value, json};
+use crate::service::{Answer, Call, Service, blocking, header_value, json};
 
 /// Names in one reply. Many clients do not follow links, so it is large.
 const NAMES_MAX: usize = 10_000;
@@ -44,7 +44,7 @@ pub(crate) fn catalog(service: &Service, principal: &Principal, query: &Query) -
 }
 
 /// The manifests that say they are about `subject`. Unknown subjects and repositories have none.
-pub(crate) fn referrers(call: &Call<'_>, subject: &Digest) -> Answer {
+pub(crate) async fn referrers(call: &Call<'_>, subject: &Digest) -> Answer {
     let filter = call.query.get("artifactType").filter(|filter| !filter.is_empty());
     let last = call.query.get("last").unwrap_or_default();
     let body =
@@ -53,9 +53,16 @@ pub(crate) fn referrers(call: &Call<'_>, subject: &Digest) -> Answer {
     let mut page = ReferrerPage { body, filter, last: None, more: false };
     // What clients listed themselves joins in the order of digests.
     let metadata = &call.service.metadata;
-    let mut fallback =
-        fallback::listed(metadata, &call.repository, subject, last)?.into_iter().peekable();
+    let fallback::Listed { referrers, cut } = {
+        let (metadata, repository) = (metadata.clone(), call.repository.clone());
+        let (subject, last) = (*subject, last.to_owned());
+        blocking(move || fallback::listed(&metadata, &repository, &subject, &last)).await??
+    };
+    let mut fallback = referrers.into_iter().peekable();
     let visit = |digest: &str, descriptor: &[u8]| {
+        if cut.as_deref().is_some_and(|cut| digest > cut) {
+            return false;
+        }
         while let Some((own, text)) = fallback.next_if(|(own, _)| own.as_str() <= digest) {
             if own != digest && !page.add(&own, &text) {
                 return false;
@@ -68,6 +75,10 @@ pub(crate) fn referrers(call: &Call<'_>, subject: &Digest) -> Answer {
         if page.more || !page.add(&digest, &descriptor) {
             break;
         }
+    }
+    if let (false, Some(cut)) = (page.more, cut) {
+        page.more = true;
+        page.last = Some(cut);
     }
     let ReferrerPage { mut body, last: listed_last, more, .. } = page;
     body.extend_from_slice(b"]}");

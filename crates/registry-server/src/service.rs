@@ -298,7 +298,7 @@ async fn serve(
         (&Method::DELETE, Target::Upload(id)) => uploads::cancel(call, id).await,
         (&Method::GET | &Method::HEAD, Target::Tags) => listing::tags(call),
         (&Method::GET | &Method::HEAD, Target::Referrers(digest)) => {
-            listing::referrers(call, digest)
+            listing::referrers(call, digest).await
         }
         _ => Err(Refusal::method()),
     }

@@ -62,7 +62,7 @@ pub(super) async fn referrers(
         Ok(found) => found,
         Err(error) if error.allows_stale() => {
             behind.warn_stale(call, &error);
-            return stored::referrers(call, subject);
+            return stored::referrers(call, subject).await;
         }
         Err(error) => return Err(behind.refusal(&error, Refusal::not_found)),
     };
