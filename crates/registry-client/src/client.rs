@@ -9,7 +9,7 @@ use oci_model::Reference;
 use crate::endpoint::{Endpoint, Security, api_host};
 use crate::error::{RegistryError, with_causes};
 use crate::guard::GuardedNames;
-use crate::options::{ClientOptions, ClientOptionsError, Fallback, HostTls};
+use crate::options::{ClientOptions, ClientOptionsError, Fallback, HostTls, proxied};
 use crate::tls;
 use crate::tokens::Tokens;
 
@@ -212,14 +212,7 @@ fn http_client(
         builder = builder.redirect(policy).dns_resolver(GuardedNames::new(guard));
     }
     if let Some(proxy) = &options.proxy {
-        let exempt = reqwest::NoProxy::from_string(&proxy.no_proxy);
-        for (url, https) in [(&proxy.http, false), (&proxy.https, true)] {
-            let Some(url) = url else { continue };
-            let made = if https { reqwest::Proxy::https(url) } else { reqwest::Proxy::http(url) };
-            let made =
-                made.map_err(|_| ClientOptionsError::Url { url: url.clone(), what: "proxy" })?;
-            builder = builder.proxy(made.no_proxy(exempt.clone()));
-        }
+        builder = proxied(builder, proxy)?;
     }
     builder.build().map_err(|error| {
         tracing::debug!(reason = with_causes(&error), "http client");

@@ -146,3 +146,18 @@ pub enum ClientOptionsError {
     #[error("cannot start the HTTP client")]
     Http(#[source] reqwest::Error),
 }
+
+/// A client's builder with a proxy for what is not exempt from it.
+pub(crate) fn proxied(
+    mut builder: reqwest::ClientBuilder,
+    proxy: &Proxy,
+) -> Result<reqwest::ClientBuilder, ClientOptionsError> {
+    let exempt = reqwest::NoProxy::from_string(&proxy.no_proxy);
+    for (url, https) in [(&proxy.http, false), (&proxy.https, true)] {
+        let Some(url) = url else { continue };
+        let made = if https { reqwest::Proxy::https(url) } else { reqwest::Proxy::http(url) };
+        let made = made.map_err(|_| ClientOptionsError::Url { url: url.clone(), what: "proxy" })?;
+        builder = builder.proxy(made.no_proxy(exempt.clone()));
+    }
+    Ok(builder)
+}

@@ -79,6 +79,61 @@ pub(crate) fn unverified(host: &HostTls) -> Result<ClientConfig, ClientOptionsEr
     shown(builder, host)
 }
 
+/// A configuration that takes one certificate, known by its SHA-1 thumbprint in hexadecimal.
+pub(crate) fn pinned(sha1: &str) -> ClientConfig {
+    let thumbprint = sha1.replace([':', ' '], "").to_ascii_lowercase();
+    let verifier = OneCertificate { thumbprint, otherwise: AnyCertificate(provider()) };
+    builder().dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth()
+}
+
+/// Checks that the certificate is the one and that the server holds its key.
+#[derive(Debug)]
+struct OneCertificate {
+    thumbprint: String,
+    otherwise: AnyCertificate,
+}
+
+impl ServerCertVerifier for OneCertificate {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        use sha1::Digest as _;
+        let hash = sha1::Sha1::digest(end_entity);
+        let shown: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        if shown == self.thumbprint {
+            return Ok(ServerCertVerified::assertion());
+        }
+        Err(rustls::CertificateError::ApplicationVerificationFailure.into())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.otherwise.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.otherwise.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.otherwise.supported_verify_schemes()
+    }
+}
+
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
