@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use credentials::{Candidate, RegistryAuth};
+use credentials::RegistryAuth;
 use image_policy::event;
 use image_policy::verification::{Verdict, VerificationPolicy, must_pull};
 use image_policy::{
@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use super::LOCAL_REGISTRY;
 use super::access::{self, NodeFiles, PullSecrets};
+use super::progress::PullState;
 use super::records::PullRecords;
 use super::store::{ImageStore, LocalImage};
 use crate::options::ImageMirror;
@@ -244,13 +245,15 @@ impl Images {
         }
         emit(event::pulling(request.image));
         let began = Instant::now();
-        let result = self.attempt(&reference, &candidates).await;
+        let auths: Vec<RegistryAuth> =
+            candidates.iter().map(|candidate| candidate.auth.clone()).collect();
+        let result = self.attempt(&reference, &auths).await;
         let outcome = match result {
-            Ok((image, candidate)) => {
+            Ok((image, used)) => {
                 let note = self.records.note(
                     &image.root.to_string(),
                     request.image,
-                    access::used(candidate.as_ref()),
+                    access::used(used.and_then(|at| candidates.get(at))),
                     Timestamp::now(),
                 );
                 if reference.registry() != LOCAL_REGISTRY
@@ -301,12 +304,38 @@ impl Images {
         guard.1.remove(&key);
     }
 
-    /// One try per credential, in order; without any, one anonymous try.
+    /// Pulls an image for nobody in particular: CRI clients, `node pull`, images that are kept.
+    ///
+    /// No policy, no back-off, no events and no record of who may use it: it counts as preloaded
+    /// (kubelet-images.md 8.1). `auths` are tried in order; without any, once anonymously.
+    /// `progress` is called now and then while this waits.
+    ///
+    /// # Errors
+    /// The text of what went wrong, as a pod's event would have it.
+    #[expect(dead_code, reason = "the CRI service and the node verbs are being built on it")]
+    pub(crate) async fn pull_for_node(
+        self: &Arc<Self>,
+        reference: &Reference,
+        auths: &[RegistryAuth],
+        progress: &(dyn Fn(&PullState) + Sync),
+    ) -> Result<LocalImage, String> {
+        progress(&PullState::default());
+        match self.attempt(reference, auths).await {
+            Ok((image, _)) => {
+                self.refresh_summaries();
+                Ok(image)
+            }
+            Err(errors) => Err(image_policy::aggregate_errors(&errors)),
+        }
+    }
+
+    /// One try per credential, in order; without any, one anonymous try. Tells the position of
+    /// the credential that opened it.
     async fn attempt(
         self: &Arc<Self>,
         reference: &Reference,
-        candidates: &[Candidate],
-    ) -> Result<(LocalImage, Option<Candidate>), Vec<String>> {
+        auths: &[RegistryAuth],
+    ) -> Result<(LocalImage, Option<usize>), Vec<String>> {
         if reference.registry() == LOCAL_REGISTRY {
             return match self.find(reference).await {
                 Ok(Some(image)) => Ok((image, None)),
@@ -314,14 +343,14 @@ impl Images {
                 Err(error) => Err(vec![error]),
             };
         }
-        let tries: Vec<Option<&Candidate>> =
-            if candidates.is_empty() { vec![None] } else { candidates.iter().map(Some).collect() };
+        let tries: Vec<Option<usize>> =
+            if auths.is_empty() { vec![None] } else { (0..auths.len()).map(Some).collect() };
         let mut errors = Vec::new();
-        for candidate in tries {
-            let auth = candidate.map(|candidate| candidate.auth.clone());
+        for at in tries {
+            let auth = at.and_then(|at| auths.get(at)).cloned();
             match self.puller.pull(reference.clone(), auth).await {
                 Ok(arrived) => match self.adopt(reference, arrived).await {
-                    Ok(image) => return Ok((image, candidate.cloned())),
+                    Ok(image) => return Ok((image, at)),
                     Err(error) => errors.push(error),
                 },
                 Err(error) => errors.push(error),

@@ -3,6 +3,7 @@
 pub(crate) mod access;
 pub(crate) mod ensure;
 pub(crate) mod executor;
+pub(crate) mod progress;
 pub(crate) mod records;
 pub(crate) mod registry;
 pub(crate) mod store;
