@@ -2,8 +2,8 @@
 
 use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -126,7 +126,7 @@ fn build_with_shipway(
 ) -> Result<(f64, f64)> {
     let image = format!("{}/shipway:{run}", base.registry.address);
     let started = Instant::now();
-    let bytes = peak_memory(
+    let bytes = stage::peak_memory(
         Command::new(&stage.shipway)
             .args(["build", "-t", &image, "--push"])
             .arg(context)
@@ -242,7 +242,7 @@ fn push_memory(stage: &Stage, base: &BaseImage) -> Result<Vec<f64>> {
     let shipway = |arguments: &[&str]| {
         let mut command = Command::new(&stage.shipway);
         command.args(arguments).env("SHIPWAY_STATE_DIR", base.path("pulled"));
-        peak_memory(&mut command).map(|bytes| bytes / f64::from(1 << 20))
+        stage::peak_memory(&mut command).map(|bytes| bytes / f64::from(1 << 20))
     };
     let other = format!("{}/elsewhere:1", base.registry.address);
     let pull = shipway(&["pull", &base.reference])?;
@@ -301,34 +301,6 @@ fn per_step(
         milliseconds.push((long - short) * 1000.0 / STEPS as f64);
     }
     Ok(milliseconds)
-}
-
-/// Runs a command to its end; the most memory (`VmHWM`) it had, in bytes.
-fn peak_memory(command: &mut Command) -> Result<f64> {
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot start {command:?}"))?;
-    let log = child.stderr.take().context("no standard error")?;
-    let log = std::thread::spawn(move || std::io::read_to_string(log));
-    let status = format!("/proc/{}/status", child.id());
-    let mut kibibytes = 0.0_f64;
-    let ended = loop {
-        // The peak only grows, so the last look before the end counts.
-        let text = std::fs::read_to_string(&status).unwrap_or_default();
-        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let number = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
-        kibibytes = number.unwrap_or(kibibytes).max(kibibytes);
-        if let Some(ended) = child.try_wait()? {
-            break ended;
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    };
-    let log = log.join().ok().and_then(Result::ok).unwrap_or_default();
-    ensure!(ended.success(), "{command:?} ended with {ended}\n{log}");
-    Ok(kibibytes * 1024.0)
 }
 
 fn directory_bytes(path: &Path) -> Result<u64> {

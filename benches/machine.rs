@@ -118,7 +118,7 @@ impl<'a> Machine<'a> {
     }
 
     /// Seconds from the start of the program `kubectl create` to the Running that a watch shows.
-    fn start_pod(&self, name: &str, image: &str) -> Result<f64> {
+    pub(super) fn start_pod(&self, name: &str, image: &str) -> Result<f64> {
         let manifest = serde_json::json!({
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
             "spec": {"terminationGracePeriodSeconds": 0, "containers": [

@@ -7,6 +7,8 @@
 mod base_image;
 #[path = "../../../benches/builds.rs"]
 mod builds;
+#[path = "../../../benches/image_pulls.rs"]
+mod image_pulls;
 #[path = "../../../benches/machine.rs"]
 mod machine;
 #[path = "../../../benches/registry/mod.rs"]
@@ -28,6 +30,8 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("demo", machine::demo),
     ("builds", builds::cold_build),
     ("run-cost", builds::run_cost),
+    ("pull", image_pulls::pull_and_unpack),
+    ("cold-pod", image_pulls::cold_pod),
     ("registry", registry::promised),
     ("registry-scenarios", registry::scenarios),
     ("registry-collection", registry::collections),

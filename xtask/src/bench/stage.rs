@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -79,6 +80,34 @@ fn output(command: &mut Command) -> Result<String> {
         bail!("{command:?} ended with {}\n{text}{error}", output.status);
     }
     Ok(text)
+}
+
+/// Runs a command to its end; the most memory (`VmHWM`) it had, in bytes.
+pub(crate) fn peak_memory(command: &mut Command) -> Result<f64> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {command:?}"))?;
+    let log = child.stderr.take().context("no standard error")?;
+    let log = std::thread::spawn(move || std::io::read_to_string(log));
+    let status = format!("/proc/{}/status", child.id());
+    let mut kibibytes = 0.0_f64;
+    let ended = loop {
+        // The peak only grows, so the last look before the end counts.
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let number = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
+        kibibytes = number.unwrap_or(kibibytes).max(kibibytes);
+        if let Some(ended) = child.try_wait()? {
+            break ended;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    let log = log.join().ok().and_then(Result::ok).unwrap_or_default();
+    ensure!(ended.success(), "{command:?} ended with {ended}\n{log}");
+    Ok(kibibytes * 1024.0)
 }
 
 /// Debian's docker-registry without credentials.
