@@ -1,10 +1,11 @@
 //! Quotas on the way in: room is asked for before bytes come, and given back when they do not.
 
-use http::{Method, Response, StatusCode, header};
+use blob_store::UploadId;
+use http::{Method, StatusCode};
 use oci_model::{Digest, ErrorCode, Repository};
 
 use super::quantity::ByteSize;
-use crate::body::{Body, RequestBody};
+use crate::body::RequestBody;
 use crate::metadata::{Change, ChangeError, Metadata, OverQuota, Reservation, Stamp};
 use crate::options::COLLECTION_DELAY;
 use crate::refusal::Refusal;
@@ -14,9 +15,6 @@ use crate::service::{Answer, Call};
 /// How long room stays reserved for an upload that is silent, in milliseconds. One that goes on
 /// later asks for its room again.
 const UPLOAD_LASTS: u64 = 3_600_000;
-
-/// How long room stays reserved for a blob that no manifest needs: as long as the blob itself.
-const BLOB_LASTS: u64 = COLLECTION_DELAY.as_secs() * 1000;
 
 /// Bytes for which an upload of unknown size asks at once: the most that there is room for.
 const STEPS_BYTES: [u64; 3] = [64 * 1024 * 1024, 4 * 1024 * 1024, 256 * 1024];
@@ -76,17 +74,18 @@ fn warn_near_quota(call: &Call<'_>) -> Result<(), Refusal> {
 
 /// The room of one request that uploads to a namespace with a quota. It goes with the body, which
 /// asks for more as more comes.
+///
+/// The upload holds it, never the digest that the request claims: a digest gets its room when the
+/// blob is there, so a refused upload cannot give back what another one of that digest holds.
 pub(crate) struct Meter {
     metadata: Metadata,
     repository: Repository,
     by: String,
-    /// Who holds the room: an upload, or a digest once it is known.
-    holder: String,
-    /// The upload whose room the digest takes over.
-    instead_of: Option<String>,
+    /// Upload that holds the room.
+    upload: String,
     /// Bytes that came with this request.
     came: u64,
-    /// Bytes for which this request has room.
+    /// Bytes for which this request has reserved room.
     granted: u64,
 }
 
@@ -111,27 +110,31 @@ impl Meter {
     }
 
     async fn grow(&mut self, bytes: u64) -> Result<(), Refusal> {
-        self.reserve(bytes, true).await?;
+        self.submit(Change::Reserve(Reservation {
+            repository: self.repository.clone(),
+            holder: self.upload.clone(),
+            bytes,
+            adds: true,
+            lasts: UPLOAD_LASTS,
+            instead_of: None,
+        }))
+        .await?;
         self.granted += bytes;
         Ok(())
     }
 
-    async fn reserve(&mut self, bytes: u64, adds: bool) -> Result<(), Refusal> {
-        let change = Change::Reserve(Reservation {
-            repository: self.repository.clone(),
-            holder: self.holder.clone(),
-            bytes,
-            adds,
-            lasts: if self.holder.contains(':') { BLOB_LASTS } else { UPLOAD_LASTS },
-            instead_of: self.instead_of.clone(),
-        });
-        self.metadata.submit(change, self.stamp()).await?;
-        self.instead_of = None;
-        Ok(())
+    /// Gives back what did not come.
+    async fn give_back(&self, bytes: u64) -> Result<(), Refusal> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        let (repository, upload) = (self.repository.clone(), self.upload.clone());
+        self.submit(Change::Unreserve(repository, upload, bytes)).await
     }
 
-    fn stamp(&self) -> Stamp {
-        Stamp::now(self.by.clone(), String::new())
+    async fn submit(&self, change: Change) -> Result<(), Refusal> {
+        self.metadata.submit(change, Stamp::now(self.by.clone(), String::new())).await?;
+        Ok(())
     }
 }
 
@@ -144,19 +147,21 @@ pub(crate) async fn enter(
     target: &Target,
     body: &mut RequestBody,
 ) -> Result<(), Refusal> {
-    let digest = || call.query.get("digest").and_then(|digest| digest.parse::<Digest>().ok());
-    let (holder, instead_of) = match (&call.method, target) {
+    let upload = match (&call.method, target) {
         (&Method::POST, Target::Uploads) => {
             admit(call)?;
-            match digest() {
-                Some(digest) if call.query.get("mount").is_none() => (digest.to_string(), None),
+            // A blob in one request; its upload has no name that anybody else knows.
+            match claimed(call) {
+                Some(_) if call.query.get("mount").is_none() => {
+                    uuid::Uuid::new_v4().simple().to_string()
+                }
                 Some(_) | None => return Ok(()),
             }
         }
-        (&Method::PATCH, Target::Upload(id)) => (id.clone(), None),
-        (&Method::PUT, Target::Upload(id)) => match digest() {
-            Some(digest) => (digest.to_string(), Some(id.clone())),
-            None => return Ok(()),
+        (&Method::PATCH | &Method::PUT, Target::Upload(id)) => match id.parse::<UploadId>() {
+            Ok(id) => id.to_string(),
+            // The handler says what is wrong with it.
+            Err(_) => return Ok(()),
         },
         _ => return Ok(()),
     };
@@ -167,17 +172,21 @@ pub(crate) async fn enter(
         metadata: call.service.metadata.clone(),
         repository: call.repository.clone(),
         by: call.principal.name().to_owned(),
-        holder,
-        instead_of,
+        upload,
         came: 0,
         granted: 0,
     };
     let expected = body.size_min();
-    if expected > 0 || meter.instead_of.is_some() {
+    if expected > 0 {
         meter.grow(expected).await?;
     }
     body.set_meter(Some(Box::new(meter)));
     Ok(())
+}
+
+/// The digest that a request says its blob has.
+fn claimed(call: &Call<'_>) -> Option<Digest> {
+    call.query.get("digest").and_then(|digest| digest.parse().ok())
 }
 
 /// After a request: what it reserved becomes exactly what it brought, or is given back.
@@ -190,14 +199,10 @@ pub(crate) async fn leave(
     body: &mut RequestBody,
     mut answer: Answer,
 ) -> Answer {
-    if let Some(meter) = body.set_meter(None) {
-        let end = match &answer {
-            Ok(response) => End::Taken { upload_size: received(response) },
-            Err(_) => End::Refused,
-        };
-        if let Err(refusal) = settle(call, *meter, end).await {
-            answer = answer.and(Err(refusal));
-        }
+    if let Some(meter) = body.set_meter(None)
+        && let Err(refusal) = settle(call, &meter, answer.is_ok()).await
+    {
+        answer = answer.and(Err(refusal));
     }
     let is_success = answer.as_ref().is_ok_and(|response| response.status().is_success());
     if !is_success || !matches!(call.method, Method::POST | Method::PUT) {
@@ -206,67 +211,38 @@ pub(crate) async fn leave(
     let mounted = call.query.get("mount").and_then(|digest| digest.parse::<Digest>().ok());
     if let (Target::Uploads, Some(digest)) = (target, mounted)
         && answer.as_ref().is_ok_and(|response| response.status() == StatusCode::CREATED)
+        && has_quota(call)?
     {
-        hold(call, &digest).await?;
+        hold(call, &digest, None).await?;
     }
     warn_near_quota(call)?;
     answer
 }
 
-/// How a request ended.
-enum End {
-    Taken {
-        /// Bytes of the upload, if it goes on.
-        upload_size: Option<u64>,
-    },
-    Refused,
-}
-
-async fn settle(call: &Call<'_>, mut meter: Meter, end: End) -> Result<(), Refusal> {
-    let upload_size = match end {
-        End::Taken { upload_size } => upload_size,
-        // The upload goes on with what came, or ends by itself; a blob that did not come about
-        // needs no room.
-        End::Refused if !meter.holder.contains(':') => return Ok(()),
-        End::Refused => {
-            let change = Change::Unreserve(meter.repository.clone(), meter.holder.clone());
-            meter.metadata.submit(change, meter.stamp()).await?;
-            return Ok(());
+async fn settle(call: &Call<'_>, meter: &Meter, is_taken: bool) -> Result<(), Refusal> {
+    // Nothing stays of a POST that was refused; another upload keeps what came until it ends.
+    let kept = if is_taken || call.method != Method::POST { meter.came } else { 0 };
+    match claimed(call) {
+        Some(digest) if is_taken && call.method != Method::PATCH => {
+            hold(call, &digest, Some(&meter.upload)).await
         }
-    };
-    let size = match meter.holder.parse::<Digest>() {
-        Ok(digest) => call.service.metadata.linked(&call.repository, &digest)?,
-        Err(_) => upload_size,
-    };
-    match size {
-        Some(size) if meter.granted != meter.came || meter.instead_of.is_some() => {
-            meter.reserve(size, false).await
-        }
-        Some(_) | None => Ok(()),
+        _ => meter.give_back(meter.granted.saturating_sub(kept)).await,
     }
 }
 
-/// How much of an upload there is, by the answer to a PATCH.
-fn received(response: &Response<Body>) -> Option<u64> {
-    let range = response.headers().get(header::RANGE)?.to_str().ok()?;
-    let last: u64 = range.strip_prefix("0-")?.parse().ok()?;
-    Some(if last == 0 { 0 } else { last + 1 })
-}
-
-/// Reserves the room of a blob that was mounted.
-async fn hold(call: &Call<'_>, digest: &Digest) -> Result<(), Refusal> {
-    if !has_quota(call)? {
-        return Ok(());
-    }
+/// Reserves the room of a blob that no manifest needs yet, for as long as the blob itself lasts;
+/// an upload that became the blob needs its own no more.
+async fn hold(call: &Call<'_>, digest: &Digest, upload: Option<&str>) -> Result<(), Refusal> {
     let metadata = &call.service.metadata;
     let Some(bytes) = metadata.linked(&call.repository, digest)? else { return Ok(()) };
+    let lasts = call.service.collection_delay.unwrap_or(COLLECTION_DELAY).as_millis();
     let change = Change::Reserve(Reservation {
         repository: call.repository.clone(),
         holder: digest.to_string(),
         bytes,
         adds: false,
-        lasts: BLOB_LASTS,
-        instead_of: None,
+        lasts: u64::try_from(lasts).unwrap_or(u64::MAX),
+        instead_of: upload.map(str::to_owned),
     });
     metadata.submit(change, call.stamp()).await?;
     Ok(())

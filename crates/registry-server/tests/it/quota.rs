@@ -78,6 +78,28 @@ async fn room_goes_from_the_upload_to_the_blob_to_the_manifest() {
     assert_eq!(proof["exact"], true, "{proof}");
 }
 
+#[tokio::test]
+async fn a_refused_upload_gives_back_only_its_own_room() {
+    let registry = limited(10_000).await;
+    let blob = [1; 6000];
+    assert_eq!(post(&registry, &blob).await.status.as_u16(), 201);
+    let claim = format!("digest={}", Digest::of(&blob));
+    let upload = registry.send(Method::POST, "/v2/team/app/blobs/uploads/", &[], "").await;
+    let finish = format!("{}?{claim}", upload.header("location"));
+    let (single, nowhere) = (
+        format!("/v2/team/app/blobs/uploads/?{claim}"),
+        format!("/v2/team/app/blobs/uploads/{}?{claim}", Digest::of(&blob)),
+    );
+    for (method, path) in [(Method::POST, &single), (Method::PUT, &finish), (Method::PUT, &nowhere)]
+    {
+        let reply = registry.send(method, path, &[], vec![2; 100]).await;
+        assert!(reply.status.is_client_error(), "{path}: {}", reply.status);
+    }
+    let reserved = usage(&registry).await["reserved"].as_u64().expect("a number");
+    assert!((6000..=6100).contains(&reserved), "{reserved}");
+    assert_eq!(post(&registry, &[3; 6000]).await.status.as_u16(), 403);
+}
+
 // registry.md 4.7 row 11.
 #[tokio::test(flavor = "multi_thread")]
 async fn parallel_pushes_do_not_overrun_the_quota() {

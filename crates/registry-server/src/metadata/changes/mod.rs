@@ -70,8 +70,8 @@ pub(crate) enum Change {
     SetPolicies(Vec<Namespace>),
     /// Reserves room for a blob.
     Reserve(Reservation),
-    /// Gives room back: the repository, and who held it.
-    Unreserve(Repository, String),
+    /// Gives room back: the repository, who holds it, and how many bytes of it.
+    Unreserve(Repository, String, u64),
     /// Counts what every namespace holds anew.
     Recount,
     /// Somebody pulled these manifests then, in milliseconds since 1970.
@@ -286,7 +286,9 @@ pub(crate) fn apply(
         }
         Change::SetPolicies(namespaces) => policies::set(namespaces, stamp, tables),
         Change::Reserve(wanted) => usage::reserve(wanted, stamp, tables),
-        Change::Unreserve(repository, holder) => usage::unreserve(repository, holder, tables),
+        Change::Unreserve(repository, holder, bytes) => {
+            usage::unreserve(repository, holder, *bytes, tables)
+        }
         Change::Recount => usage::recount(stamp, tables),
         Change::RecordPulls(pulls) => history::record_pulls(pulls, tables),
         Change::Retain(retain) => retention::retain(retain, stamp, tables, &mut outcome),

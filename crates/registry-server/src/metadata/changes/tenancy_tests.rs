@@ -280,7 +280,10 @@ fn what_dead_uploads_reserved_comes_back_by_itself() {
     state.now += 1001;
     state.change(&reserve("next", 200, true, None)).expect("the dead one's room");
     assert_eq!(state.usage("team").reserved, 200);
-    state.change(&Change::Unreserve(repository("team/app"), "next".to_owned())).expect("it");
+    let give_back = |bytes| Change::Unreserve(repository("team/app"), "next".to_owned(), bytes);
+    state.change(&give_back(50)).expect("a part");
+    assert_eq!(state.usage("team").reserved, 150);
+    state.change(&give_back(500)).expect("the rest");
     assert_eq!(state.usage("team").reserved, 0);
 }
 

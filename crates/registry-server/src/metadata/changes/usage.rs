@@ -217,20 +217,26 @@ pub(super) fn reserve(
     store(prefix, &usage, tables)
 }
 
-/// Gives a reservation back; it is no error if there is none.
+/// Gives a part of a reservation back; it is no error if there is none.
 pub(super) fn unreserve(
     repository: &Repository,
     holder: &str,
+    bytes: u64,
     tables: &mut Tables<'_>,
 ) -> Result<(), ChangeError> {
     let namespace = policies::of(repository.as_str(), tables)?;
     let prefix = namespace.prefix.as_str();
-    if let Some(former) = tables.reservations.remove((prefix, holder))? {
-        let mut usage = load(prefix, tables)?;
-        usage.reserved = usage.reserved.saturating_sub(former.value().0);
-        store(prefix, &usage, tables)?;
+    let key = (prefix, holder);
+    let Some((held, until)) = tables.reservations.remove(key)?.map(|row| row.value()) else {
+        return Ok(());
+    };
+    let left = held.saturating_sub(bytes);
+    if left > 0 {
+        tables.reservations.insert(key, (left, until))?;
     }
-    Ok(())
+    let mut usage = load(prefix, tables)?;
+    usage.reserved = usage.reserved.saturating_sub(held - left);
+    store(prefix, &usage, tables)
 }
 
 /// Counts a repository that now holds something; one of the cache is no reason to refuse.
