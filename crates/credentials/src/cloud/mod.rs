@@ -11,6 +11,8 @@
 //! | `google/` | Google Artifact Registry and Container Registry |
 //! | `ibm/` | IBM Cloud Container Registry |
 //! | `oci/` | Oracle Cloud Infrastructure Registry |
+//! | `provider` | one entry over the five: which cloud a host belongs to, whose identity is used |
+//! | `clouds` | credentials kept while they are good, one exchange at a time for each host |
 //! | `plugin` | the kubelet's exec protocol around it |
 //!
 //! Like the rest of this crate nothing here opens a socket or starts a process: the exchanges are
@@ -20,21 +22,25 @@
 mod attempts;
 pub mod aws;
 pub mod azure;
+mod clouds;
 pub mod google;
 mod host;
 pub mod ibm;
 pub mod oci;
 mod performer;
 pub mod plugin;
+mod provider;
 #[cfg(test)]
 mod world;
 
 use std::time::{Duration, SystemTime};
 
+pub use self::clouds::Clouds;
 pub use self::host::RegistryHost;
 pub use self::performer::{
     Method, Performer, ProgramOutput, Reach, Request, Response, RunError, SendError,
 };
+pub use self::provider::{CloudOptions, CloudProvider, PodIdentity, UnknownProvider};
 use crate::RegistryAuth;
 
 /// A credential that a cloud gave out.
@@ -44,7 +50,7 @@ pub struct CloudCredential {
     pub host: String,
     /// User and password.
     pub auth: RegistryAuth,
-    /// When it ends, if the cloud said so.
+    /// When it ends by the clock of this machine, if the cloud said so.
     pub expires_at: Option<SystemTime>,
     /// How long it may be kept; zero for one that is good for this pull only.
     pub keep_for: Duration,
@@ -109,7 +115,9 @@ impl CloudError {
 
     #[must_use]
     pub(crate) fn request_id(mut self, id: Option<&str>) -> Self {
-        self.request_id = id.map(str::to_owned);
+        // It comes from outside, and goes into one line of a log.
+        let word = |id: &str| id.chars().filter(char::is_ascii_graphic).take(128).collect();
+        self.request_id = id.map(word);
         self
     }
 }
@@ -119,6 +127,25 @@ pub(crate) fn parse_http_date(text: &str) -> Option<SystemTime> {
     let time = jiff::fmt::strtime::parse("%a, %d %b %Y %H:%M:%S GMT", text).ok()?;
     let time = time.to_datetime().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok()?;
     Some(time.timestamp().into())
+}
+
+/// A moment of somebody else's clock by ours. How far theirs is ahead shows in the `Date` of their
+/// answer; less than a minute is no difference.
+pub(crate) fn by_our_clock(response: &Response, now: SystemTime, theirs: SystemTime) -> SystemTime {
+    let date = response.header("date").and_then(parse_http_date);
+    let Some(date) = date.filter(|date| apart(*date, now) > Duration::from_secs(60)) else {
+        return theirs;
+    };
+    let ours = match date.duration_since(now) {
+        Ok(ahead) => theirs.checked_sub(ahead),
+        Err(behind) => theirs.checked_add(behind.duration()),
+    };
+    ours.unwrap_or(now)
+}
+
+/// A moment so many seconds after another; that moment itself if there is no such time.
+pub(crate) fn after(moment: SystemTime, seconds: u64) -> SystemTime {
+    moment.checked_add(Duration::from_secs(seconds)).unwrap_or(moment)
 }
 
 /// How far two times are from each other, whichever comes first.
@@ -132,4 +159,42 @@ pub(crate) fn apart(one: SystemTime, other: SystemTime) -> Duration {
 pub(crate) fn half_life(now: SystemTime, expires_at: SystemTime) -> Duration {
     let left = expires_at.duration_since(now).unwrap_or_default();
     Duration::from_secs(left.as_secs() / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::world::{answer, answer_with, at, now};
+    use super::*;
+
+    #[test]
+    fn moments_of_another_clock_are_told_by_ours() {
+        // cloud-credentials.md 11, skew: their clock is two hours ahead, one behind, the same.
+        let ends = at("2026-11-01T12:00:00Z");
+        for (date, expected) in [
+            (Some("Sun, 01 Nov 2026 02:00:00 GMT"), "2026-11-01T10:00:00Z"),
+            (Some("Sat, 31 Oct 2026 23:00:00 GMT"), "2026-11-01T13:00:00Z"),
+            (Some("Sun, 01 Nov 2026 00:00:59 GMT"), "2026-11-01T12:00:00Z"),
+            (Some("yesterday"), "2026-11-01T12:00:00Z"),
+            (None, "2026-11-01T12:00:00Z"),
+        ] {
+            let answer = date.map_or_else(
+                || answer(200, "{}"),
+                |date| answer_with(200, &[("date", date)], "{}"),
+            );
+            let answer = answer.expect("an answer");
+            assert_eq!(by_our_clock(&answer, now(), ends), at(expected), "{date:?}");
+        }
+    }
+
+    #[test]
+    fn a_moment_beyond_all_time_is_no_moment() {
+        assert_eq!(after(now(), u64::MAX), now());
+        assert_eq!(after(now(), 1), now() + Duration::from_secs(1));
+    }
+
+    #[test]
+    fn ids_of_requests_stay_on_one_line() {
+        let error = CloudError::new("ecr", "step", "place", "reason").request_id(Some("a\nb c"));
+        assert_eq!(error.to_string(), "ecr: step at place: reason (request abc)");
+    }
 }

@@ -50,6 +50,9 @@ pub trait Performer {
     /// Why there is none.
     fn rsa_key(&self) -> Result<Secret, String>;
 
+    /// Time on a clock that nobody sets; only differences mean something.
+    fn uptime(&self) -> Duration;
+
     /// The time of day.
     fn now(&self) -> SystemTime;
 

@@ -164,6 +164,10 @@ impl Performer for World {
         now()
     }
 
+    fn uptime(&self) -> Duration {
+        self.paused.get()
+    }
+
     fn pause(&self, time: Duration) {
         self.paused.set(self.paused.get() + time);
         self.pauses.set(self.pauses.get() + 1);

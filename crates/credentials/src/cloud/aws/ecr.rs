@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use super::super::attempts::{Pace, attempts, heed_retry_after, is_passing};
 use super::super::{
-    CloudCredential, CloudError, Method, Performer, RegistryHost, Request, Response, half_life,
+    CloudCredential, CloudError, Method, Performer, RegistryHost, Request, Response, by_our_clock,
+    half_life,
 };
 use super::PROVIDER;
 use super::endpoints::{EcrHost, Endpoint};
@@ -63,14 +64,18 @@ pub fn credential(
         allow_processes: options.allow_processes,
     };
     let (identity, source) = identity(&chain, options, request)?;
-    let answer = authorization(performer, &ecr, &endpoint, &identity)?;
-    let token = Token::read(&ecr, &answer)
+    let response = authorization(performer, &ecr, &endpoint, &identity)?;
+    let token = response
+        .json()
+        .ok_or("the answer is no JSON")
+        .and_then(|answer| Token::read(&ecr, &answer))
         .map_err(|reason| CloudError::new(PROVIDER, STEP, endpoint.url.clone(), reason))?;
     // The token dies with the credentials that asked for it.
     let ends = match (token.expires_at, identity.expires_at) {
         (Some(token), Some(identity)) => Some(token.min(identity)),
         (token, identity) => token.or(identity),
     };
+    let ends = ends.map(|ends| by_our_clock(&response, performer.now(), ends));
     Ok(Some(CloudCredential {
         host: host.as_str().to_owned(),
         auth: RegistryAuth::basic(token.username, token.password),
@@ -124,7 +129,7 @@ fn authorization(
     ecr: &EcrHost,
     endpoint: &Endpoint,
     identity: &AwsCredentials,
-) -> Result<Value, CloudError> {
+) -> Result<Response, CloudError> {
     let target = match ecr {
         EcrHost::Private { .. } => "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken",
         EcrHost::Public { .. } => "SpencerFrontendService.GetAuthorizationToken",
@@ -141,9 +146,7 @@ fn authorization(
                 .send(&request)
                 .map_err(|error| CloudError::unsent(PROVIDER, STEP, &*endpoint.url, &error))?;
             if response.is_success() {
-                return response.json().ok_or_else(|| {
-                    CloudError::new(PROVIDER, STEP, endpoint.url.clone(), "the answer is no JSON")
-                });
+                return Ok(response);
             }
             let code = error_code(&response);
             let is_skew = matches!(

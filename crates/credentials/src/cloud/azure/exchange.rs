@@ -1,13 +1,13 @@
 //! The registry's own exchange: an Entra token for a refresh token of the registry.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 
 use super::super::attempts::{Pace, attempts, heed_retry_after, is_passing};
-use super::super::{CloudError, Method, Performer, RegistryHost, Request};
+use super::super::{CloudError, Method, Performer, RegistryHost, Request, after, by_our_clock};
 use super::PROVIDER;
 use super::source::Identity;
 use crate::Secret;
@@ -69,7 +69,9 @@ pub(super) fn refresh_token(
         }
         let token = document["refresh_token"].as_str().filter(|token| !token.is_empty());
         let token = token.ok_or_else(|| failed("the answer holds no token".to_owned()))?;
-        Ok(RefreshToken { token: Secret::new(token), expires_at: end_of_jwt(token) })
+        let expires_at =
+            end_of_jwt(token).map(|ends| by_our_clock(&response, performer.now(), ends));
+        Ok(RefreshToken { token: Secret::new(token), expires_at })
     })
 }
 
@@ -114,5 +116,5 @@ fn parameter(challenge: &str, name: &str) -> Option<String> {
 fn end_of_jwt(token: &str) -> Option<SystemTime> {
     let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
     let claims: Value = serde_json::from_slice(&payload).ok()?;
-    Some(UNIX_EPOCH + Duration::from_secs(claims["exp"].as_u64()?))
+    Some(after(UNIX_EPOCH, claims["exp"].as_u64()?))
 }

@@ -18,7 +18,7 @@ mod tests;
 use std::time::Duration;
 
 pub use self::federation::ServiceAccountFlow;
-use super::{CloudCredential, CloudError, Performer, RegistryHost};
+use super::{CloudCredential, CloudError, Performer, RegistryHost, after};
 use crate::{RegistryAuth, Secret};
 
 /// The name of the provider in errors.
@@ -39,6 +39,8 @@ pub struct GoogleOptions {
     pub universe_domain: Option<String>,
     /// Whether files with credentials may name addresses of metadata servers as sources.
     pub allow_metadata_sources: bool,
+    /// How pods whose service account asks for it pull with their own identity.
+    pub service_accounts: Option<ServiceAccountFlow>,
 }
 
 /// An access token and how long it has to live.
@@ -109,7 +111,7 @@ fn given(
     CloudCredential {
         host: host.as_str().to_owned(),
         auth: RegistryAuth::basic(USERNAME, token.token),
-        expires_at: Some(performer.now() + token.life),
+        expires_at: Some(after(performer.now(), token.life.as_secs())),
         keep_for: Duration::from_secs(token.life.saturating_sub(EARLY).as_secs() / 2),
         source,
     }

@@ -1,9 +1,9 @@
 //! IAM's token endpoint.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::super::attempts::{Pace, attempts, heed_retry_after, is_passing};
-use super::super::{CloudError, Method, Performer, Request, Response};
+use super::super::{CloudError, Method, Performer, Request, Response, after, by_our_clock};
 use super::{AccessToken, PROVIDER};
 use crate::Secret;
 
@@ -44,13 +44,14 @@ pub(super) fn token(
         if is_passing(response.status) {
             heed_retry_after(performer, &response);
         }
-        read(&response, STEP, base)
+        read(&response, performer.now(), STEP, base)
     })
 }
 
 /// The token of an answer; the error names codes and never repeats a body.
 pub(super) fn read(
     response: &Response,
+    now: SystemTime,
     step: &'static str,
     place: &str,
 ) -> Result<AccessToken, CloudError> {
@@ -77,11 +78,11 @@ pub(super) fn read(
     let token = document["access_token"].as_str().filter(|token| !token.is_empty());
     let token =
         token.ok_or_else(|| CloudError::new(PROVIDER, step, place, "the answer holds no token"))?;
-    let by_seconds =
-        document["expiration"].as_u64().map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds));
+    let by_seconds = document["expiration"].as_u64().map(|seconds| after(UNIX_EPOCH, seconds));
     let by_text = document["expires_at"]
         .as_str()
         .and_then(|time| time.parse::<jiff::Timestamp>().ok())
-        .map(std::time::SystemTime::from);
-    Ok(AccessToken { token: Secret::new(token), expires_at: by_seconds.or(by_text) })
+        .map(SystemTime::from);
+    let expires_at = by_seconds.or(by_text).map(|ends| by_our_clock(response, now, ends));
+    Ok(AccessToken { token: Secret::new(token), expires_at })
 }

@@ -136,7 +136,7 @@ fn of_instance(
     let session = Request::to_metadata(Method::Put, format!("{INSTANCE}/token?{INSTANCE_VERSION}"))
         .header("metadata-flavor", Secret::new("ibm"))
         .body("application/json", json!({ "expires_in": 300 }).to_string());
-    let session = iam::read(&send(&session)?, STEP, INSTANCE)?;
+    let session = iam::read(&send(&session)?, performer.now(), STEP, INSTANCE)?;
     let body = match profile {
         None => json!({}),
         Some(Profile::Id(id)) => json!({ "trusted_profile": { "id": id } }),
@@ -155,5 +155,5 @@ fn of_instance(
         Request::to_metadata(Method::Post, format!("{INSTANCE}/iam_token?{INSTANCE_VERSION}"))
             .header("authorization", format!("Bearer {}", session.token.expose()))
             .body("application/json", body.to_string());
-    iam::read(&send(&request)?, STEP, INSTANCE)
+    iam::read(&send(&request)?, performer.now(), STEP, INSTANCE)
 }

@@ -17,7 +17,9 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use super::attempts::{Pace, attempts, heed_retry_after, is_passing};
-use super::{CloudCredential, CloudError, Method, Performer, RegistryHost, Request, Response};
+use super::{
+    CloudCredential, CloudError, Method, Performer, RegistryHost, Request, Response, after,
+};
 use crate::{RegistryAuth, Secret};
 use principal::Signer;
 
@@ -96,7 +98,7 @@ pub fn credential(
     Ok(Some(CloudCredential {
         host: host.as_str().to_owned(),
         auth: RegistryAuth::basic(USERNAME, token),
-        expires_at: Some(performer.now() + life),
+        expires_at: Some(after(performer.now(), life.as_secs())),
         keep_for: Duration::from_secs(life.saturating_sub(EARLY).as_secs()),
         source,
     }))

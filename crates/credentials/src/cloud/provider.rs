@@ -1,0 +1,250 @@
+//! One entry over all clouds: which of them a host belongs to, how each is configured, and whose
+//! identity is used.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use super::{CloudCredential, CloudError, Performer, RegistryHost, aws, azure, google, ibm, oci};
+use crate::Secret;
+
+/// Annotations by which a service account names its identity at a cloud.
+const AWS_ROLE: &str = "eks.amazonaws.com/ecr-role-arn";
+const AZURE_CLIENT: &str = "kubernetes.azure.com/acr-client-id";
+const AZURE_TENANT: &str = "kubernetes.azure.com/acr-tenant-id";
+
+/// A cloud with registries of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CloudProvider {
+    /// Amazon ECR, private and public.
+    Ecr,
+    /// Google Artifact Registry and Container Registry.
+    Google,
+    /// Azure Container Registry.
+    Acr,
+    /// Oracle Cloud Infrastructure Registry.
+    Oci,
+    /// IBM Cloud Container Registry.
+    Ibm,
+}
+
+/// A name that no cloud has.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no cloud {name:?}: ecr, google, acr, oci and ibm are known")]
+pub struct UnknownProvider {
+    /// The name.
+    pub name: String,
+}
+
+impl CloudProvider {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Ecr, Self::Google, Self::Acr, Self::Oci, Self::Ibm];
+
+    /// The name that a person types.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ecr => "ecr",
+            Self::Google => "google",
+            Self::Acr => "acr",
+            Self::Oci => "oci",
+            Self::Ibm => "ibm",
+        }
+    }
+}
+
+impl fmt::Display for CloudProvider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for CloudProvider {
+    type Err = UnknownProvider;
+
+    fn from_str(text: &str) -> Result<Self, UnknownProvider> {
+        match text {
+            "ecr" | "aws" => Ok(Self::Ecr),
+            "google" | "gcp" | "gcr" | "gar" => Ok(Self::Google),
+            "acr" | "azure" => Ok(Self::Acr),
+            "oci" | "ocir" | "oke" => Ok(Self::Oci),
+            "ibm" | "icr" => Ok(Self::Ibm),
+            _ => Err(UnknownProvider { name: text.to_owned() }),
+        }
+    }
+}
+
+/// Which clouds are asked, and how.
+#[derive(Clone, Debug, Default)]
+pub struct CloudOptions {
+    /// The clouds that are asked; a host of another gets nothing.
+    pub providers: Vec<CloudProvider>,
+    /// How Amazon is asked.
+    pub ecr: aws::EcrOptions,
+    /// How Google is asked.
+    pub google: google::GoogleOptions,
+    /// How Azure is asked.
+    pub acr: azure::AzureOptions,
+    /// How Oracle is asked.
+    pub oci: oci::OciOptions,
+    /// How IBM is asked.
+    pub ibm: ibm::IbmOptions,
+}
+
+/// The identity of a pod, in place of the machine's (KEP-4412).
+#[derive(Clone, Copy, Debug)]
+pub struct PodIdentity<'a> {
+    /// A token of its service account, for the audience of the cloud.
+    pub token: &'a Secret,
+    /// The annotations of that service account.
+    pub annotations: &'a BTreeMap<String, String>,
+}
+
+impl<'a> PodIdentity<'a> {
+    fn annotation(&self, name: &str) -> Option<&'a str> {
+        self.annotations.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+}
+
+impl CloudOptions {
+    /// Every cloud, as its own tools are configured by the environment.
+    pub fn all() -> Self {
+        Self::only(CloudProvider::ALL)
+    }
+
+    /// Some clouds, as their own tools are configured by the environment.
+    pub fn only(providers: impl IntoIterator<Item = CloudProvider>) -> Self {
+        Self { providers: providers.into_iter().collect(), ..Self::default() }
+    }
+
+    /// The cloud that the host belongs to, if it is one that is asked.
+    pub fn provider_of(&self, host: &RegistryHost) -> Option<CloudProvider> {
+        self.providers.iter().copied().find(|provider| match provider {
+            CloudProvider::Ecr => aws::EcrHost::of(host).is_some(),
+            CloudProvider::Google => google::is_registry(host),
+            CloudProvider::Acr => azure::is_registry(host, &self.acr.suffixes),
+            CloudProvider::Oci => oci::is_registry(host, &self.oci.realms),
+            CloudProvider::Ibm => ibm::is_registry(host, &self.ibm.regions),
+        })
+    }
+
+    /// Asks a cloud for a credential for its host: with the identity of a pod if there is one,
+    /// else with that of this machine. `None` if the host is none of the cloud's, or needs no
+    /// credential.
+    ///
+    /// # Errors
+    /// [`CloudError`] if the exchange failed, or if the pod's service account does not say what
+    /// identity it has where it has to.
+    pub fn exchange(
+        &self,
+        performer: &dyn Performer,
+        provider: CloudProvider,
+        host: &RegistryHost,
+        pod: Option<PodIdentity<'_>>,
+    ) -> Result<Option<CloudCredential>, CloudError> {
+        match provider {
+            CloudProvider::Ecr => {
+                let request = aws::EcrRequest {
+                    service_account_token: pod.map(|pod| pod.token),
+                    role: pod.and_then(|pod| pod.annotation(AWS_ROLE)),
+                };
+                aws::credential(performer, host, &self.ecr, request)
+            }
+            CloudProvider::Google => {
+                let wants = |pod: &PodIdentity<'_>| {
+                    pod.annotation(google::ServiceAccountFlow::ANNOTATION) == Some("true")
+                };
+                match (&self.google.service_accounts, pod.filter(wants)) {
+                    (Some(flow), Some(pod)) => {
+                        google::service_account_credential(performer, host, flow, pod.token)
+                    }
+                    _ => google::credential(performer, host, &self.google),
+                }
+            }
+            CloudProvider::Acr => {
+                let account = pod.map(azure_account).transpose()?;
+                let request = azure::AzureRequest { service_account: account };
+                azure::credential(performer, host, &self.acr, request)
+            }
+            CloudProvider::Oci => oci::credential(performer, host, &self.oci),
+            CloudProvider::Ibm => ibm::credential(performer, host, &self.ibm),
+        }
+    }
+}
+
+/// Azure knows a pod by two annotations; without them the token is good for nothing, and the
+/// node's own identity would be more than the pod may have.
+fn azure_account(pod: PodIdentity<'_>) -> Result<azure::ServiceAccount<'_>, CloudError> {
+    let needed = |name: &'static str| {
+        pod.annotation(name).ok_or_else(|| {
+            CloudError::new("acr", "find identity", "service account", "it names no identity")
+                .hint(format!("annotate it with {name}"))
+        })
+    };
+    Ok(azure::ServiceAccount {
+        token: pod.token,
+        client_id: needed(AZURE_CLIENT)?,
+        tenant_id: needed(AZURE_TENANT)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::world::World;
+    use super::*;
+
+    #[test]
+    fn each_host_belongs_to_one_cloud_and_look_alikes_to_none() {
+        // cloud-credentials.md 12.2.
+        let all = CloudOptions::all();
+        for (host, expected) in [
+            ("123456789012.dkr.ecr.eu-west-1.amazonaws.com", Some(CloudProvider::Ecr)),
+            ("public.ecr.aws", Some(CloudProvider::Ecr)),
+            ("europe-docker.pkg.dev", Some(CloudProvider::Google)),
+            ("gcr.io", Some(CloudProvider::Google)),
+            ("team.azurecr.io", Some(CloudProvider::Acr)),
+            ("fra.ocir.io", Some(CloudProvider::Oci)),
+            ("ocir.eu-frankfurt-1.oci.oraclecloud.com", Some(CloudProvider::Oci)),
+            ("de.icr.io", Some(CloudProvider::Ibm)),
+            ("docker.io", None),
+            ("fakegcr.io", None),
+            ("gcr.io.attacker.com", None),
+            ("evilazurecr.io", None),
+            ("x.azurecr.io.evil.com", None),
+            ("foo.evilocir.io", None),
+            ("xicr.io", None),
+            ("cp.icr.io", None),
+        ] {
+            let host = RegistryHost::of(host).expect(host);
+            assert_eq!(all.provider_of(&host), expected, "{host:?}");
+            let others = CloudProvider::ALL.into_iter().filter(|known| Some(*known) != expected);
+            assert_eq!(CloudOptions::only(others).provider_of(&host), None, "{host:?}");
+        }
+    }
+
+    #[test]
+    fn clouds_have_the_names_of_their_products_too() {
+        for provider in CloudProvider::ALL {
+            assert_eq!(provider.name().parse(), Ok(provider));
+        }
+        for (alias, provider) in [("gcp", CloudProvider::Google), ("icr", CloudProvider::Ibm)] {
+            assert_eq!(alias.parse(), Ok(provider));
+        }
+        let error = "hub".parse::<CloudProvider>().expect_err("no cloud").to_string();
+        assert_eq!(error, "there is no cloud \"hub\": ecr, google, acr, oci and ibm are known");
+    }
+
+    #[test]
+    fn a_pod_without_azures_annotations_does_not_get_what_the_node_has() {
+        let (token, annotations) = (Secret::new("t"), BTreeMap::new());
+        let pod = PodIdentity { token: &token, annotations: &annotations };
+        let host = RegistryHost::of("team.azurecr.io").expect("a host");
+        let world = World::new();
+        let asked = CloudOptions::all().exchange(&world, CloudProvider::Acr, &host, Some(pod));
+        let error = asked.expect_err("no identity");
+        assert_eq!(
+            error.to_string(),
+            "acr: find identity at service account: it names no identity"
+        );
+        assert!(world.sent.borrow().is_empty());
+    }
+}
