@@ -14,7 +14,8 @@ use tokio::sync::watch;
 use crate::directories::Directories;
 use crate::dispatcher::{self, Roster};
 use crate::events::{self, Note, Recorder};
-use crate::images::access::NodeFiles;
+use crate::images::access::{CredentialSources, NodeFiles};
+use crate::images::account::ApiAccounts;
 use crate::images::ensure::{Images, ImagesParts};
 use crate::images::executor;
 use crate::images::records::PullRecords;
@@ -179,10 +180,10 @@ fn images(
         puller: Box::new(RegistryPuller { client: registry, blobs: options.blobs.clone() }),
         mirrors: options.mirrors.clone(),
         verification: options.verification.clone(),
-        credential_files: NodeFiles::new(
-            options.credential_files.clone(),
-            options.credential_files_cache,
-        ),
+        credentials: CredentialSources {
+            files: NodeFiles::new(options.credential_files.clone(), options.credential_files_cache),
+            accounts: Arc::new(ApiAccounts { client: options.client.clone() }),
+        },
         preloaded,
     }));
     let (program, record) =

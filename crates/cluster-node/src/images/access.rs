@@ -1,16 +1,19 @@
 //! Which credentials a pod can show for an image: its pull secrets, then the node's files
-//! (kubelet-images.md 4.6).
+//! (kubelet-images.md 4.6), and which service account it is (8.4).
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use credentials::{
-    Candidate, ConfigFileError, Keyring, Origin, PullSecret, SearchDirs, keyring_of_pull_secrets,
-    node_file_candidates, parse_node_file,
+    Candidate, ConfigFileError, Keyring, Origin, PullSecret, RegistryAuth, SearchDirs,
+    keyring_of_pull_secrets, node_file_candidates, parse_node_file,
 };
-use image_policy::verification::{PodCredentials, SecretCoordinates, UsedCredential};
+use image_policy::Event;
+use image_policy::verification::{PodCredentials, Provenance, SecretCoordinates, UsedCredential};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::Api;
+
+use super::account::{Accounts, PodIdentity};
 
 /// Longest docker config file that is read.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
@@ -58,29 +61,73 @@ pub(crate) async fn pull_secrets(client: &kube::Client, pod: &Pod) -> PullSecret
     secrets
 }
 
-/// What a pod shows to use a present image: the hashes of all its usable secrets for it.
-///
-/// # Errors
-/// One of its secrets does not parse, which fails the whole lookup as in the kubelet.
-pub(crate) fn shown(name: &str, secrets: &PullSecrets) -> Result<PodCredentials, ConfigFileError> {
-    let keyring = keyring_of_pull_secrets(&secrets.found)?;
-    let secrets =
-        keyring.lookup(name).into_iter().filter_map(|candidate| coordinates(&candidate)).collect();
-    Ok(PodCredentials { secrets, account: None })
+/// Where a node takes credentials from, and who the pods are that ask.
+pub(crate) struct CredentialSources {
+    pub(crate) files: NodeFiles,
+    pub(crate) accounts: Arc<dyn Accounts>,
 }
 
-/// The credentials to try for an image, best first; none means one anonymous try.
-///
-/// # Errors
-/// One of the pod's secrets does not parse.
-pub(crate) fn candidates(
-    name: &str,
-    secrets: &PullSecrets,
-    files: &NodeFiles,
-) -> Result<Vec<Candidate>, ConfigFileError> {
-    let mut found = keyring_of_pull_secrets(&secrets.found)?.lookup(name);
-    found.extend(files.keyring(Instant::now()).lookup(name));
-    Ok(found)
+/// A credential to try.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Offer {
+    pub(crate) auth: RegistryAuth,
+    /// What a record says when it has opened the image.
+    pub(crate) used: UsedCredential,
+}
+
+impl CredentialSources {
+    /// The credentials to try for an image (`name` has neither tag nor digest), best first; none
+    /// means one anonymous try. `pod` is `None` when the node pulls for itself.
+    ///
+    /// # Errors
+    /// One of the pod's secrets does not parse.
+    #[expect(unused_variables, reason = "exec providers, the next source, ask for pod and events")]
+    pub(crate) async fn candidates(
+        &self,
+        name: &str,
+        pod: Option<&PodIdentity>,
+        secrets: &PullSecrets,
+        emit: &(dyn Fn(Event) + Sync),
+    ) -> Result<Vec<Offer>, ConfigFileError> {
+        let mut found = keyring_of_pull_secrets(&secrets.found)?.lookup(name);
+        found.extend(self.files.keyring(Instant::now()).lookup(name));
+        let offer = |candidate: Candidate| Offer {
+            used: coordinates(&candidate).map_or(UsedCredential::Node, UsedCredential::Secret),
+            auth: candidate.auth,
+        };
+        Ok(found.into_iter().map(offer).collect())
+    }
+
+    /// What a pod shows to use a present image: the hashes of all its usable secrets for it, and
+    /// its service account if the image was opened by one.
+    ///
+    /// # Errors
+    /// One of its secrets does not parse, which fails the whole lookup as in the kubelet.
+    pub(crate) async fn shown(
+        &self,
+        name: &str,
+        provenance: &Provenance,
+        pod: &PodIdentity,
+        secrets: &PullSecrets,
+    ) -> Result<PodCredentials, ConfigFileError> {
+        let found = keyring_of_pull_secrets(&secrets.found)?.lookup(name);
+        let by_account = matches!(provenance, Provenance::Pulled(record)
+            if record.credential_mapping.values().any(|known| !known.kubernetes_service_accounts.is_empty()));
+        let account = match &pod.account {
+            Some(account) if by_account => {
+                let read = self.accounts.read(&pod.namespace, account).await;
+                read.map_err(|error| {
+                    tracing::warn!(pod.namespace, account, %error, "service account not read");
+                })
+                .ok()
+            }
+            _ => None,
+        };
+        Ok(PodCredentials {
+            secrets: found.iter().filter_map(coordinates).collect(),
+            account: account.map(|account| account.coordinates()),
+        })
+    }
 }
 
 /// The node's docker config files, read at most once per period.
@@ -133,11 +180,6 @@ fn first_readable(files: &SearchDirs) -> Keyring {
     keyring
 }
 
-/// What a record says about the credential that opened an image.
-pub(crate) fn used(candidate: Option<&Candidate>) -> UsedCredential {
-    candidate.and_then(coordinates).map_or(UsedCredential::Node, UsedCredential::Secret)
-}
-
 fn coordinates(candidate: &Candidate) -> Option<SecretCoordinates> {
     match &candidate.origin {
         Origin::Secret { namespace, name, uid } => Some(SecretCoordinates {
@@ -153,6 +195,7 @@ fn coordinates(candidate: &Candidate) -> Option<SecretCoordinates> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::images::account::tests::FakeAccounts;
 
     fn dirs(root: &std::path::Path) -> NodeFiles {
         let dirs = SearchDirs {
@@ -162,6 +205,10 @@ mod tests {
             filesystem_root: root.join("root"),
         };
         NodeFiles::new(dirs, Duration::ZERO)
+    }
+
+    fn sources(files: NodeFiles) -> CredentialSources {
+        CredentialSources { files, accounts: Arc::new(FakeAccounts::default()) }
     }
 
     fn secret(name: &str, json: &str) -> PullSecret {
@@ -179,44 +226,46 @@ mod tests {
         std::fs::write(path, text).expect("file");
     }
 
-    fn users(name: &str, secrets: &[PullSecret], files: &NodeFiles) -> Vec<String> {
+    async fn users(name: &str, secrets: &[PullSecret], files: NodeFiles) -> Vec<String> {
         let secrets = PullSecrets { found: secrets.to_vec(), missing: Vec::new() };
-        candidates(name, &secrets, files)
+        sources(files)
+            .candidates(name, Some(&PodIdentity::default()), &secrets, &|_| {})
+            .await
             .expect("candidates")
             .iter()
-            .map(|candidate| candidate.auth.username().unwrap_or_default().to_owned())
+            .map(|offer| offer.auth.username().unwrap_or_default().to_owned())
             .collect()
     }
 
     const NODE: &str = r#"{"auths":{"r.example":{"username":"node","password":"x"}}}"#;
 
     /// kubelet-images.md 15.5, rows L3, L4 and L6.
-    #[test]
-    fn secrets_come_before_node_files_and_specific_keys_first() {
+    #[tokio::test]
+    async fn secrets_come_before_node_files_and_specific_keys_first() {
         let root = tempfile::tempdir().expect("tempdir");
-        let files = dirs(root.path());
+        let files = || dirs(root.path());
         write(root.path().join("kubelet/config.json"), NODE);
         let wide = secret("a", r#"{"auths":{"r.example":{"username":"wide","password":"x"}}}"#);
         let narrow =
             secret("b", r#"{"auths":{"r.example/team":{"username":"narrow","password":"x"}}}"#);
         assert_eq!(
-            users("r.example/team/app", &[wide, narrow], &files),
+            users("r.example/team/app", &[wide, narrow], files()).await,
             ["narrow", "wide", "node"]
         );
-        assert_eq!(users("other.example/app", &[], &files), Vec::<String>::new());
+        assert_eq!(users("other.example/app", &[], files()).await, Vec::<String>::new());
     }
 
     /// kubelet-images.md 15.5, rows L13 and L14.
-    #[test]
-    fn first_readable_node_file_wins_even_when_empty() {
+    #[tokio::test]
+    async fn first_readable_node_file_wins_even_when_empty() {
         let root = tempfile::tempdir().expect("tempdir");
-        let files = dirs(root.path());
+        let files = || dirs(root.path());
         write(root.path().join("home/.docker/config.json"), NODE);
-        assert_eq!(users("r.example/app", &[], &files), ["node"]);
+        assert_eq!(users("r.example/app", &[], files()).await, ["node"]);
         write(root.path().join("kubelet/config.json"), "not json");
-        assert_eq!(users("r.example/app", &[], &files), ["node"], "L14");
+        assert_eq!(users("r.example/app", &[], files()).await, ["node"], "L14");
         write(root.path().join("kubelet/config.json"), "{}");
-        assert_eq!(users("r.example/app", &[], &files), Vec::<String>::new(), "L13");
+        assert_eq!(users("r.example/app", &[], files()).await, Vec::<String>::new(), "L13");
     }
 
     /// kubelet-images.md 15.5, row L15.
@@ -232,13 +281,15 @@ mod tests {
     }
 
     /// kubelet-images.md 15.5, row L12.
-    #[test]
-    fn one_broken_secret_fails_the_lookup() {
+    #[tokio::test]
+    async fn one_broken_secret_fails_the_lookup() {
         let root = tempfile::tempdir().expect("tempdir");
         let broken = secret("a", r#"{"auths":{"other.example":{"auth":"pants"}}}"#);
         let secrets = PullSecrets { found: vec![broken], missing: Vec::new() };
-        let error =
-            candidates("r.example/app", &secrets, &dirs(root.path())).expect_err("an error");
+        let error = sources(dirs(root.path()))
+            .candidates("r.example/app", None, &secrets, &|_| {})
+            .await
+            .expect_err("an error");
         assert_eq!(error.to_string(), "illegal base64 data at input byte 4");
     }
 }

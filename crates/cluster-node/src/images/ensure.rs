@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use credentials::RegistryAuth;
 use image_policy::event;
-use image_policy::verification::{Verdict, VerificationPolicy, must_pull};
+use image_policy::verification::{UsedCredential, Verdict, VerificationPolicy, must_pull};
 use image_policy::{
     BackOff, Decision, Event, EventType, Presence, PullPolicy, Refusal, Waiting, decide,
 };
@@ -18,7 +18,8 @@ use oci_model::{Digest, Reference};
 use tokio::sync::watch;
 
 use super::LOCAL_REGISTRY;
-use super::access::{self, NodeFiles, PullSecrets};
+use super::access::{CredentialSources, PullSecrets};
+use super::account::PodIdentity;
 use super::progress::PullState;
 use super::records::PullRecords;
 use super::store::{ImageStore, LocalImage};
@@ -59,8 +60,8 @@ pub(crate) struct NotYet {
 
 /// One question.
 pub(crate) struct Request<'a> {
-    /// UID of the pod: back-off is per pod and image.
-    pub(crate) pod_uid: &'a str,
+    /// Who asks: back-off is per pod and image.
+    pub(crate) pod: &'a PodIdentity,
     /// The text of the spec.
     pub(crate) image: &'a str,
     pub(crate) policy: PullPolicy,
@@ -74,7 +75,7 @@ pub(crate) struct Images {
     puller: Box<dyn Puller>,
     mirrors: Vec<ImageMirror>,
     verification: VerificationPolicy,
-    credential_files: NodeFiles,
+    credentials: CredentialSources,
     began: Instant,
     back_off: Mutex<(BackOff<String>, HashMap<String, Waiting>)>,
     summaries: watch::Sender<Vec<ImageSummary>>,
@@ -89,7 +90,7 @@ pub(crate) struct ImagesParts {
     pub(crate) puller: Box<dyn Puller>,
     pub(crate) mirrors: Vec<ImageMirror>,
     pub(crate) verification: VerificationPolicy,
-    pub(crate) credential_files: NodeFiles,
+    pub(crate) credentials: CredentialSources,
     pub(crate) preloaded: watch::Receiver<bool>,
 }
 
@@ -101,7 +102,7 @@ impl Images {
             puller: parts.puller,
             mirrors: parts.mirrors,
             verification: parts.verification,
-            credential_files: parts.credential_files,
+            credentials: parts.credentials,
             began: Instant::now(),
             back_off: Mutex::default(),
             summaries: watch::Sender::new(Vec::new()),
@@ -195,7 +196,8 @@ impl Images {
         let image_ref = found.root.to_string();
         let provenance = self.records.provenance(&image_ref, request.image);
         // A broken secret shows itself in the pull that follows.
-        let shown = access::shown(&name, request.secrets).unwrap_or_default();
+        let shown = self.credentials.shown(&name, &provenance, request.pod, request.secrets).await;
+        let shown = shown.unwrap_or_default();
         match must_pull(&self.verification, request.image, &provenance, &shown) {
             Verdict::Usable => {}
             Verdict::UsableAfterRecording(used) => {
@@ -231,10 +233,12 @@ impl Images {
         let tell: &(dyn Fn(Event) + Sync) =
             if request.policy == PullPolicy::Always { emit } else { &|_| {} };
         let reference = self.effective(tagged, tell).map_err(|error| raw_error(&error, emit))?;
-        let candidates =
-            access::candidates(&reference.name(), request.secrets, &self.credential_files)
-                .map_err(|error| raw_error(&error.to_string(), emit))?;
-        let key = format!("{}_{}", request.pod_uid, request.image);
+        let candidates = self
+            .credentials
+            .candidates(&reference.name(), Some(request.pod), request.secrets, emit)
+            .await
+            .map_err(|error| raw_error(&error.to_string(), emit))?;
+        let key = format!("{}_{}", request.pod.uid, request.image);
         self.check_back_off(&key, request, emit)?;
         if let Err(error) = self.records.begin(request.image) {
             let text = format!(
@@ -253,7 +257,8 @@ impl Images {
                 let note = self.records.note(
                     &image.root.to_string(),
                     request.image,
-                    access::used(used.and_then(|at| candidates.get(at))),
+                    used.and_then(|at| candidates.get(at))
+                        .map_or(UsedCredential::Node, |offer| offer.used.clone()),
                     Timestamp::now(),
                 );
                 if reference.registry() != LOCAL_REGISTRY

@@ -1,6 +1,7 @@
 //! Images of the node: which are here, who may use them, how the others are pulled.
 
 pub(crate) mod access;
+pub(crate) mod account;
 pub(crate) mod ensure;
 pub(crate) mod executor;
 pub(crate) mod progress;

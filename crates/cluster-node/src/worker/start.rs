@@ -12,6 +12,7 @@ use super::{Happening, Live, StartOutcome, Worker, container_id};
 use crate::containers::{self, StartContext, StartError};
 use crate::directories::RunRecord;
 use crate::images::access;
+use crate::images::account::PodIdentity;
 use crate::images::ensure::Request;
 use crate::images::store::{LocalImage, chain};
 use crate::pods::state::{ContainerKind, Phase, Termination, image_of};
@@ -272,12 +273,8 @@ impl Start {
             .as_deref()
             .and_then(|policy| policy.parse().ok())
             .unwrap_or_else(|| PullPolicy::default_for(image));
-        let request = Request {
-            pod_uid: self.pod.metadata.uid.as_deref().unwrap_or_default(),
-            image,
-            policy,
-            secrets: &secrets,
-        };
+        let request =
+            Request { pod: &PodIdentity::of(&self.pod), image, policy, secrets: &secrets };
         let emit = |event: Event| self.shared.recorder.pod(&self.pod, self.field_path(), event);
         self.shared.images.ensure(&request, &emit).await.map_err(StartOutcome::Image)
     }

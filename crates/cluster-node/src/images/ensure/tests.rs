@@ -2,6 +2,8 @@ use std::path::Path;
 
 use credentials::PullSecret;
 
+use super::super::access::NodeFiles;
+use super::super::account::tests::FakeAccounts;
 use super::*;
 
 /// Answers per user name; `anonymous` without credential. `ok` succeeds.
@@ -64,15 +66,18 @@ fn fixture(answers: &[(&'static str, &'static str)]) -> Fixture {
         }),
         mirrors: vec![ImageMirror::kaniko_executor()],
         verification: VerificationPolicy::default(),
-        credential_files: NodeFiles::new(
-            credentials::SearchDirs {
-                root_dir: nowhere("a"),
-                working_dir: nowhere("b"),
-                home: Some(nowhere("c")),
-                filesystem_root: nowhere("d"),
-            },
-            Duration::ZERO,
-        ),
+        credentials: CredentialSources {
+            files: NodeFiles::new(
+                credentials::SearchDirs {
+                    root_dir: nowhere("a"),
+                    working_dir: nowhere("b"),
+                    home: Some(nowhere("c")),
+                    filesystem_root: nowhere("d"),
+                },
+                Duration::ZERO,
+            ),
+            accounts: Arc::new(FakeAccounts::default()),
+        },
         preloaded: watch::Sender::new(true).subscribe(),
     };
     Fixture { images: Arc::new(Images::new(parts)), _dir: dir, calls, events: Mutex::default() }
@@ -104,7 +109,8 @@ impl Fixture {
             found: users.iter().map(|user| secret(user)).collect(),
             missing: Vec::new(),
         };
-        let request = Request { pod_uid: "u", image, policy, secrets: &secrets };
+        let pod = PodIdentity { uid: "u".to_owned(), ..PodIdentity::default() };
+        let request = Request { pod: &pod, image, policy, secrets: &secrets };
         let emit = |event: Event| {
             let text = format!("{} {}: {}", event.event_type.as_str(), event.reason, event.message);
             self.events.lock().expect("events").push(text);
@@ -239,8 +245,9 @@ async fn broken_secret_is_the_waiting_reason_and_no_pull_happens() {
         br#"{"auths":{"other.example":{"auth":"pants"}}}"#.to_vec(),
     );
     let secrets = PullSecrets { found: vec![broken], missing: Vec::new() };
+    let pod = PodIdentity::default();
     let request =
-        Request { pod_uid: "u", image: IMAGE, policy: PullPolicy::Always, secrets: &secrets };
+        Request { pod: &pod, image: IMAGE, policy: PullPolicy::Always, secrets: &secrets };
     let refused = fixture.images.ensure(&request, &|_| {}).await.expect_err("refused");
     assert_eq!(refused.waiting.reason, "illegal base64 data at input byte 4");
     assert_eq!(fixture.calls(), Vec::<String>::new());

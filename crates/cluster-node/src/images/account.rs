@@ -1,0 +1,126 @@
+//! Who asks for an image: the pod, and its service account, which is read only when something
+//! needs it (kubelet-images.md 8.4 and 9.4).
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+
+use image_policy::verification::AccountCoordinates;
+use k8s_openapi::api::core::v1::{Pod, ServiceAccount as ApiServiceAccount};
+use kube::api::Api;
+
+/// Who asks for an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PodIdentity {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) uid: String,
+    /// Name of the pod's service account; a static pod has none.
+    pub(crate) account: Option<String>,
+}
+
+impl PodIdentity {
+    /// The identity of a pod.
+    pub(crate) fn of(pod: &Pod) -> Self {
+        let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone());
+        PodIdentity {
+            namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+            name: pod.metadata.name.clone().unwrap_or_default(),
+            uid: pod.metadata.uid.clone().unwrap_or_default(),
+            account: account.filter(|name| !name.is_empty()),
+        }
+    }
+}
+
+/// A service account, as a pull sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ServiceAccount {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) uid: String,
+    pub(crate) annotations: BTreeMap<String, String>,
+}
+
+impl ServiceAccount {
+    /// What pull records know it by.
+    pub(crate) fn coordinates(&self) -> AccountCoordinates {
+        AccountCoordinates {
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            uid: self.uid.clone(),
+        }
+    }
+}
+
+/// An answer that takes a while.
+pub(crate) type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Where service accounts are read; a seam, so that the rules are tested without an API server.
+pub(crate) trait Accounts: Send + Sync {
+    /// The account of this name.
+    ///
+    /// The error is the text of the API server.
+    fn read<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> Later<'a, Result<ServiceAccount, String>>;
+}
+
+/// [`Accounts`] of the cluster.
+pub(crate) struct ApiAccounts {
+    pub(crate) client: kube::Client,
+}
+
+impl Accounts for ApiAccounts {
+    fn read<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> Later<'a, Result<ServiceAccount, String>> {
+        Box::pin(async move {
+            let api: Api<ApiServiceAccount> = Api::namespaced(self.client.clone(), namespace);
+            let meta = api.get(name).await.map_err(|error| error.to_string())?.metadata;
+            Ok(ServiceAccount {
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+                uid: meta.uid.unwrap_or_default(),
+                annotations: meta.annotations.unwrap_or_default(),
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Accounts by namespace and name.
+    #[derive(Default)]
+    pub(crate) struct FakeAccounts(pub(crate) Vec<ServiceAccount>);
+
+    impl Accounts for FakeAccounts {
+        fn read<'a>(
+            &'a self,
+            namespace: &'a str,
+            name: &'a str,
+        ) -> Later<'a, Result<ServiceAccount, String>> {
+            let found = self.0.iter().find(|one| one.namespace == namespace && one.name == name);
+            let found =
+                found.cloned().ok_or_else(|| format!("serviceaccounts \"{name}\" not found"));
+            Box::pin(async move { found })
+        }
+    }
+
+    #[test]
+    fn pod_without_a_named_account_has_none() {
+        let pod = |spec| {
+            serde_json::from_value::<Pod>(serde_json::json!({
+            "metadata": {"namespace": "ns", "name": "p", "uid": "u"}, "spec": spec}))
+        };
+        let of = |spec| PodIdentity::of(&pod(spec).expect("a pod")).account;
+        assert_eq!(of(serde_json::json!({"containers": []})), None);
+        let named = serde_json::json!({"containers": [], "serviceAccountName": "sa"});
+        assert_eq!(of(named), Some("sa".to_owned()));
+    }
+}
