@@ -83,11 +83,12 @@ fn parse_object(
 fn entries(auths: &Map<String, Value>) -> Result<Vec<ConfigEntry>, ConfigFileError> {
     auths
         .iter()
-        .map(|(key, value)| Ok(ConfigEntry { key: key.clone(), auth: entry(value)? }))
+        .map(|(key, value)| Ok(ConfigEntry { key: key.clone(), auth: read_entry(value)? }))
         .collect()
 }
 
-fn entry(value: &Value) -> Result<RegistryAuth, ConfigFileError> {
+/// One entry as the kubelet reads it.
+pub(crate) fn read_entry(value: &Value) -> Result<RegistryAuth, ConfigFileError> {
     let empty = Map::new();
     let map = match value {
         Value::Object(map) => map,

@@ -79,6 +79,11 @@ impl Keyring {
         self.index.is_empty()
     }
 
+    /// The normalised keys, in byte order.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.index.keys().map(String::as_str)
+    }
+
     /// All candidates for `image` (`registry/repository` without tag and digest), best first.
     ///
     /// One deliberate difference to the kubelet: it takes `localhost/app` for an image of the
@@ -100,14 +105,14 @@ impl Keyring {
 }
 
 /// A key or an image as the URL that the kubelet makes of it.
-struct Target {
+pub(crate) struct Target {
     host_parts: Vec<String>,
     port: String,
     path: String,
 }
 
 impl Target {
-    fn parse(schemeless: &str) -> Option<Self> {
+    pub(crate) fn parse(schemeless: &str) -> Option<Self> {
         let (authority, path) = split_authority(schemeless);
         let (host, port) = split_host_port(authority);
         Some(Self {
@@ -117,10 +122,13 @@ impl Target {
         })
     }
 
-    fn matches(&self, target: &Self) -> bool {
-        self.port == target.port
-            && self.host_parts.len() == target.host_parts.len()
-            && target.path.starts_with(&self.path)
+    pub(crate) fn matches(&self, target: &Self) -> bool {
+        self.port == target.port && target.path.starts_with(&self.path) && self.host_matches(target)
+    }
+
+    /// Whether the hosts match, whatever the ports are.
+    pub(crate) fn host_matches(&self, target: &Self) -> bool {
+        self.host_parts.len() == target.host_parts.len()
             && self
                 .host_parts
                 .iter()
@@ -129,7 +137,7 @@ impl Target {
     }
 }
 
-fn split_authority(text: &str) -> (&str, &str) {
+pub(crate) fn split_authority(text: &str) -> (&str, &str) {
     match text.find('/') {
         Some(slash) => text.split_at(slash),
         None => (text, ""),
@@ -137,7 +145,7 @@ fn split_authority(text: &str) -> (&str, &str) {
 }
 
 /// Go's `net.SplitHostPort`, falling back to the whole text: only a port unwraps brackets.
-fn split_host_port(authority: &str) -> (&str, &str) {
+pub(crate) fn split_host_port(authority: &str) -> (&str, &str) {
     if let Some(rest) = authority.strip_prefix('[') {
         return match rest.split_once("]:") {
             Some((host, port)) if !port.contains(':') => (host, port),
@@ -151,7 +159,7 @@ fn split_host_port(authority: &str) -> (&str, &str) {
 }
 
 /// `host[:port][/path]` of a key as written; `None` if Go could not parse it as a URL.
-fn normalise_key(written: &str) -> Option<String> {
+pub(crate) fn normalise_key(written: &str) -> Option<String> {
     let rest = written
         .strip_prefix("https://")
         .or_else(|| written.strip_prefix("http://"))

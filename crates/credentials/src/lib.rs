@@ -17,6 +17,7 @@ mod config_file;
 mod glob;
 mod helper;
 mod keyring;
+pub mod lint;
 mod node_files;
 mod pull_secret;
 mod secret;
