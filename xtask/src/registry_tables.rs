@@ -1,6 +1,7 @@
-//! The tables of the registry name tests that exist, and leave no row of their lists out.
+//! The tables of the registry and of the kubelet's rules name tests that exist, and leave no row of
+//! their lists out.
 //!
-//! A row of `docs/registry-security.md` or `docs/registry-conformance.md` has three cells: the
+//! A row of `docs/registry-security.md` or `docs/kubelet-conformance.md` has three cells: the
 //! row's name between backticks, what it is about, and the tests that show it as in the tables of
 //! [`conformance`](crate::conformance), or why there is none (`absent: …`).
 
@@ -14,9 +15,43 @@ use crate::tidy;
 /// The names that a document must have a row for.
 type Names = fn() -> Vec<String>;
 
+/// Which rows a document has.
+#[derive(Clone, Copy)]
+enum Rows {
+    /// All of the list, and others.
+    AtLeast(Names),
+    /// Rows of the list only: the others are not shown yet.
+    PartOf(Names),
+}
+
 /// The documents.
-const DOCUMENTS: &[(&str, Names)] =
-    &[("docs/registry-security.md", defects), ("docs/registry-conformance.md", endpoints)];
+const DOCUMENTS: &[(&str, Rows)] = &[
+    ("docs/registry-security.md", Rows::AtLeast(defects)),
+    ("docs/registry-conformance.md", Rows::AtLeast(endpoints)),
+    ("docs/kubelet-conformance.md", Rows::PartOf(kubelet_rules)),
+];
+
+/// The kubelet's rules about images, by their numbers in our reference: references, `auth` values,
+/// keys, matching, look-up, hashes, pulls, secrets, verification, providers, collection, Jobs.
+fn kubelet_rules() -> Vec<String> {
+    let groups = [
+        ('R', 37),
+        ('A', 14),
+        ('K', 9),
+        ('M', 20),
+        ('L', 16),
+        ('H', 4),
+        ('P', 18),
+        ('S', 14),
+        ('V', 15),
+        ('X', 10),
+        ('G', 6),
+        ('J', 7),
+    ];
+    let rows = groups.into_iter();
+    rows.flat_map(|(letter, last)| (1..=last).map(move |number| format!("{letter}{number}")))
+        .collect()
+}
 
 /// The known defects of other registries, numbered.
 fn defects() -> Vec<String> {
@@ -38,18 +73,18 @@ fn endpoints() -> Vec<String> {
 pub(crate) fn check() -> Result<()> {
     let mut sources = Sources::new(tidy::root());
     let mut wrong = Vec::new();
-    for (document, names) in DOCUMENTS {
+    for (document, rows) in DOCUMENTS {
         let path = tidy::root().join(document);
         let text =
             std::fs::read_to_string(path).with_context(|| format!("cannot read {document}"))?;
-        let defects = document_defects(&text, &names(), &mut sources);
+        let defects = document_defects(&text, *rows, &mut sources);
         wrong.extend(defects.into_iter().map(|defect| format!("{document}: {defect}")));
     }
     ensure!(wrong.is_empty(), "{} rows are not true:\n  {}", wrong.len(), wrong.join("\n  "));
     Ok(())
 }
 
-fn document_defects(text: &str, names: &[String], sources: &mut Sources) -> Vec<String> {
+fn document_defects(text: &str, rows: Rows, sources: &mut Sources) -> Vec<String> {
     let mut seen = BTreeSet::new();
     let mut wrong = Vec::new();
     for (index, line) in text.lines().enumerate() {
@@ -67,8 +102,18 @@ fn document_defects(text: &str, names: &[String], sources: &mut Sources) -> Vec<
         let place = format!("line {} ({name})", index + 1);
         wrong.extend(shown_by_defects(&place, shown_by, &quoted(shown_by), sources));
     }
-    let missing = names.iter().filter(|name| !seen.contains(*name));
-    wrong.extend(missing.map(|name| format!("{name} has no row")));
+    match rows {
+        Rows::AtLeast(names) => {
+            let names = names();
+            let missing = names.iter().filter(|name| !seen.contains(*name));
+            wrong.extend(missing.map(|name| format!("{name} has no row")));
+        }
+        Rows::PartOf(names) => {
+            let names = names();
+            let unknown = seen.iter().filter(|name| !names.contains(name));
+            wrong.extend(unknown.map(|name| format!("{name} is not in the list")));
+        }
+    }
     wrong
 }
 
@@ -94,16 +139,28 @@ mod tests {
 | `three` | c |
 | `four` | d | later |
 ";
-        let names = ["one", "two", "five"].map(str::to_owned);
-        assert_eq!(
-            document_defects(text, &names, &mut Sources::new(tidy::root())),
-            [
-                "line 3 (one): there is no test xtask::nothing",
-                "line 5: two has a second row",
-                "line 6: a row has three cells",
-                "line 7 (four): neither a test nor `absent: REASON`",
-                "five has no row",
-            ]
-        );
+        let names = || ["one", "two", "five"].map(str::to_owned).to_vec();
+        let cells = [
+            "line 3 (one): there is no test xtask::nothing",
+            "line 5: two has a second row",
+            "line 6: a row has three cells",
+            "line 7 (four): neither a test nor `absent: REASON`",
+        ];
+        for (rows, last) in [
+            (Rows::AtLeast(names), "five has no row"),
+            (Rows::PartOf(names), "four is not in the list"),
+        ] {
+            let mut expected = cells.to_vec();
+            expected.push(last);
+            let found = document_defects(text, rows, &mut Sources::new(tidy::root()));
+            assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn the_kubelet_has_170_rules() {
+        let rules = kubelet_rules();
+        let ends = (rules.len(), rules.first(), rules.last());
+        assert_eq!(ends, (170, Some(&"R1".to_owned()), Some(&"J7".to_owned())));
     }
 }

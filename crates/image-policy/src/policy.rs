@@ -99,18 +99,22 @@ mod tests {
         let at_digest = format!("nginx@sha256:{D64}");
         let latest_at_digest = format!("nginx:latest@sha256:{D64}");
         let tagged_at_digest = format!("nginx:1.25@sha256:{D64}");
+        let named_sha256 = format!("sha256:{D64}");
         for (image, expected) in [
-            ("nginx", PullPolicy::Always),                           // R1
-            ("nginx:1.25", PullPolicy::IfNotPresent),                // R2
-            ("nginx:latest", PullPolicy::Always),                    // R3
-            ("nginx:LATEST", PullPolicy::IfNotPresent),              // R4
-            ("team/app", PullPolicy::Always),                        // R5
-            ("registry.example.com", PullPolicy::Always),            // R11
-            ("registry.example.com:5000", PullPolicy::IfNotPresent), // R12
-            (&at_digest, PullPolicy::IfNotPresent),                  // R16
-            (&tagged_at_digest, PullPolicy::IfNotPresent),           // R17
-            (&latest_at_digest, PullPolicy::Always),                 // R18
-            ("Nginx", PullPolicy::IfNotPresent),                     // R27
+            ("nginx", PullPolicy::Always),                             // R1
+            ("nginx:1.25", PullPolicy::IfNotPresent),                  // R2
+            ("nginx:latest", PullPolicy::Always),                      // R3
+            ("nginx:LATEST", PullPolicy::IfNotPresent),                // R4
+            ("team/app", PullPolicy::Always),                          // R5
+            ("index.docker.io/team/app:v1", PullPolicy::IfNotPresent), // R6
+            ("localhost/app", PullPolicy::Always),                     // R7
+            ("registry.example.com", PullPolicy::Always),              // R11
+            ("registry.example.com:5000", PullPolicy::IfNotPresent),   // R12
+            (&at_digest, PullPolicy::IfNotPresent),                    // R16
+            (&tagged_at_digest, PullPolicy::IfNotPresent),             // R17
+            (&latest_at_digest, PullPolicy::Always),                   // R18
+            (&named_sha256, PullPolicy::IfNotPresent),                 // R19
+            ("Nginx", PullPolicy::IfNotPresent),                       // R27
             ("", PullPolicy::IfNotPresent),
         ] {
             assert_eq!(PullPolicy::default_for(image), expected, "{image}");
@@ -119,9 +123,14 @@ mod tests {
 
     #[test]
     fn default_tag_is_appended_to_the_raw_text() {
-        assert_eq!(image_with_default_tag("nginx"), Ok("nginx:latest".to_owned()));
-        let raw = "index.docker.io/team/app:v1"; // R6
-        assert_eq!(image_with_default_tag(raw), Ok(raw.to_owned()));
+        assert_eq!(image_with_default_tag("nginx"), Ok("nginx:latest".to_owned())); // R1
+        for raw in [
+            "index.docker.io/team/app:v1".to_owned(), // R6
+            format!("nginx@sha256:{D64}"),            // R16
+            format!("nginx:1.25@sha256:{D64}"),       // R17
+        ] {
+            assert_eq!(image_with_default_tag(&raw), Ok(raw));
+        }
     }
 
     #[test]

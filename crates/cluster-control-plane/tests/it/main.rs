@@ -3,9 +3,11 @@
 mod access;
 mod cluster;
 mod crash;
+mod job_templates;
 mod kube_rs;
 mod lists;
 mod node_streams;
+mod pull_secrets;
 mod tutorial_commands;
 mod verbs;
 mod watches;

@@ -17,6 +17,7 @@ tests![
     row_69_probes_gate_readiness_and_restart,
     row_75_termination_by_signal_hook_and_kill,
     row_75_active_deadline_fails_the_pod,
+    pod_that_waits_for_its_image_fails_at_its_deadline,
     row_76_termination_message_is_reported,
 ];
 
@@ -221,6 +222,28 @@ async fn row_75_active_deadline_fails_the_pod() -> Outcome {
     let status = pod.status.clone().ok_or("status")?;
     assert_eq!(status.reason.as_deref(), Some("DeadlineExceeded"));
     assert_eq!(container_of(&pod, "c")["state"]["terminated"]["exitCode"], 137);
+    cluster.stop().await
+}
+
+// kubelet-images.md 15.10, J6: the deadline counts while the image is pulled.
+async fn pod_that_waits_for_its_image_fails_at_its_deadline() -> Outcome {
+    let cluster = Cluster::start().await?;
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "imageless"},
+        "spec": {
+            "nodeName": "testnode", "restartPolicy": "Never", "activeDeadlineSeconds": 2,
+            "containers": [{"name": "c", "image": "127.0.0.1:1/nobody/listens:1"}],
+        },
+    });
+    cluster.create(pod).await?;
+    cluster.until_event("imageless", "Failed to pull image").await?;
+    let pod = cluster.until_phase("imageless", "Failed").await?;
+    let status = pod.status.clone().ok_or("status")?;
+    assert_eq!(status.reason.as_deref(), Some("DeadlineExceeded"));
+    assert_eq!(
+        status.message.as_deref(),
+        Some("Pod was active on the node longer than the specified deadline")
+    );
     cluster.stop().await
 }
 

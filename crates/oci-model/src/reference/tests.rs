@@ -65,6 +65,8 @@ fn tags_and_digests_may_come_together() {
     check(&format!("sha256:{D64}"), &format!("docker.io|library/sha256|{D64}|")); // R19
     check(&format!("docker.io/{D64}"), &format!("docker.io|library/{D64}||")); // R20
     check(&format!("nginx@sha512:{D64}{D64}"), "docker.io|library/nginx||sha512");
+    let asked = format!("nginx:1.25@sha256:{D64}").parse().map(|r: Reference| r.manifest_key());
+    assert_eq!(asked, Ok(format!("sha256:{D64}")), "registries are asked for the digest"); // R17
 }
 
 #[test]

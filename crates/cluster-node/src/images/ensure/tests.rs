@@ -160,6 +160,15 @@ async fn never_with_an_absent_image_contacts_nobody() {
     let fixture = fixture(&[]);
     let refused = fixture.ensure(IMAGE, PullPolicy::Never, &[]).await.expect_err("refused");
     assert_eq!(refused.waiting.reason, "ErrImageNeverPull");
+    assert_eq!(
+        fixture.take_events(),
+        [
+            format!(
+                "Warning ErrImageNeverPull: Container image \"{IMAGE}\" is not present with pull policy of Never"
+            ),
+            "Warning Failed: Error: ErrImageNeverPull".to_owned(),
+        ]
+    );
     assert_eq!(fixture.calls(), Vec::<String>::new());
 }
 
@@ -206,6 +215,8 @@ async fn credentials_are_tried_in_order_and_never_anonymously() {
     let both = fixture(&[("u1", "denied"), ("u2", "ok"), ("anonymous", "ok")]);
     both.ensure(IMAGE, PullPolicy::IfNotPresent, &["u1", "u2"]).await.expect("image");
     assert_eq!(both.calls(), [format!("{IMAGE} u1"), format!("{IMAGE} u2")]);
+    both.ensure(IMAGE, PullPolicy::Never, &["u2"]).await.expect("L8: the second is recorded");
+    both.ensure(IMAGE, PullPolicy::Never, &["u1"]).await.expect_err("L8: and the first is not");
 
     let wrong = fixture(&[("u1", "denied"), ("anonymous", "ok")]);
     let refused = wrong.ensure(IMAGE, PullPolicy::IfNotPresent, &["u1"]).await.expect_err("L7");

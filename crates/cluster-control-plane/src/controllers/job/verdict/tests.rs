@@ -125,11 +125,12 @@ fn running_pods_are_stopped_before_a_failed_job_is_finished() {
     assert_eq!(again.end, Some(End::Stopping));
 }
 
-// kubelet-images.md 13: 10, 20, 40 ... 600 seconds; a success resets.
+// kubelet-images.md 15.10, J7: 10, 20, 40 ... 600 seconds; a success resets.
 #[test]
 fn pause_doubles_with_each_failure_up_to_ten_minutes() {
     let job = job(json!({"backoffLimit": 50}));
-    for (failures, pause) in [(1_i64, 10), (2, 20), (3, 40), (4, 80), (7, 600), (20, 600)] {
+    let pauses = [(1_i64, 10), (2, 20), (3, 40), (4, 80), (5, 160), (6, 320), (7, 600), (20, 600)];
+    for (failures, pause) in pauses {
         let pods: Vec<_> = (0..failures).map(|n| pod(&format!("p{n}"), "Failed", n)).collect();
         let last = failures - 1;
         let plan = decide(&job, &pods, at(last));
@@ -168,11 +169,57 @@ fn deadline_counts_from_the_start() {
     assert_eq!(plan.end, Some(End::Stopping));
 }
 
-// kubelet-images.md 13: a pod that cannot pull its image is not a failure.
+/// A pod whose image does not exist: it stays pending, whatever time passes.
+fn without_image(uid: &str) -> Arc<Value> {
+    let mut pod = Value::clone(&pod(uid, "Pending", 0));
+    let waiting = json!([{"name": "c", "state": {"waiting": {"reason": "ImagePullBackOff"}}}]);
+    object::set(&mut pod, &["status", "containerStatuses"], waiting);
+    Arc::new(pod)
+}
+
+// kubelet-images.md 15.10, J4: a pod that cannot pull its image is not a failure.
 #[test]
-fn pending_pod_keeps_the_job_waiting() {
-    let plan = decide(&job(json!({})), &[pod("a", "Pending", 0)], at(100_000));
+fn pod_without_its_image_keeps_the_job_waiting_for_ever() {
+    let plan = decide(&job(json!({"backoffLimit": 1})), &[without_image("a")], at(100_000_000));
     assert_eq!((plan.create, plan.end, plan.look_again), (0, None, None));
+    assert_eq!(plan.status["active"], 1);
+    assert_eq!(object::integer(&plan.status, &["failed"]).unwrap_or(0), 0);
+    assert!(condition_types(&plan).is_empty());
+}
+
+// kubelet-images.md 15.10, J5.
+#[test]
+fn deadline_of_the_job_ends_the_wait_for_an_image() {
+    let job = job(json!({"backoffLimit": 1, "activeDeadlineSeconds": 60}));
+    let waiting = decide(&job, &[without_image("a")], at(59));
+    assert_eq!((waiting.end, waiting.look_again), (None, Some(Duration::from_secs(2))));
+    let over = decide(&job, &[without_image("a")], at(60));
+    assert_eq!(over.end, Some(End::Stopping));
+    let condition = &over.status["conditions"][0];
+    assert_eq!(condition["type"], "FailureTarget");
+    assert_eq!(condition["reason"], "DeadlineExceeded");
+    assert_eq!(condition["message"], "Job was active longer than specified deadline");
+}
+
+// kubelet-images.md 15.10, J6; that the node fails such a pod is a test of the node.
+#[test]
+fn deadline_of_the_pod_makes_the_missing_image_a_failure_that_counts() {
+    let job = job(json!({"backoffLimit": 1, "template": {"spec": {"activeDeadlineSeconds": 60}}}));
+    let late = |uid: &str| {
+        let mut pod = Value::clone(&without_image(uid));
+        object::set(&mut pod, &["status", "phase"], "Failed");
+        object::set(&mut pod, &["status", "reason"], "DeadlineExceeded");
+        Arc::new(pod)
+    };
+    let first = decide(&job, &[late("a")], at(60));
+    assert_eq!(first.end, None, "one more is allowed");
+    let second = decide(&job, &[late("a"), late("b")], at(130));
+    assert_eq!(second.end, Some(End::Stopping));
+    let released = [released(&late("a")), released(&late("b"))];
+    let last = decide(&after(&job, &second), &released, at(131));
+    assert_eq!(last.end, Some(End::Finished));
+    assert_eq!(last.status["failed"], 2);
+    assert_eq!(last.status["conditions"][1]["reason"], "BackoffLimitExceeded");
 }
 
 #[test]
