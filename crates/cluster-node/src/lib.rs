@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod containers;
+mod cri;
 mod descriptors;
 mod directories;
 mod dispatcher;
@@ -26,6 +27,7 @@ mod tasks;
 mod volumes;
 mod worker;
 
+pub use cri::CriOptions;
 pub use node::{Node, NodeError, Running};
 /// Name of the preloaded executor image, made of our own program.
 pub const EXECUTOR_IMAGE: &str = "shipway.local/executor:latest";

@@ -26,7 +26,7 @@ use crate::process::downward::NodeFacts;
 use crate::registration::{self, Machine, Registration};
 use crate::shared::Shared;
 use crate::tasks::Tasks;
-use crate::{logs, serve};
+use crate::{cri, logs, serve};
 
 /// How long the API server may take to answer the first registration.
 const REGISTRATION_TIME_MAX: Duration = Duration::from_secs(30);
@@ -93,6 +93,13 @@ impl Node {
         let socket = directories.socket();
         let listener = serve::bind(&socket)
             .map_err(|source| NodeError::Directory { path: socket.clone(), source })?;
+        let cri_socket = match &options.cri.socket {
+            Some(path) => Some(
+                cri::bind(path)
+                    .map_err(|source| NodeError::Directory { path: path.clone(), source })?,
+            ),
+            None => None,
+        };
         let registration = Registration {
             name: options.name.clone(),
             address: options.address.unwrap_or_else(registration::own_address),
@@ -147,6 +154,10 @@ impl Node {
         tasks.spawn(crate::volumes::reclaim::run(Arc::clone(&shared)));
         let pods = Arc::clone(&shared);
         tasks.spawn_stoppable(|stop| dispatcher::run(pods, roster_sender, stop));
+        if let Some(listener) = cri_socket {
+            let service = cri::Service::new(images);
+            tasks.spawn_stoppable(|stop| cri::run(listener, service, stop));
+        }
         tasks.spawn_stoppable(|stop| serve::run(listener, shared, roster, stop));
         Ok(Running { tasks, socket })
     }

@@ -44,6 +44,8 @@ pub struct Options {
     pub executor_program: Option<PathBuf>,
     /// How often secret and config map volumes are brought up to date; 60 s in the kubelet.
     pub volume_refresh: Duration,
+    /// Whether the node's images are served by CRI.
+    pub cri: crate::CriOptions,
 }
 
 /// Serves every image whose name matches from another name.

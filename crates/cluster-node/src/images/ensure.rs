@@ -317,7 +317,6 @@ impl Images {
     ///
     /// # Errors
     /// The text of what went wrong, as a pod's event would have it.
-    #[expect(dead_code, reason = "the CRI service and the node verbs are being built on it")]
     pub(crate) async fn pull_for_node(
         self: &Arc<Self>,
         reference: &Reference,

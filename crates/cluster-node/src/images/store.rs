@@ -36,6 +36,15 @@ pub(crate) struct LocalImage {
     pub(crate) digests: Vec<Digest>,
 }
 
+impl LocalImage {
+    /// Digest of the config: what identifies an image to CRI and docker.
+    pub(crate) fn config_digest(&self) -> Digest {
+        // After the root and, of an index, its manifest; before the layers.
+        let at = self.digests.len().saturating_sub(self.layers.len() + 1);
+        self.digests.get(at).copied().unwrap_or(self.root)
+    }
+}
+
 /// Why a local image cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ImageError {
@@ -181,6 +190,29 @@ impl ImageStore {
             return Ok(());
         }
         self.blobs.set_ref(&name, &image.digests).map_err(|error| failed(error.to_string()))
+    }
+
+    /// The names of all images, with tag or digest.
+    ///
+    /// # Errors
+    /// The refs cannot be read.
+    pub(crate) fn names(&self) -> Result<Vec<Reference>, ImageError> {
+        let refs = self.blobs.refs(PREFIX).map_err(|error| ImageError::Store {
+            reference: "list".to_owned(),
+            detail: error.to_string(),
+        })?;
+        Ok(refs.iter().filter_map(|(name, _)| name.as_str()[PREFIX.len()..].parse().ok()).collect())
+    }
+
+    /// Takes a name away, durably; a name that is not there is no error.
+    ///
+    /// # Errors
+    /// The ref cannot be removed.
+    pub(crate) fn forget(&self, reference: &Reference) -> Result<(), ImageError> {
+        let failed =
+            |detail: String| ImageError::Store { reference: reference.to_string(), detail };
+        let name = ref_name(&reference.to_string()).map_err(&failed)?;
+        self.blobs.remove_ref(&name).map_err(|error| failed(error.to_string()))
     }
 
     /// Unpacks what is not unpacked yet; returns the overlay's lower directories, topmost first.

@@ -266,6 +266,7 @@ pub(crate) async fn node(
         verification: VerificationPolicy::default(),
         executor_program: Some(program),
         volume_refresh: Duration::from_secs(1),
+        cri: cluster_node::CriOptions { socket: Some(state.join("node/cri.sock")) },
     })
     .await?;
     Ok(node)

@@ -194,6 +194,7 @@ async fn start_node(
         },
         executor_program: Some(std::env::current_exe().context("cannot find our own program")?),
         volume_refresh: VOLUME_REFRESH,
+        cri: args.cri.options(&state_dir.join("node")),
     })
     .await
     .map_err(|error| Failure::new(Kind::Environment, error))?;

@@ -2,6 +2,7 @@
 //!
 //! The verb starts a daemon (this program again, with `--foreground`) and waits until it is ready.
 
+mod cri_flags;
 mod daemon;
 pub(crate) mod record;
 
@@ -81,6 +82,8 @@ pub(crate) struct UpArgs {
         default_value = "never-verify-preloaded-images"
     )]
     image_verification: Verification,
+    #[command(flatten)]
+    cri: cri_flags::CriFlags,
     #[command(flatten)]
     output: OutputArgs,
 }
