@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
@@ -63,8 +63,10 @@ pub(super) enum IssuerKeys {
 pub(super) struct Remote {
     issuer: Issuer,
     source: Arc<dyn KeySource>,
-    /// One request at a time: who waits for it takes what it brought.
-    state: tokio::sync::Mutex<State>,
+    state: Mutex<State>,
+    /// One request at a time: who waits for it takes what it brought. Tokens whose key is known do
+    /// not wait.
+    turn: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -91,9 +93,9 @@ impl IssuerKeys {
             return Err(format!("{url:?} is no https URL"));
         }
         let source = source.ok_or("its keys must be in a file here")?;
-        let state = tokio::sync::Mutex::default();
         let (issuer, source) = (issuer.clone(), Arc::clone(source));
-        Ok(Self::Remote(Arc::new(Remote { issuer, source, state })))
+        let (state, turn) = (Mutex::default(), tokio::sync::Mutex::default());
+        Ok(Self::Remote(Arc::new(Remote { issuer, source, state, turn })))
     }
 
     /// The keys, with the one that a token names if the issuer has it.
@@ -101,7 +103,7 @@ impl IssuerKeys {
         match self {
             Self::File(file) => Some(file.current()),
             Self::Remote(remote) => {
-                if let Some(keys) = remote.state.lock().await.known(key_id, now) {
+                if let Some(keys) = remote.state().known(key_id, now) {
                     return Some(keys);
                 }
                 // Goes on if the client hangs up: else one could keep the others from the keys.
@@ -118,26 +120,39 @@ impl State {
         let (keys, read) = self.keys.as_ref()?;
         (keys.has(key_id) && age(*read, now) < FRESH).then(|| Arc::clone(keys))
     }
+
+    /// Whether the issuer may be asked now; then that is noted.
+    fn begin(&mut self, now: SystemTime) -> bool {
+        let may = self.asked.is_none_or(|asked| age(asked, now) >= PAUSE);
+        if may {
+            self.asked = Some(now);
+        }
+        may
+    }
 }
 
 impl Remote {
     /// Asks the issuer, unless that was done a moment ago.
     async fn ask(&self, key_id: Option<&str>, now: SystemTime) -> Option<Arc<KeySet>> {
-        let mut state = self.state.lock().await;
-        if let Some(keys) = state.known(key_id, now) {
+        let _turn = self.turn.lock().await;
+        if let Some(keys) = self.state().known(key_id, now) {
             return Some(keys);
         }
-        if state.asked.is_none_or(|asked| age(asked, now) >= PAUSE) {
-            state.asked = Some(now);
+        if self.state().begin(now) {
             match self.fetch().await {
-                Ok(keys) => state.keys = Some((Arc::new(keys), now)),
+                Ok(keys) => self.state().keys = Some((Arc::new(keys), now)),
                 Err(error) => {
                     tracing::warn!(issuer = self.issuer.name, %error, "keys cannot be read");
                 }
             }
         }
+        let state = self.state();
         let (keys, read) = state.keys.as_ref()?;
         (age(*read, now) < STALE).then(|| Arc::clone(keys))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn fetch(&self) -> io::Result<KeySet> {
@@ -165,10 +180,17 @@ impl Remote {
     }
 
     async fn document(&self, url: String) -> io::Result<String> {
+        let asked_of = match &self.issuer.keys {
+            KeyLocation::Url(url) => url,
+            KeyLocation::Discovery | KeyLocation::File(_) => &self.issuer.url,
+        };
+        // The token is for whom the operator named, wherever a document points to.
+        let token_file =
+            self.issuer.token_file.clone().filter(|_| origin(&url) == origin(asked_of));
         let request = KeyRequest {
             url,
             ca_file: self.issuer.ca_file.clone(),
-            token_file: self.issuer.token_file.clone(),
+            token_file,
             bytes_max: DOCUMENT_BYTES_MAX,
         };
         let bytes = self.source.fetch(request).await.map_err(|error| io::Error::other(error.0))?;
@@ -177,6 +199,13 @@ impl Remote {
         }
         String::from_utf8(bytes).map_err(io::Error::other)
     }
+}
+
+/// Scheme, host and port of a URL as they are written.
+fn origin(url: &str) -> &str {
+    let authority = url.find("://").map_or(0, |at| at + 3);
+    let end = url[authority..].find(['/', '?', '#']).map_or(url.len(), |at| authority + at);
+    &url[..end]
 }
 
 fn age(then: SystemTime, now: SystemTime) -> Duration {
@@ -200,6 +229,18 @@ fn may_ask(url: &str, only_https: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_origin_ends_with_the_port() {
+        for (url, expected) in [
+            ("https://issuer.example/keys", "https://issuer.example"),
+            ("https://issuer.example:8443?x=/", "https://issuer.example:8443"),
+            ("https://issuer.example", "https://issuer.example"),
+            ("https://issuer.example@evil.example/", "https://issuer.example@evil.example"),
+        ] {
+            assert_eq!(origin(url), expected);
+        }
+    }
 
     #[test]
     fn keys_come_over_https_or_loopback() {

@@ -17,6 +17,10 @@ fn time(seconds: u64) -> SystemTime {
 struct FakeNetwork {
     documents: Mutex<std::collections::BTreeMap<String, String>>,
     asked: Mutex<Vec<String>>,
+    /// The requests that came with a token.
+    tokens: Mutex<Vec<String>>,
+    /// From now on it answers no more.
+    is_silent: std::sync::atomic::AtomicBool,
 }
 
 impl FakeNetwork {
@@ -35,6 +39,12 @@ impl KeySource for FakeNetwork {
         request: KeyRequest,
     ) -> Pin<Box<dyn Future<Output = Result<Vec<u8>, KeySourceError>> + Send>> {
         self.asked.lock().expect("it").push(request.url.clone());
+        if request.token_file.is_some() {
+            self.tokens.lock().expect("it").push(request.url.clone());
+        }
+        if self.is_silent.load(std::sync::atomic::Ordering::SeqCst) {
+            return Box::pin(std::future::pending());
+        }
         let found = self.documents.lock().expect("it").get(&request.url).cloned();
         Box::pin(async move {
             found.map(String::into_bytes).ok_or_else(|| KeySourceError("404".into()))
@@ -204,6 +214,40 @@ async fn new_keys_are_asked_for_but_not_at_everybodys_will() {
     network.documents.lock().expect("it").clear();
     assert!(ok(&new, 50_000).await);
     assert!(!ok(&new, 100_000).await);
+}
+
+#[tokio::test]
+async fn an_issuer_that_hangs_keeps_nobody_whose_key_is_known() {
+    let (known, new) = (key("k1"), key("k2"));
+    let network = network(&[&known]);
+    let federation = Arc::new(federation(&network));
+    federation.identify(&sign(&known, &claims()), time(0)).await.expect("somebody");
+    network.is_silent.store(true, std::sync::atomic::Ordering::SeqCst);
+    let (asked, waiting) = (network.asked(), Arc::clone(&federation));
+    let token = sign(&new, &claims());
+    let waits = tokio::spawn(async move { waiting.identify(&token, time(61)).await });
+    while network.asked() == asked {
+        tokio::task::yield_now().await;
+    }
+    federation.identify(&sign(&known, &claims()), time(62)).await.expect("somebody");
+    assert!(!waits.is_finished());
+    waits.abort();
+}
+
+#[tokio::test]
+async fn the_token_for_an_issuer_goes_to_nobody_else() {
+    let key = key("k1");
+    for (keys, expected) in [("https://keys.example/set", 1), ("https://issuer.example/set", 2)] {
+        let network = network(&[&key]);
+        let configuration = json!({ "issuer": URL, "jwks_uri": keys });
+        network.publish("https://issuer.example/.well-known/openid-configuration", &configuration);
+        network.publish(keys, &json!({ "keys": [key.public] }));
+        let source: Arc<dyn KeySource> = Arc::<FakeNetwork>::clone(&network);
+        let issuer = Issuer { token_file: Some("token".into()), ..issuer() };
+        let federation = Federation::new(&[issuer], Some(&source)).expect("an issuer");
+        federation.identify(&sign(&key, &claims()), time(0)).await.expect("somebody");
+        assert_eq!(network.tokens.lock().expect("it").len(), expected, "{keys}");
+    }
 }
 
 #[tokio::test]

@@ -372,7 +372,7 @@ impl Delivery {
     async fn post(&self, sequence: u64, event: &Event) -> Result<(), SendError> {
         let body = envelope::body(self.receiver.format, sequence, event, &self.source).to_string();
         let unreadable =
-            |source| SendError::Unreachable { host: self.receiver.url.clone(), source };
+            |source| SendError::Secret { receiver: self.receiver.name.clone(), source };
         let headers = self.headers(&body).await.map_err(unreadable)?;
         self.outbound.post(headers, Bytes::from(body)).await
     }

@@ -36,6 +36,13 @@ pub(crate) enum SendError {
         #[source]
         source: std::io::Error,
     },
+    /// What proves who we are cannot be read.
+    #[error("cannot read a secret of receiver {receiver}")]
+    Secret {
+        receiver: String,
+        #[source]
+        source: std::io::Error,
+    },
     /// The connection broke.
     #[error("connection to {host} failed")]
     Broken {
@@ -70,6 +77,7 @@ impl SendError {
             Self::Url { .. }
             | Self::Forbidden { .. }
             | Self::Unreachable { .. }
+            | Self::Secret { .. }
             | Self::Broken { .. }
             | Self::TimedOut { .. } => false,
         }
