@@ -5,9 +5,19 @@ pub(crate) mod account;
 pub(crate) mod ensure;
 pub(crate) mod executor;
 pub(crate) mod progress;
+pub(crate) mod queue;
 pub(crate) mod records;
 pub(crate) mod registry;
 pub(crate) mod store;
 
 /// Registry name of images that exist on this node only; nothing is ever asked over the network.
 pub(crate) const LOCAL_REGISTRY: &str = "shipway.local";
+
+/// The time since any fixed moment.
+pub(crate) type Clock = std::sync::Arc<dyn Fn() -> std::time::Duration + Send + Sync>;
+
+/// The machine's monotonic clock.
+pub(crate) fn monotonic() -> Clock {
+    let began = std::time::Instant::now();
+    std::sync::Arc::new(move || began.elapsed())
+}

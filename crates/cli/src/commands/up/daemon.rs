@@ -193,6 +193,7 @@ async fn start_node(
         executor_program: Some(std::env::current_exe().context("cannot find our own program")?),
         volume_refresh: VOLUME_REFRESH,
         cri: args.cri.options(&state_dir.join("node")),
+        pull_limits: args.pulls.limits(),
     })
     .await
     .map_err(|error| Failure::new(Kind::Environment, error))?;

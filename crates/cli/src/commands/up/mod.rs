@@ -5,6 +5,7 @@
 mod admission_flags;
 mod cri_flags;
 mod daemon;
+mod pull_flags;
 pub(crate) mod record;
 
 use std::fs::OpenOptions;
@@ -84,6 +85,8 @@ pub(crate) struct UpArgs {
     image_verification: Verification,
     #[command(flatten)]
     cri: cri_flags::CriFlags,
+    #[command(flatten)]
+    pulls: pull_flags::PullFlags,
     #[command(flatten)]
     output: OutputArgs,
 }
