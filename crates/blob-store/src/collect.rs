@@ -70,7 +70,7 @@ impl CollectOptions {
 }
 
 impl Collected {
-    fn wait(&mut self, metadata: &std::fs::Metadata) {
+    pub(crate) fn wait(&mut self, metadata: &std::fs::Metadata) {
         self.kept_blobs += 1;
         self.waiting_blobs += 1;
         self.waiting_bytes += metadata.len();
@@ -133,7 +133,7 @@ impl BlobStore {
     }
 
     /// Looks at the candidates again with everybody else kept out, and removes those still unkept.
-    fn remove_batch(
+    pub(crate) fn remove_batch(
         &self,
         candidates: &[Digest],
         roots: &mut Roots,
@@ -192,7 +192,7 @@ impl BlobStore {
 ///
 /// A ref that is removed while the collection runs still counts: its blobs go next time.
 #[derive(Default)]
-struct Roots {
+pub(crate) struct Roots {
     live: HashSet<Digest>,
     marks: Vec<(String, LogMark)>,
 }

@@ -39,6 +39,7 @@ mod ingest;
 mod lease;
 mod ref_log;
 mod refs;
+mod release;
 mod reserve;
 mod scrub;
 mod store;

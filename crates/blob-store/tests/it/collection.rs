@@ -226,3 +226,63 @@ fn pushes_never_lose_to_collections() {
     }
     assert_eq!(store.refs("build/").expect("refs").len(), 30);
 }
+
+#[test]
+fn released_refs_free_at_once_what_only_they_kept() {
+    let (_directory, store) = store();
+    let [own, shared, leased, waiting] = [&b"own"[..], b"shared", b"leased", b"waiting"]
+        .map(|bytes| store.put(bytes).expect("a blob"));
+    let all = vec![own, shared, leased, waiting];
+    store.set_ref(&name("images/a"), &all).expect("a ref");
+    store.set_ref(&name("registry/b"), &[shared]).expect("a ref");
+    let lease = store.lease().expect("a lease");
+    lease.add(&leased).expect("an answer");
+    let kept = store.forget_refs(&[(name("images/a"), all.clone())]).expect("no ref");
+    let released = store.free(kept, |digest, _| *digest != waiting).expect("a release");
+    assert_eq!((released.blobs, released.bytes), (1, 3));
+    assert_eq!(released.waiting_blobs, 2);
+    assert_eq!(
+        all.iter().map(|d| store.contains(d)).collect::<Vec<_>>(),
+        [false, true, true, true]
+    );
+    assert_eq!(store.get_ref(&name("images/a")).expect("an answer"), None);
+}
+
+#[test]
+fn a_ref_that_was_set_anew_is_not_released() {
+    let (_directory, store) = store();
+    let (old, new) = (store.put(b"old").expect("a blob"), store.put(b"new").expect("a blob"));
+    store.set_ref(&name("images/a"), &[new]).expect("a ref");
+    let kept = store.forget_refs(&[(name("images/a"), vec![old])]).expect("an answer");
+    assert_eq!(kept.len(), 0);
+    assert_eq!(store.get_ref(&name("images/a")).expect("an answer"), Some(vec![new]));
+    assert!(store.contains(&old), "not ours to remove");
+}
+
+/// A pull or a build guards its blobs by a lease before it looks for them; whatever the store
+/// then says is there stays until the ref is set.
+#[test]
+fn what_a_pull_has_seen_is_never_released() {
+    let (_directory, store) = store();
+    let digest = Digest::of(b"layer");
+    let bounds = 150;
+    std::thread::scope(|scope| {
+        let puller = scope.spawn(|| {
+            for _ in 0..bounds {
+                let lease = store.lease().expect("a lease");
+                if !lease.add(&digest).expect("an answer") {
+                    let mut ingest = store.ingest().expect("an ingest").guarded_by(&lease);
+                    ingest.write_all(b"layer").expect("a write");
+                    ingest.commit(&digest).expect("a commit");
+                }
+                store.set_ref(&name("images/a"), &[digest]).expect("the blob that was there");
+            }
+        });
+        let refs = [(name("images/a"), vec![digest])];
+        while !puller.is_finished() {
+            let kept = store.forget_refs(&refs).expect("no ref");
+            store.free(kept, |_, _| true).expect("a release");
+        }
+        puller.join().expect("no missing blob");
+    });
+}
