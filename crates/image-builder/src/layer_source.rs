@@ -9,7 +9,7 @@ use std::time::Instant;
 use blob_store::{BlobStore, Lease, Tail};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
-use layers::{Entry, LayerBlob, UnpackedLayers};
+use layers::{Entry, LayerBlob, LayerHold, UnpackedLayers};
 use oci_model::{Descriptor, DiffId, Digest, Reference};
 use tokio::sync::{OnceCell, watch};
 
@@ -47,6 +47,8 @@ pub(crate) struct LayerSource {
     /// Blobs that come in at this moment, for those who can begin before the end.
     incoming: Arc<watch::Sender<HashMap<Digest, Tail>>>,
     headers: Mutex<HashMap<DiffId, Arc<OnceCell<Arc<LayerHeaders>>>>>,
+    /// Keeps the trees of the build from a node that collects.
+    held: Arc<Mutex<HashMap<DiffId, LayerHold>>>,
 }
 
 impl LayerSource {
@@ -59,7 +61,8 @@ impl LayerSource {
     ) -> Self {
         let (fetched, headers) = (Mutex::default(), Mutex::default());
         let incoming = Arc::new(watch::Sender::new(HashMap::new()));
-        Self { store, unpacked, registry, events, lease, fetched, incoming, headers }
+        let held = Arc::default();
+        Self { store, unpacked, registry, events, lease, fetched, incoming, headers, held }
     }
 
     /// Keeps blobs from collection while the build runs.
@@ -199,8 +202,17 @@ impl LayerSource {
         let (unpacked, diff_id) = (self.unpacked.clone(), layer.diff_id);
         let failed = move |error| StepError::layer(format!("cannot unpack layer {diff_id}"), error);
         let present = {
-            let unpacked = unpacked.clone();
-            blocking(move || unpacked.get(&diff_id).map_err(failed)).await?.is_some()
+            let (unpacked, held) = (unpacked.clone(), Arc::clone(&self.held));
+            blocking(move || {
+                let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+                if let std::collections::hash_map::Entry::Vacant(place) = held.entry(diff_id) {
+                    place.insert(unpacked.hold(&[diff_id]).map_err(failed)?);
+                }
+                drop(held);
+                unpacked.get(&diff_id).map_err(failed)
+            })
+            .await?
+            .is_some()
         };
         if present {
             return Ok(());

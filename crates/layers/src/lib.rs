@@ -39,4 +39,4 @@ pub use inventory::{Inventory, Mounts, ScanOptions, Stamp};
 pub use layer_writer::{ContentSource, LayerWriteError, LayerWriter, Timestamps, VirtualLayer};
 pub use pack::pack_upper;
 pub use sink::{LayerBlob, LayerSink};
-pub use unpacked::{UnpackError, UnpackedLayer, UnpackedLayers};
+pub use unpacked::{LayerHold, RemovedLayers, UnpackError, UnpackedLayer, UnpackedLayers};

@@ -7,6 +7,7 @@
 //! trees/sha256/<hex>/durable       present once the tree was synced
 //! staging/<random>/                a tree being unpacked; locked by its process
 //! locks/<hex>                      held while a layer is unpacked or removed
+//! locks/held-<hex>                 held, shared, while somebody uses a layer
 //! patches/<hex>/fs                 metadata of directories that layers forgot to describe
 //! ```
 //!
@@ -15,6 +16,7 @@
 //! the boot in which it was written, and after a power failure a tree that was never synced is
 //! unpacked again.
 
+mod hold;
 mod on_disk;
 mod stack;
 
@@ -30,6 +32,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use oci_model::DiffId;
 use rustix::fs::{FlockOperation, XattrFlags};
 
+pub use self::hold::{LayerHold, RemovedLayers};
 use self::on_disk::{Record, VERSION};
 use crate::apply::{ApplyError, ApplyOptions, Whiteouts, apply};
 
@@ -247,21 +250,6 @@ impl UnpackedLayers {
         )
     }
 
-    /// Removes a layer. The caller knows that no mount uses it and no lease wants it.
-    ///
-    /// # Errors
-    /// [`UnpackError::Store`].
-    pub fn remove(&self, diff_id: &DiffId) -> Result<(), UnpackError> {
-        let _lock = self.lock(diff_id)?;
-        let home = self.home(diff_id);
-        let staging = self.stage()?;
-        match fs::rename(&home, staging.path.join("removed")) {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(source) => Err(UnpackError::store(&home, source)),
-        }
-    }
-
     /// The layers that are unpacked, in no order.
     ///
     /// # Errors
@@ -308,8 +296,11 @@ impl UnpackedLayers {
     }
 
     fn lock(&self, diff_id: &DiffId) -> Result<File, UnpackError> {
-        let path = self.root().join("locks").join(diff_id.to_string().replace(':', "-"));
-        lock_file(&path, FlockOperation::LockExclusive)
+        lock_file(&self.lock_path(diff_id), FlockOperation::LockExclusive)
+    }
+
+    fn lock_path(&self, diff_id: &DiffId) -> PathBuf {
+        self.root().join("locks").join(diff_id.to_string().replace(':', "-"))
     }
 
     /// A fresh staging directory that is removed when dropped.

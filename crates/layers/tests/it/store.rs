@@ -128,10 +128,55 @@ fn adopted_tree_is_the_layer() {
         assert_eq!(fs::read_to_string(layer.path.join("a")).unwrap(), "x");
         assert!(!upper.exists());
     }
-    store.remove(&diff_id(&tar)).unwrap();
-    assert_eq!(store.get(&diff_id(&tar)).unwrap(), None);
-    store.remove(&diff_id(&tar)).unwrap();
+    let layer = [diff_id(&tar)];
+    assert_eq!(store.remove_unheld(&layer, |_| false).unwrap().diff_ids, layer);
+    assert_eq!(store.get(&layer[0]).unwrap(), None);
+    assert_eq!(store.remove_unheld(&layer, |_| false).unwrap().diff_ids, []);
     assert_eq!(staging(&place.path().join("layers")), 0);
+}
+
+#[test]
+fn held_and_wanted_layers_are_not_removed() {
+    let place = tempfile::tempdir().unwrap();
+    let store = UnpackedLayers::open(place.path()).unwrap();
+    let tars = [archive("file a 644 0:0"), archive("file b 644 0:0"), archive("file c 644 0:0")];
+    let stack: Vec<DiffId> = tars.iter().map(|tar| ensure(&store, tar).diff_id).collect();
+    // As another process sees it.
+    let other = UnpackedLayers::open(place.path()).unwrap();
+    let hold = other.hold(&stack[..1]).unwrap();
+    let removed = store.remove_unheld(&stack, |diff_id| *diff_id == stack[1]).unwrap();
+    assert_eq!(removed.diff_ids, &stack[2..]);
+    assert_eq!(removed.bytes, tars[2].len() as u64);
+    assert!(store.get(&stack[0]).unwrap().is_some() && store.get(&stack[1]).unwrap().is_some());
+    drop(hold);
+    let removed = store.remove_unheld(&stack, |_| false).unwrap();
+    assert_eq!(removed.diff_ids, &stack[..2]);
+    assert_eq!(staging(place.path()), 0);
+}
+
+#[test]
+fn want_written_down_under_a_hold_is_heard_by_the_remover() {
+    let place = tempfile::tempdir().unwrap();
+    let store = UnpackedLayers::open(place.path()).unwrap();
+    let tar = archive("file a 644 0:0");
+    let layer = [diff_id(&tar)];
+    let wanted = std::sync::Mutex::new(false);
+    std::thread::scope(|scope| {
+        let user = scope.spawn(|| {
+            for _ in 0..200 {
+                let hold = store.hold(&layer).unwrap();
+                *wanted.lock().unwrap() = false;
+                let found = ensure(&store, &tar);
+                *wanted.lock().unwrap() = true;
+                drop(hold);
+                assert!(found.path.join("a").exists(), "removed although wanted");
+            }
+        });
+        while !user.is_finished() {
+            store.remove_unheld(&layer, |_| *wanted.lock().unwrap()).unwrap();
+        }
+        user.join().unwrap();
+    });
 }
 
 #[test]
