@@ -7,6 +7,7 @@
 //! | `pods/<uid>/etc/` | hosts, hostname, resolv.conf |
 //! | `pods/<uid>/containers/<name>/<restart>/` | record, overlay directories, termination message |
 //! | `containers/<id>/` | the runtime's |
+//! | `image_manager/` | pull records, and pins and arrivals of images |
 //! | `logs/<namespace>_<pod>_<uid>/<container>/<restart>.log` | output in CRI's log format |
 
 use std::fs;
@@ -77,6 +78,11 @@ impl Directories {
         self.root.join("logs").join(format!("{namespace}_{pod}_{uid}"))
     }
 
+    /// What the node remembers about its images.
+    pub(crate) fn image_notes(&self) -> PathBuf {
+        self.root.join("image_manager").join("images.json")
+    }
+
     pub(crate) fn socket(&self) -> PathBuf {
         self.root.join("kubelet.sock")
     }
@@ -112,12 +118,17 @@ impl Directories {
         runs
     }
 
+    /// Names of the containers of a pod of which the node has a record.
+    pub(crate) fn containers(&self, uid: &str) -> Vec<String> {
+        names(&self.pod(uid).join("containers"))
+    }
+
     /// Container ids of all runs of all pods.
     pub(crate) fn known_containers(&self) -> std::collections::BTreeSet<String> {
         self.pods()
             .iter()
             .flat_map(|uid| {
-                names(&self.pod(uid).join("containers"))
+                self.containers(uid)
                     .into_iter()
                     .flat_map(|name| self.runs(uid, &name))
                     .map(|run| run.id)

@@ -17,11 +17,12 @@ use crate::events::{self, Note, Recorder};
 use crate::images::access::{CredentialSources, NodeFiles};
 use crate::images::account::ApiAccounts;
 use crate::images::ensure::{Images, ImagesParts};
+use crate::images::executor;
+use crate::images::inventory::{BLOB_DELAY, Inventory};
+use crate::images::notes::ImageNotes;
 use crate::images::records::PullRecords;
 use crate::images::registry::RegistryPuller;
-use crate::images::registry::downloads::Downloads;
 use crate::images::store::ImageStore;
-use crate::images::{executor, monotonic};
 use crate::options::Options;
 use crate::process::downward::NodeFacts;
 use crate::registration::{self, Machine, Registration};
@@ -62,9 +63,6 @@ pub enum NodeError {
     /// Registries cannot be spoken to.
     #[error("cannot make the registry client")]
     Registry(#[from] registry_client::ClientOptionsError),
-    /// The limits of pulls contradict each other.
-    #[error(transparent)]
-    PullLimits(#[from] crate::PullLimitsError),
     /// The API server does not take the Node object.
     #[error("cannot register node {name}")]
     Register {
@@ -84,7 +82,6 @@ impl Node {
     /// # Errors
     /// See [`NodeError`]; nothing runs then.
     pub async fn start(options: Options) -> Result<Running, NodeError> {
-        options.pull_limits.validate()?;
         let directory = options.directory.clone();
         for name in ["pods", "logs"] {
             prepare(&directory.join(name))?;
@@ -117,6 +114,8 @@ impl Node {
             ..registry_client::ClientOptions::default()
         })?;
         let images = images(&options, records, registry, &mut tasks);
+        let inventory =
+            Arc::new(Inventory::new(images.store.clone(), directories.clone(), BLOB_DELAY));
         let node = register(&options, &registration).await?;
 
         let (recorder, queue) = Recorder::new();
@@ -129,6 +128,7 @@ impl Node {
             volumes_directory: options.volumes_directory.clone(),
             volume_refresh: options.volume_refresh,
             images: Arc::clone(&images),
+            inventory,
             runtime,
             recorder: recorder.clone(),
             facts: NodeFacts {
@@ -183,24 +183,18 @@ fn images(
     registry: registry_client::Client,
     tasks: &mut Tasks,
 ) -> Arc<Images> {
-    let store = ImageStore::new(options.blobs.clone(), options.layers.clone());
+    let notes = ImageNotes::open(Directories::new(&options.directory).image_notes());
+    let store = ImageStore::new(options.blobs.clone(), options.layers.clone()).with_notes(notes);
     let find = |image: &str| {
         let reference: Reference = image.parse().ok()?;
         Some(store.find(&reference).ok()??.root.to_string())
     };
     records.settle(find, Timestamp::now());
     let (preloaded_sender, preloaded) = watch::channel(false);
-    let clock = monotonic();
-    let downloads = Downloads::new(
-        registry.clone(),
-        options.blobs.clone(),
-        options.layers.clone(),
-        Arc::clone(&clock),
-    );
     let images = Arc::new(Images::new(ImagesParts {
         store: store.clone(),
         records,
-        puller: Box::new(RegistryPuller::new(registry.clone(), options.blobs.clone(), downloads)),
+        puller: Box::new(RegistryPuller { client: registry, blobs: options.blobs.clone() }),
         mirrors: options.mirrors.clone(),
         verification: options.verification.clone(),
         credentials: CredentialSources {
@@ -208,8 +202,6 @@ fn images(
             accounts: Arc::new(ApiAccounts { client: options.client.clone() }),
         },
         preloaded,
-        limits: options.pull_limits.clone(),
-        clock,
     }));
     let (program, record) =
         (options.executor_program.clone(), options.directory.join("executor.json"));

@@ -89,6 +89,8 @@ impl Machine {
 /// One image for the status of the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ImageSummary {
+    /// The image's identity, which orders images of one size.
+    pub(crate) id: String,
     /// Digested names, then tagged names.
     pub(crate) names: Vec<String>,
     pub(crate) bytes: u64,
@@ -178,7 +180,7 @@ impl Registration {
 /// The largest images first, as the kubelet lists them.
 fn image_list(images: &[ImageSummary]) -> Vec<ContainerImage> {
     let mut sorted: Vec<&ImageSummary> = images.iter().collect();
-    sorted.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| b.names.cmp(&a.names)));
+    sorted.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| b.id.cmp(&a.id)));
     sorted
         .into_iter()
         .take(IMAGES_MAX)
@@ -384,6 +386,7 @@ mod tests {
     fn images_are_listed_largest_first_and_at_most_fifty() {
         let images: Vec<ImageSummary> = (0..60)
             .map(|n| ImageSummary {
+                id: format!("sha256:{n:064x}"),
                 names: (0..9).map(|i| format!("i{n}:{i}")).collect(),
                 bytes: n,
             })

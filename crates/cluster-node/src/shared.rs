@@ -10,6 +10,7 @@ use container_runtime::Runtime;
 use crate::directories::Directories;
 use crate::events::Recorder;
 use crate::images::ensure::Images;
+use crate::images::inventory::Inventory;
 use crate::process::downward::NodeFacts;
 
 /// Services of the node.
@@ -22,6 +23,7 @@ pub(crate) struct Shared {
     pub(crate) volumes_directory: PathBuf,
     pub(crate) volume_refresh: Duration,
     pub(crate) images: Arc<Images>,
+    pub(crate) inventory: Arc<Inventory>,
     pub(crate) runtime: Runtime,
     pub(crate) recorder: Recorder,
     pub(crate) facts: NodeFacts,

@@ -19,7 +19,6 @@ mod helper;
 mod keyring;
 pub mod lint;
 mod node_files;
-pub mod provider;
 mod pull_secret;
 mod secret;
 

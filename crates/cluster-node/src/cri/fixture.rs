@@ -13,10 +13,8 @@ use tokio::sync::watch;
 
 use crate::images::access::{CredentialSources, NodeFiles};
 use crate::images::account::tests::FakeAccounts;
-use crate::images::ensure::{Images, ImagesParts};
-use crate::images::progress::Meter;
+use crate::images::ensure::{Arrived, Images, ImagesParts, Puller};
 use crate::images::records::PullRecords;
-use crate::images::registry::{Arrived, Pull, PullError, Puller};
 use crate::images::store::ImageStore;
 
 /// An image without layers.
@@ -68,12 +66,11 @@ struct FakeRegistry {
 }
 
 impl Puller for FakeRegistry {
-    fn pull<'a>(
-        &'a self,
+    fn pull(
+        &self,
         reference: Reference,
         auth: Option<RegistryAuth>,
-        _meter: &'a Meter,
-    ) -> Pull<'a, Arrived> {
+    ) -> Pin<Box<dyn Future<Output = Result<Arrived, String>> + Send + '_>> {
         let who = match &auth {
             None => "anonymous",
             Some(RegistryAuth::Basic { username, .. }) => username,
@@ -85,14 +82,10 @@ impl Puller for FakeRegistry {
         let answer = self.answers.iter().find(|(known, _)| *known == call);
         let result = match answer {
             Some((_, Ok(image))) => Ok(Arrived { root: image.store(&self.blobs), guard: None }),
-            Some((_, Err(error))) => Err(PullError::of_image(*error)),
-            None => Err(PullError::of_image(format!("{reference}: not found"))),
+            Some((_, Err(error))) => Err((*error).to_owned()),
+            None => Err(format!("{reference}: not found")),
         };
         Box::pin(async move { result })
-    }
-
-    fn answers(&self, _registry: String) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
-        Box::pin(std::future::ready(true))
     }
 }
 
@@ -133,8 +126,6 @@ impl Fixture {
                 accounts: Arc::new(FakeAccounts::default()),
             },
             preloaded: watch::Sender::new(true).subscribe(),
-            limits: crate::PullLimits::default(),
-            clock: crate::images::monotonic(),
         };
         Fixture { images: Arc::new(Images::new(parts)), calls, dir }
     }

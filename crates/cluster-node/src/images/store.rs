@@ -6,19 +6,25 @@
 use std::path::PathBuf;
 
 use blob_store::{BlobStore, RefName};
+use jiff::Timestamp;
 use layers::{Decoder, UnpackedLayers};
 use oci_model::{
     Descriptor, Digest, ImageConfig, Manifest, Platform, RawConfig, RawManifest, Reference,
 };
 
-use crate::registration::ImageSummary;
+use super::LOCAL_REGISTRY;
+use super::hold::{ImageHold, InHand};
+use super::notes::{Arrival, ImageNotes};
+use super::stored::FactsByRoot;
 
 /// Owner and prefix of image refs.
-const PREFIX: &str = "images/";
+pub(super) const PREFIX: &str = "images/";
 /// Longest config that is read.
-const CONFIG_BYTES_MAX: u64 = 8 << 20;
+pub(super) const CONFIG_BYTES_MAX: u64 = 8 << 20;
 /// Longest manifest that is read.
 const MANIFEST_BYTES_MAX: u64 = 4 << 20;
+/// Looks at a name that moves while its image is read.
+const FIND_TRIES: usize = 3;
 
 /// An image that is complete on this node.
 #[derive(Clone, Debug)]
@@ -34,6 +40,8 @@ pub(crate) struct LocalImage {
     pub(crate) bytes: u64,
     /// Everything that a ref to the image keeps, the root first.
     pub(crate) digests: Vec<Digest>,
+    /// Keeps the image while this value lives.
+    hold: ImageHold,
 }
 
 impl LocalImage {
@@ -59,16 +67,37 @@ pub(crate) enum ImageError {
 }
 
 /// The images of one node.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct ImageStore {
     pub(crate) blobs: BlobStore,
     pub(crate) layers: UnpackedLayers,
+    /// What the node remembers beside the names; `None` where nobody collects.
+    pub(crate) notes: Option<ImageNotes>,
+    pub(crate) in_hand: InHand,
     platform: Platform,
+    pub(super) facts: FactsByRoot,
 }
 
 impl ImageStore {
     pub(crate) fn new(blobs: BlobStore, layers: UnpackedLayers) -> Self {
-        ImageStore { blobs, layers, platform: Platform::host() }
+        ImageStore {
+            blobs,
+            layers,
+            notes: None,
+            in_hand: InHand::default(),
+            platform: Platform::host(),
+            facts: FactsByRoot::default(),
+        }
+    }
+
+    /// The platform whose images are used here.
+    pub(super) fn platform(&self) -> &Platform {
+        &self.platform
+    }
+
+    /// The same images with a memory of pins and arrivals.
+    pub(crate) fn with_notes(self, notes: ImageNotes) -> Self {
+        ImageStore { notes: Some(notes), ..self }
     }
 
     /// Finds an image by name, or by digest under any tag of the same repository.
@@ -76,32 +105,37 @@ impl ImageStore {
     /// # Errors
     /// The store fails, or what it holds is damaged.
     pub(crate) fn find(&self, reference: &Reference) -> Result<Option<LocalImage>, ImageError> {
+        for _ in 0..FIND_TRIES {
+            // Blobs may be gone although the ref is there: then the image is absent.
+            let Some(root) = self.resolve(reference)?.filter(|root| self.blobs.contains(root))
+            else {
+                return Ok(None);
+            };
+            let found = self.read(reference, root)?;
+            // Now that it is in hand it stays, unless its name went before.
+            if found.is_none() || self.resolve(reference)? == Some(root) {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
+    /// What a name stands for.
+    fn resolve(&self, reference: &Reference) -> Result<Option<Digest>, ImageError> {
         let failed =
             |detail: String| ImageError::Store { reference: reference.to_string(), detail };
-        let root = match reference.digest() {
-            None => {
-                let name = ref_name(&reference.with_default_tag().to_string()).map_err(&failed)?;
-                let digests =
-                    self.blobs.get_ref(&name).map_err(|error| failed(error.to_string()))?;
-                digests.and_then(|digests| digests.first().copied())
-            }
-            Some(digest) => {
-                let prefix = format!("{PREFIX}{}", reference.name());
-                let refs = self.blobs.refs(&prefix).map_err(|error| failed(error.to_string()))?;
-                refs.iter()
-                    .filter(|(name, _)| {
-                        let rest = &name.as_str()[prefix.len()..];
-                        rest.starts_with([':', '@'])
-                    })
-                    .find(|(_, digests)| digests.contains(digest))
-                    .map(|_| *digest)
-            }
+        let Some(digest) = reference.digest() else {
+            let name = ref_name(&reference.with_default_tag().to_string()).map_err(&failed)?;
+            let digests = self.blobs.get_ref(&name).map_err(|error| failed(error.to_string()))?;
+            return Ok(digests.and_then(|digests| digests.first().copied()));
         };
-        match root {
-            // Blobs may be gone although the ref is there: then the image is absent.
-            Some(root) if self.blobs.contains(&root) => self.read(reference, root),
-            _ => Ok(None),
-        }
+        let prefix = format!("{PREFIX}{}", reference.name());
+        let refs = self.blobs.refs(&prefix).map_err(|error| failed(error.to_string()))?;
+        Ok(refs
+            .iter()
+            .filter(|(name, _)| name.as_str()[prefix.len()..].starts_with([':', '@']))
+            .find(|(_, digests)| digests.contains(digest))
+            .map(|_| *digest))
     }
 
     /// Reads the image behind a manifest or index; `None` when a part of it is missing.
@@ -115,6 +149,8 @@ impl ImageStore {
     ) -> Result<Option<LocalImage>, ImageError> {
         let damaged =
             |detail: String| ImageError::Damaged { reference: reference.to_string(), detail };
+        // Before anything is looked for: what is found from now on stays.
+        let hold = self.in_hand.take(root);
         let Some(mut document) = self.manifest(&root).map_err(damaged)? else { return Ok(None) };
         let mut digests = vec![root];
         if let Manifest::Index(index) = document.parsed() {
@@ -159,15 +195,16 @@ impl ImageStore {
             layers: manifest.layers.clone(),
             config,
             digests,
+            hold,
         }))
     }
 
-    fn manifest(&self, digest: &Digest) -> Result<Option<RawManifest>, String> {
+    pub(super) fn manifest(&self, digest: &Digest) -> Result<Option<RawManifest>, String> {
         let Some(bytes) = self.blob(digest, MANIFEST_BYTES_MAX)? else { return Ok(None) };
         RawManifest::parse(None, bytes).map(Some).map_err(|error| error.to_string())
     }
 
-    fn blob(&self, digest: &Digest, bytes_max: u64) -> Result<Option<Vec<u8>>, String> {
+    pub(super) fn blob(&self, digest: &Digest, bytes_max: u64) -> Result<Option<Vec<u8>>, String> {
         if !self.blobs.contains(digest) {
             return Ok(None);
         }
@@ -186,6 +223,16 @@ impl ImageStore {
         let failed =
             |detail: String| ImageError::Store { reference: reference.to_string(), detail };
         let name = ref_name(&reference.with_default_tag().to_string()).map_err(&failed)?;
+        if let Some(notes) = &self.notes
+            && reference.registry() != LOCAL_REGISTRY
+        {
+            let root = image.root.to_string();
+            let at = u64::try_from(Timestamp::now().as_second()).unwrap_or_default();
+            let noted = notes.arrive(&name.as_str()[PREFIX.len()..], Arrival { root, at });
+            if let Err(error) = noted {
+                tracing::warn!(%reference, %error, "arrival of an image not noted: it is kept");
+            }
+        }
         if self.blobs.get_ref(&name).is_ok_and(|kept| kept.as_deref() == Some(&image.digests)) {
             return Ok(());
         }
@@ -226,6 +273,10 @@ impl ImageStore {
             diff_id,
             detail,
         };
+        image
+            .hold
+            .hold_layers(&self.layers, diff_ids)
+            .map_err(|error| unpack_error(String::new(), chain(&error)))?;
         // One thread per layer up to the number of cores: layers are independent of each other.
         let pairs: Vec<_> = image.layers.iter().zip(diff_ids).collect();
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -269,32 +320,9 @@ impl ImageStore {
                 unpack_error(String::new(), "a layer vanished while unpacking".to_owned())
             })
     }
-
-    /// All images, for the status of the node.
-    pub(crate) fn summaries(&self) -> Vec<ImageSummary> {
-        let mut by_root: std::collections::BTreeMap<String, ImageSummary> = Default::default();
-        for (name, digests) in self.blobs.refs(PREFIX).unwrap_or_default() {
-            let text = &name.as_str()[PREFIX.len()..];
-            let (Ok(reference), Some(root)) = (text.parse::<Reference>(), digests.first()) else {
-                continue;
-            };
-            let bytes = digests.iter().skip(1).filter_map(|digest| self.blobs.size(digest)).sum();
-            let entry = by_root
-                .entry(root.to_string())
-                .or_insert_with(|| ImageSummary { names: Vec::new(), bytes });
-            let digested = format!("{}@{root}", reference.name());
-            if !entry.names.contains(&digested) {
-                entry.names.insert(0, digested);
-            }
-            if reference.digest().is_none() {
-                entry.names.push(text.to_owned());
-            }
-        }
-        by_root.into_values().collect()
-    }
 }
 
-fn ref_name(canonical: &str) -> Result<RefName, String> {
+pub(super) fn ref_name(canonical: &str) -> Result<RefName, String> {
     format!("{PREFIX}{canonical}").parse::<RefName>().map_err(|error| error.to_string())
 }
 

@@ -1,5 +1,6 @@
-//! The kubelet API on a unix socket: logs, exec, attach, pods, health.
+//! The kubelet API on a unix socket: logs, exec, attach, pods, health; and the node's images.
 
+mod images;
 mod logs;
 mod protocol;
 mod streaming;
@@ -93,6 +94,7 @@ pub(crate) async fn run(
             "/attach/{namespace}/{pod}/{uid}/{container}",
             get(streaming::attach).post(streaming::attach),
         )
+        .merge(images::router())
         .with_state(context);
     let serving = axum::serve(listener, router);
     tokio::select! {

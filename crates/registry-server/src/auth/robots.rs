@@ -217,13 +217,6 @@ fn edit<T>(
     Ok(result)
 }
 
-/// A secret of a robot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Shown {
-    /// When it ends; nothing for the present one, which ends with the robot.
-    pub(crate) until: Option<SystemTime>,
-}
-
 /// The robots as of the last look at the file.
 #[derive(Debug)]
 pub(crate) struct RobotFile(WatchedFile<Entries>);
@@ -239,25 +232,22 @@ impl RobotFile {
         Ok(Self(file.map_err(|error| failed(path, error))?))
     }
 
-    /// The secret that was shown, if it is the robot's and counts now.
-    pub(crate) fn verify(&self, login: &str, secret: &str, now: SystemTime) -> Option<Shown> {
+    /// Whether the secret is the robot's and counts now.
+    pub(crate) fn verify(&self, login: &str, secret: &str, now: SystemTime) -> bool {
         // Hashed in any case, so that the time says nothing about who exists.
         let given = Digest::of(secret.as_bytes());
         let robots = self.0.current();
-        let entry = find(&robots, login)?;
+        let Some(entry) = find(&robots, login) else { return false };
         let matches = |hash: &Hash| {
             let differences =
                 hash.digest.raw().iter().zip(given.raw()).fold(0, |all, (a, b)| all | (a ^ b));
             differences == 0 && hash.until.is_none_or(|until| now < until)
         };
-        // All are compared: which one it was is nobody's business.
-        let look = |shown, hash| if matches(hash) { Some(hash) } else { shown };
-        let shown = entry.hashes.iter().fold(None, look)?;
-        if !is_alive(&entry.robot, now) {
+        let is_right = entry.hashes.iter().fold(false, |right, hash| right | matches(hash));
+        if is_right && !is_alive(&entry.robot, now) {
             tracing::info!(robot = login, "the robot has expired");
-            return None;
         }
-        Some(Shown { until: shown.until })
+        is_right && is_alive(&entry.robot, now)
     }
 
     /// What names the robot's present secret, if the robot is alive.

@@ -7,7 +7,6 @@ use std::time::Duration;
 use registry_server::{ClientCertificates, MetricsOptions, OperationsOptions, Rate};
 
 use super::config::shape::{Time, settings};
-use crate::exit::Failure;
 
 /// How long a registry that is to stop says so before it stops accepting.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -74,15 +73,9 @@ impl RatesConfig {
 
 impl ClientTlsConfig {
     /// What they say about the certificates of clients.
-    pub(super) fn client_certificates(self) -> Result<Option<ClientCertificates>, Failure> {
+    pub(super) fn client_certificates(self) -> Option<ClientCertificates> {
         let required = self.client_required;
-        match self.client_ca {
-            Some(authorities) => Ok(Some(ClientCertificates { authorities, required })),
-            None if required => {
-                Err(Failure::usage("--tls-client-required needs --tls-client-ca FILE"))
-            }
-            None => Ok(None),
-        }
+        self.client_ca.map(|authorities| ClientCertificates { authorities, required })
     }
 }
 

@@ -1,13 +1,9 @@
 use std::path::Path;
-use std::pin::Pin;
 
 use credentials::PullSecret;
-use oci_model::Digest;
 
 use super::super::access::NodeFiles;
 use super::super::account::tests::FakeAccounts;
-use super::super::progress::Meter;
-use super::super::registry::{Arrived, Pull, PullError};
 use super::*;
 
 /// Answers per user name; `anonymous` without credential. `ok` succeeds.
@@ -29,26 +25,21 @@ fn put_image(blobs: &blob_store::BlobStore) -> Digest {
 }
 
 impl Puller for FakeRegistry {
-    fn pull<'a>(
-        &'a self,
+    fn pull(
+        &self,
         reference: Reference,
         auth: Option<RegistryAuth>,
-        _meter: &'a Meter,
-    ) -> Pull<'a, Arrived> {
+    ) -> Pin<Box<dyn Future<Output = Result<Arrived, String>> + Send + '_>> {
         Box::pin(async move {
             let user =
                 auth.as_ref().and_then(RegistryAuth::username).unwrap_or("anonymous").to_owned();
             self.calls.lock().expect("calls").push(format!("{reference} {user}"));
             match self.answers.iter().find(|(name, _)| *name == user) {
                 Some((_, "ok")) => Ok(Arrived { root: put_image(&self.blobs), guard: None }),
-                Some((_, error)) => Err(PullError::of_image(*error)),
-                None => Err(PullError::of_image("unexpected user")),
+                Some((_, error)) => Err((*error).to_owned()),
+                None => Err("unexpected user".to_owned()),
             }
         })
-    }
-
-    fn answers(&self, _registry: String) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
-        Box::pin(std::future::ready(true))
     }
 }
 
@@ -88,8 +79,6 @@ fn fixture(answers: &[(&'static str, &'static str)]) -> Fixture {
             accounts: Arc::new(FakeAccounts::default()),
         },
         preloaded: watch::Sender::new(true).subscribe(),
-        limits: PullLimits::default(),
-        clock: crate::images::monotonic(),
     };
     Fixture { images: Arc::new(Images::new(parts)), _dir: dir, calls, events: Mutex::default() }
 }
