@@ -14,6 +14,7 @@ const EXPOSE_ALLOWED: &[&str] = &[
     "crates/credentials/src/client_config.rs",
     "crates/credentials/src/cloud/",
     "crates/credentials/src/helper.rs",
+    "crates/credentials/src/provider/protocol.rs",
     "crates/credentials/src/secret.rs",
     "crates/registry-client/src/tls.rs",
     "crates/registry-client/src/transport.rs",

@@ -28,6 +28,7 @@ mod volumes;
 mod worker;
 
 pub use cri::CriOptions;
+pub use images::queue::{OverRate, PullLimits, PullLimitsError};
 pub use images::wire::{ImageDocument, ImageRequest, RemovalDocument, UsageDocument};
 pub use node::{Node, NodeError, Running};
 /// Name of the preloaded executor image, made of our own program.

@@ -17,12 +17,13 @@ use crate::events::{self, Note, Recorder};
 use crate::images::access::{CredentialSources, NodeFiles};
 use crate::images::account::ApiAccounts;
 use crate::images::ensure::{Images, ImagesParts};
-use crate::images::executor;
 use crate::images::inventory::{BLOB_DELAY, Inventory};
 use crate::images::notes::ImageNotes;
 use crate::images::records::PullRecords;
 use crate::images::registry::RegistryPuller;
+use crate::images::registry::downloads::Downloads;
 use crate::images::store::ImageStore;
+use crate::images::{executor, monotonic};
 use crate::options::Options;
 use crate::process::downward::NodeFacts;
 use crate::registration::{self, Machine, Registration};
@@ -63,6 +64,9 @@ pub enum NodeError {
     /// Registries cannot be spoken to.
     #[error("cannot make the registry client")]
     Registry(#[from] registry_client::ClientOptionsError),
+    /// The limits of pulls contradict each other.
+    #[error(transparent)]
+    PullLimits(#[from] crate::PullLimitsError),
     /// The API server does not take the Node object.
     #[error("cannot register node {name}")]
     Register {
@@ -82,6 +86,7 @@ impl Node {
     /// # Errors
     /// See [`NodeError`]; nothing runs then.
     pub async fn start(options: Options) -> Result<Running, NodeError> {
+        options.pull_limits.validate()?;
         let directory = options.directory.clone();
         for name in ["pods", "logs"] {
             prepare(&directory.join(name))?;
@@ -191,10 +196,17 @@ fn images(
     };
     records.settle(find, Timestamp::now());
     let (preloaded_sender, preloaded) = watch::channel(false);
+    let clock = monotonic();
+    let downloads = Downloads::new(
+        registry.clone(),
+        options.blobs.clone(),
+        options.layers.clone(),
+        Arc::clone(&clock),
+    );
     let images = Arc::new(Images::new(ImagesParts {
         store: store.clone(),
         records,
-        puller: Box::new(RegistryPuller { client: registry, blobs: options.blobs.clone() }),
+        puller: Box::new(RegistryPuller::new(registry.clone(), options.blobs.clone(), downloads)),
         mirrors: options.mirrors.clone(),
         verification: options.verification.clone(),
         credentials: CredentialSources {
@@ -202,6 +214,8 @@ fn images(
             accounts: Arc::new(ApiAccounts { client: options.client.clone() }),
         },
         preloaded,
+        limits: options.pull_limits.clone(),
+        clock,
     }));
     let (program, record) =
         (options.executor_program.clone(), options.directory.join("executor.json"));

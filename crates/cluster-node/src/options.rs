@@ -42,6 +42,8 @@ pub struct Options {
     pub verification: VerificationPolicy,
     /// The program that the preloaded executor image is made of; `None` = no such image.
     pub executor_program: Option<PathBuf>,
+    /// How many pulls run at once and how fast they begin.
+    pub pull_limits: crate::PullLimits,
     /// How often secret and config map volumes are brought up to date; 60 s in the kubelet.
     pub volume_refresh: Duration,
     /// Whether the node's images are served by CRI.

@@ -6,6 +6,7 @@
 
 mod adopt;
 mod probing;
+mod pulling;
 mod secrets;
 mod start;
 mod stop;
@@ -22,9 +23,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
+use self::pulling::HeldImage;
 use crate::containers;
 use crate::directories::RunRecord;
 use crate::images::ensure::NotYet;
+use crate::images::store::LocalImage;
 use crate::pods::probes::{Passed, ProbeKind};
 use crate::pods::restart::back_off_message;
 use crate::pods::state::{ContainerKind, Phase, PodState, Termination, all_containers, image_of};
@@ -45,6 +48,8 @@ const VOLUME_RETRY_MAX: Duration = Duration::from_secs(122);
 const POST_RETRY: Duration = Duration::from_secs(1);
 /// Delay after which a start that failed for its configuration is tried again.
 const CONFIG_RETRY: SignedDuration = SignedDuration::from_secs(10);
+/// Waiting reason of a container that cannot be made as its spec says.
+const CONFIG_ERROR: &str = "CreateContainerConfigError";
 /// Grace period of a pod that names none.
 const GRACE_DEFAULT_SECONDS: i64 = 30;
 
@@ -78,6 +83,10 @@ pub(crate) enum Happening {
     StopEnded { name: String },
     /// One of the pull secrets was written.
     SecretsChanged,
+    /// A pull says how far it is.
+    PullAdvanced { name: String, message: String },
+    /// The registry that a pull failed at answers again.
+    RegistryBack { name: String },
 }
 
 /// How a start went.
@@ -87,7 +96,7 @@ pub(crate) enum StartOutcome {
     /// The image is not usable yet.
     Image(NotYet),
     /// The container cannot be made as the spec says.
-    Failed { reason: &'static str, message: String },
+    Failed { reason: &'static str, message: String, image: Box<LocalImage> },
     /// The program could not be started; this counts as a run.
     NotStarted { record: Box<RunRecord>, termination: Box<Termination> },
     /// The pod is being stopped.
@@ -129,6 +138,9 @@ pub(crate) struct Worker {
     deadline_set: bool,
     /// Tells when a pull secret changes, while a pull is in back-off.
     secret_watch: Option<AbortHandle>,
+    /// Tell when a registry answers again, by container.
+    outage_watches: BTreeMap<String, AbortHandle>,
+    held_images: BTreeMap<String, HeldImage>,
 }
 
 impl Worker {
@@ -164,6 +176,8 @@ impl Worker {
             gone: first.gone,
             deadline_set: false,
             secret_watch: None,
+            outage_watches: BTreeMap::new(),
+            held_images: BTreeMap::new(),
         };
         (worker, viewer)
     }
@@ -367,6 +381,8 @@ impl Worker {
                 self.take_probe(&name, &id, kind, passed)
             }
             Happening::SecretsChanged => self.take_secrets_changed(),
+            Happening::PullAdvanced { name, message } => self.take_pull_advanced(&name, message),
+            Happening::RegistryBack { name } => self.take_registry_back(&name),
             Happening::StopEnded { name } => {
                 if let Some(live) = self.live.get_mut(&name) {
                     live.stopping = false;
@@ -444,6 +460,7 @@ impl Worker {
             StartOutcome::Done => {
                 self.schedule.retry_at.remove(name);
                 self.forget_secrets();
+                self.forget_pull(name);
             }
             StartOutcome::Cancelled => {}
             StartOutcome::Image(not_yet) => {
@@ -453,8 +470,11 @@ impl Worker {
                 let at = now.saturating_add(wait).unwrap_or(now);
                 self.schedule.retry_at.insert(name.to_owned(), at);
                 self.watch_secrets();
+                if let Some(outage) = not_yet.outage {
+                    self.watch_outage(name, outage);
+                }
             }
-            StartOutcome::Failed { reason, message } => {
+            StartOutcome::Failed { reason, message, image } => {
                 view.wait(reason, Some(message.clone()));
                 let at = now.saturating_add(CONFIG_RETRY).unwrap_or(now);
                 self.schedule.retry_at.insert(name.to_owned(), at);
@@ -465,6 +485,9 @@ impl Worker {
                     "Failed",
                     text,
                 );
+                if reason == CONFIG_ERROR {
+                    self.hold_image(name, *image);
+                }
             }
             StartOutcome::NotStarted { record, termination } => {
                 self.schedule.retry_at.remove(name);

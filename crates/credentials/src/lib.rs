@@ -19,6 +19,7 @@ mod helper;
 mod keyring;
 pub mod lint;
 mod node_files;
+pub mod provider;
 mod pull_secret;
 mod secret;
 

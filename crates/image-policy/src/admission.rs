@@ -1,5 +1,14 @@
 //! Admission rules about images: ServiceAccount pull secrets and AlwaysPullImages.
 
+mod mountable;
+mod warning;
+
+pub use mountable::{
+    ContainerList, ENFORCE_MOUNTABLE_SECRETS, ListedSecrets, MirrorPodNames, SecretUse,
+    mirror_pod_refusal, unlisted_secret,
+};
+pub use warning::{NamedSecret, pull_secret_name_warnings, pull_secret_warning};
+
 use crate::PullPolicy;
 
 /// The value that admission refuses or sets, with the path of its field.
@@ -63,6 +72,20 @@ pub fn always_pull_images_violations(uses: &[ImageUse]) -> Vec<PolicyViolation> 
         .collect()
 }
 
+/// The text (after `pods "p" is forbidden: `) of all violations together: one alone, several in
+/// brackets, as Go joins errors.
+pub fn always_pull_images_refusal(uses: &[ImageUse]) -> Option<String> {
+    let texts: Vec<String> = always_pull_images_violations(uses)
+        .into_iter()
+        .map(|violation| format!("{}: {}", violation.field, violation.detail))
+        .collect();
+    match texts.as_slice() {
+        [] => None,
+        [one] => Some(one.clone()),
+        several => Some(format!("[{}]", several.join(", "))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,5 +140,17 @@ mod tests {
                     .to_owned(),
             }]
         );
+    }
+
+    #[test]
+    fn violations_are_refused_together() {
+        let uses = |policies: &[&str]| -> Vec<ImageUse> {
+            policies.iter().map(|policy| image_use("a", policy)).collect()
+        };
+        let one = r#"spec.containers[0].imagePullPolicy: Unsupported value: "Never": supported values: "Always""#;
+        assert_eq!(always_pull_images_refusal(&uses(&["Always"])), None);
+        assert_eq!(always_pull_images_refusal(&uses(&["Never"])), Some(one.to_owned()));
+        let both = always_pull_images_refusal(&uses(&["Never", "Never"]));
+        assert_eq!(both, Some(format!("[{one}, {one}]")));
     }
 }

@@ -54,6 +54,11 @@ impl<K: Eq + Hash> BackOff<K> {
         (entry.last_failure + entry.window).checked_sub(now).filter(|left| !left.is_zero())
     }
 
+    /// Whether a failure of the key is remembered.
+    pub fn contains(&self, key: &K) -> bool {
+        self.entries.contains_key(key)
+    }
+
     /// Forgets one key, so that its next failure starts anew.
     pub fn reset(&mut self, key: &K) {
         self.entries.remove(key);
@@ -130,6 +135,6 @@ mod tests {
         back_off.fail("old", s(0));
         back_off.fail("new", s(500));
         back_off.collect_garbage(s(601));
-        assert!(back_off.entries.contains_key("new") && !back_off.entries.contains_key("old"));
+        assert!(back_off.contains(&"new") && !back_off.contains(&"old"));
     }
 }

@@ -84,6 +84,69 @@ pub fn already_present_and_accessible(image: &str) -> Event {
     )
 }
 
+/// Reason of the events of [`pull_progress`].
+pub const PULL_PROGRESS: &str = "PullProgress";
+
+/// How far a pull is, in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PullProgress {
+    /// Bytes that came in.
+    pub bytes: u64,
+    /// Bytes that have to come in; 0 while nobody knows.
+    pub bytes_total: u64,
+    /// Layers that are not complete.
+    pub layers_left: usize,
+    /// Layers of the image.
+    pub layers_total: usize,
+    /// How long the pull runs.
+    pub running: Duration,
+}
+
+/// A long pull says how far it is; ours, the kubelet has none (kubelet-images.md 14, pain 14).
+pub const fn pull_progress(message: String) -> Event {
+    normal(PULL_PROGRESS, message)
+}
+
+/// What a pull fails with that received nothing for `silence`.
+pub fn stalled_message(silence: Duration, bytes: u64, bytes_total: u64) -> String {
+    let silence = go_duration(silence);
+    if bytes_total == 0 {
+        return format!("pull stalled: the registry sent nothing for {silence}");
+    }
+    let (got, total) = (mebibytes(bytes), mebibytes(bytes_total));
+    format!("pull stalled: no byte came in for {silence} ({got} of {total} MiB received)")
+}
+
+/// What a pull says that waits in the node's queue; 1 is the next.
+pub fn pull_queued_message(image: &str, place: usize) -> String {
+    format!("Waiting to pull image {image:?}: place {place} in the queue of this node")
+}
+
+/// What a pull says that runs.
+pub fn pull_progress_message(image: &str, progress: &PullProgress) -> String {
+    let seconds = progress.running.as_secs();
+    if progress.bytes_total == 0 {
+        return format!("Pulling image {image:?}: waiting for the registry for {seconds}s");
+    }
+    let (got, total) = (mebibytes(progress.bytes), mebibytes(progress.bytes_total));
+    if progress.bytes == progress.bytes_total {
+        return format!("Pulling image {image:?}: {total} MiB received, unpacking for {seconds}s");
+    }
+    let millis = progress.running.as_millis().max(1);
+    let rate = u128::from(progress.bytes) * 1000 / millis;
+    let rate = mebibytes(u64::try_from(rate).unwrap_or(u64::MAX));
+    let (left, layers) = (progress.layers_left, progress.layers_total);
+    format!(
+        "Pulling image {image:?}: {got} of {total} MiB ({rate} MiB/s), {left} of {layers} layers left"
+    )
+}
+
+/// Mebibytes with one decimal, rounded down.
+fn mebibytes(bytes: u64) -> String {
+    let tenths = u128::from(bytes) * 10 / (1024 * 1024);
+    format!("{}.{}", tenths / 10, tenths % 10)
+}
+
 /// A pull failed.
 pub fn failed_to_pull(image: &str, error: &str) -> Event {
     warning("Failed", format!("Failed to pull image {image:?}: {error}"))
@@ -134,6 +197,38 @@ mod tests {
             event.message,
             r#"Successfully pulled image "X" in 1.234s (2.5s including waiting). Image size: 42 bytes."#
         ); // P12
+    }
+
+    #[test]
+    fn progress_tells_bytes_rate_and_layers() {
+        let progress = PullProgress {
+            bytes: 3 << 20,
+            bytes_total: 10 << 20,
+            layers_left: 2,
+            layers_total: 5,
+            running: Duration::from_secs(2),
+        };
+        for (progress, expected) in [
+            (progress, r#"Pulling image "X": 3.0 of 10.0 MiB (1.5 MiB/s), 2 of 5 layers left"#),
+            (
+                PullProgress { bytes: 10 << 20, ..progress },
+                r#"Pulling image "X": 10.0 MiB received, unpacking for 2s"#,
+            ),
+            (
+                PullProgress { bytes: 0, bytes_total: 0, ..progress },
+                r#"Pulling image "X": waiting for the registry for 2s"#,
+            ),
+        ] {
+            assert_eq!(pull_progress_message("X", &progress), expected);
+        }
+        assert_eq!(
+            stalled_message(Duration::from_secs(300), 3 << 20, 10 << 20),
+            "pull stalled: no byte came in for 5m0s (3.0 of 10.0 MiB received)"
+        );
+        assert_eq!(
+            pull_queued_message("X", 3),
+            r#"Waiting to pull image "X": place 3 in the queue of this node"#
+        );
     }
 
     #[test]

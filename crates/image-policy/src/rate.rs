@@ -1,4 +1,4 @@
-//! Token bucket for pulls (`registryPullQPS`, `registryBurst`): asked once, never queues.
+//! Token bucket for pulls (`registryPullQPS`, `registryBurst`).
 
 use std::time::Duration;
 
@@ -33,6 +33,17 @@ impl TokenBucket {
         self.tokens -= 1.0;
         true
     }
+
+    /// How long after `now` the next token is there, for whoever would rather wait than fail; at
+    /// least a millisecond.
+    pub fn next_token(&self, now: Duration) -> Duration {
+        if self.per_second == 0.0 {
+            return Duration::from_millis(1);
+        }
+        let passed = now.saturating_sub(self.last).as_secs_f64();
+        let missing = 1.0 - (self.tokens + passed * self.per_second);
+        Duration::from_secs_f64((missing / self.per_second).clamp(0.001, 3600.0))
+    }
 }
 
 #[cfg(test)]
@@ -46,6 +57,16 @@ mod tests {
         assert_eq!(passed, 10); // P16
         assert!(bucket.try_take(Duration::from_millis(1200)), "five a second refill");
         assert!(!bucket.try_take(Duration::from_millis(1200)));
+    }
+
+    #[test]
+    fn whoever_waits_knows_how_long() {
+        let mut bucket = TokenBucket::new(5, 1);
+        let now = Duration::from_secs(1);
+        assert!(bucket.try_take(now));
+        assert_eq!(bucket.next_token(now), Duration::from_millis(200));
+        assert_eq!(bucket.next_token(now + Duration::from_millis(150)), Duration::from_millis(50));
+        assert!(bucket.try_take(now + bucket.next_token(now)));
     }
 
     #[test]

@@ -184,7 +184,9 @@ impl Asked<'_> {
         let authority = self.authority;
         let login = authority.login(user, password, self.from, self.now).await;
         let Login { identity, until } = login.map_err(refusal)?;
-        let credential = wants_refresh.then(|| authority.credential(&identity, self.now));
+        // What ends soon must not open the way to something that lasts.
+        let may_refresh = wants_refresh && until.is_none();
+        let credential = may_refresh.then(|| authority.credential(&identity, self.now));
         let refresh_token = match credential.flatten() {
             Some(credential) => {
                 let (subject, client) = (identity.name.clone(), self.client().to_owned());
@@ -210,10 +212,6 @@ impl Asked<'_> {
 
     async fn by_refresh_token(&self, token: &str) -> Result<Granted, Refusal> {
         let authority = self.authority;
-        let wrong = || {
-            authority.failed_anybody(self.from, self.now);
-            wrong_credentials()
-        };
         let Ok(refresh) = authority.tokens().verify_refresh(token, self.now) else {
             // What docker login was given under the user name `<token>`.
             let login = authority.exchange(token, self.from, self.now).await;
@@ -223,11 +221,11 @@ impl Asked<'_> {
         let identity = Identity::named(refresh.subject);
         // A user who is gone or has a new password has no old tokens.
         if authority.credential(&identity, self.now) != Some(refresh.credential) {
-            return Err(wrong());
+            return Err(wrong_credentials());
         }
         let is_bound = authority.options().refresh == RefreshBinding::Client;
         if is_bound && refresh.client != self.client() {
-            return Err(wrong());
+            return Err(wrong_credentials());
         }
         Ok(Granted { identity, until: None, refresh_token: Some(token.to_owned()) })
     }

@@ -38,6 +38,27 @@ fn unknown_flag_is_a_usage_error_with_a_suggestion() {
 }
 
 #[test]
+fn settings_that_mean_nothing_together_are_refused_before_anything_starts() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("shipway.toml");
+    for (text, expected) in [
+        ("[registry.tls]\nclient-required = true\n", "--tls-client-required needs --tls-client-ca"),
+        ("[registry.tls]\nclient-ca = \"ca.pem\"\n", "--tls-client-ca goes with --tls-cert"),
+        (
+            "[[registry.access]]\nuser = \"ada\"\ngroup = \"team\"\nrole = \"pull\"\n",
+            "names user ada and group team",
+        ),
+    ] {
+        std::fs::write(&file, text).expect("a file");
+        let path = file.to_str().expect("UTF-8");
+        for arguments in [&["check-config", path][..], &["serve", "--config", path]] {
+            let arguments: Vec<&str> = [&["registry"], arguments].concat();
+            check(&here(&arguments), USAGE, &[expected]);
+        }
+    }
+}
+
+#[test]
 fn reference_that_does_not_parse_is_named() {
     check(&here(&["pull", "a//x"]), USAGE, &["a//x", "invalid reference format"]);
     check(&here(&["pull", "Nginx"]), USAGE, &["Nginx", "must be lowercase"]);

@@ -2,7 +2,11 @@
 
 mod always_pull_images;
 mod pods;
+mod pull_secrets;
+mod secrets;
 mod service_account;
+
+pub use pull_secrets::warnings;
 
 use serde_json::Value;
 
@@ -10,7 +14,9 @@ use crate::client::Client;
 use crate::error::ApiError;
 use crate::identity::User;
 use crate::object;
-use crate::resources::{NAMESPACES, PERSISTENT_VOLUME_CLAIMS, PODS, Resource};
+use crate::resources::{
+    EPHEMERAL_CONTAINERS, NAMESPACES, PERSISTENT_VOLUME_CLAIMS, PODS, Resource,
+};
 
 /// Namespaces without which nothing works; they cannot be deleted.
 const PROTECTED_NAMESPACES: [&str; 3] = ["default", "kube-system", "kube-public"];
@@ -20,6 +26,11 @@ const PROTECTED_NAMESPACES: [&str; 3] = ["default", "kube-system", "kube-public"
 pub struct Switches {
     /// Sets `imagePullPolicy: Always` on every container, so that each start proves access.
     pub always_pull_images: bool,
+    /// With `always_pull_images`, also on ephemeral containers that are added to a running pod,
+    /// which upstream leaves alone (kubelet-images.md 7.1).
+    pub always_pull_images_for_ephemeral_containers: bool,
+    /// Warns of pull secrets that no node will use.
+    pub pull_secret_warnings: bool,
 }
 
 /// What an admission step knows besides the object.
@@ -46,17 +57,28 @@ pub struct AdmissionContext<'a> {
 /// # Errors
 /// 403 with the upstream text of the step that refuses.
 pub async fn admit(context: &AdmissionContext<'_>, object: &mut Value) -> Result<(), ApiError> {
+    let is_pod = std::ptr::eq(context.resource, &PODS);
+    if is_pod
+        && context.subresource == EPHEMERAL_CONTAINERS
+        && let Some(old) = context.old
+    {
+        service_account::admit_ephemeral(context.client, context.namespace, object)?;
+        let Switches { always_pull_images, .. } = context.switches;
+        if always_pull_images && context.switches.always_pull_images_for_ephemeral_containers {
+            always_pull_images::admit_ephemeral(old, object);
+        }
+    }
     if !context.subresource.is_empty() {
         return Ok(());
     }
-    if std::ptr::eq(context.resource, &PODS) {
+    if is_pod {
         if context.old.is_none() {
             pods::priority(object)?;
             service_account::admit(context.client, context.namespace, object).await?;
             pods::tolerations(object);
         }
         if context.switches.always_pull_images {
-            always_pull_images::admit(context.old, object);
+            always_pull_images::admit(context.old, object)?;
         }
     }
     if std::ptr::eq(context.resource, &PERSISTENT_VOLUME_CLAIMS) && context.old.is_none() {

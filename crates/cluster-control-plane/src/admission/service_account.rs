@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use image_policy::admission::{
-    inherited_pull_secrets, missing_service_account_text, service_account_of,
+    ENFORCE_MOUNTABLE_SECRETS, ListedSecrets, MirrorPodNames, SecretUse, inherited_pull_secrets,
+    mirror_pod_refusal, missing_service_account_text, service_account_of, unlisted_secret,
 };
 use serde_json::{Value, json};
 
+use super::secrets;
 use crate::client::Client;
 use crate::error::ApiError;
 use crate::object;
@@ -42,33 +44,61 @@ pub(super) async fn admit(
     object::set(pod, &["spec", "serviceAccountName"], name.as_str());
     object::set(pod, &["spec", "serviceAccount"], name.as_str());
     complete(pod, &account, &volume_suffix());
-    Ok(())
+    check_listed(pod, &account, &secrets::of_pod(pod))
 }
 
 fn check_mirror(pod: &Value) -> Result<(), ApiError> {
-    let refuse = |why: &str| Err(ApiError::forbidden(&PODS, object::name(pod), why));
-    if !object::text(pod, &["spec", "serviceAccountName"]).is_empty() {
-        return refuse("a mirror pod may not reference service accounts");
-    }
     let volumes = object::list(pod, &["spec", "volumes"]);
-    let environment = ["initContainers", "containers"]
-        .into_iter()
-        .flat_map(|list| object::list(pod, &["spec", list]))
-        .flat_map(|container| object::list(container, &["env"]));
-    let in_environment = environment
-        .into_iter()
-        .any(|variable| object::at(variable, &["valueFrom", "secretKeyRef"]).is_some());
-    if in_environment || volumes.iter().any(|volume| volume.get("secret").is_some()) {
-        return refuse("a mirror pod may not reference secrets");
-    }
     let token = volumes
         .iter()
         .flat_map(|volume| object::list(volume, &["projected", "sources"]))
         .any(|source| source.get("serviceAccountToken").is_some());
-    if token {
-        return refuse("a mirror pod may not use ServiceAccountToken volume projections");
+    let names = MirrorPodNames {
+        account: !object::text(pod, &["spec", "serviceAccountName"]).is_empty(),
+        secrets: secrets::names_any(pod),
+        token,
+    };
+    match mirror_pod_refusal(names) {
+        None => Ok(()),
+        Some(why) => Err(ApiError::forbidden(&PODS, object::name(pod), why)),
     }
-    Ok(())
+}
+
+/// Admits the ephemeral containers that are added to a running pod.
+pub(super) fn admit_ephemeral(
+    client: &Client,
+    namespace: &str,
+    pod: &Value,
+) -> Result<(), ApiError> {
+    let name = object::text(pod, &["spec", "serviceAccountName"]);
+    match client.get(&SERVICE_ACCOUNTS, namespace, name) {
+        Ok(account) => check_listed(pod, &account, &secrets::of_ephemeral_containers(pod)),
+        // The pod runs as an account that is gone: nothing limits it.
+        Err(error) if error.is_not_found() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Refuses a secret that the account does not list, if the account wants that.
+fn check_listed(pod: &Value, account: &Value, uses: &[SecretUse<'_>]) -> Result<(), ApiError> {
+    let enforced = object::annotation(account, ENFORCE_MOUNTABLE_SECRETS);
+    if !enforced.is_some_and(|text| matches!(text, "1" | "t" | "T" | "TRUE" | "true" | "True")) {
+        return Ok(());
+    }
+    let listed = |key: &str| -> Vec<String> {
+        let entries = object::list(account, &[key]).iter();
+        entries.map(|entry| object::text(entry, &["name"]).to_owned()).collect()
+    };
+    let (secrets, pull_secrets) = (listed("secrets"), listed("imagePullSecrets"));
+    let listed = ListedSecrets {
+        account: object::name(account),
+        secrets: &secrets,
+        pull_secrets: &pull_secrets,
+    };
+    match unlisted_secret(uses, listed) {
+        None => Ok(()),
+        Some(why) => Err(ApiError::forbidden(&PODS, object::name(pod), &why)),
+    }
 }
 
 async fn look_up(
@@ -231,7 +261,17 @@ mod tests {
         let text = |why: &str| Err(format!("pods \"m\" is forbidden: a mirror pod may not {why}"));
         assert_eq!(refusal(json!({})), Ok(()));
         assert_eq!(refusal(json!({"serviceAccountName": "x"})), text("reference service accounts"));
-        assert_eq!(refusal(json!({"volumes": [{"secret": {}}]})), text("reference secrets"));
+        for names_a_secret in [
+            json!({"imagePullSecrets": [{"name": "x"}]}),
+            json!({"volumes": [{"secret": {"secretName": "x"}}]}),
+            json!({"volumes": [{"projected": {"sources": [{"secret": {"name": "x"}}]}}]}),
+            json!({"containers": [{"envFrom": [{"secretRef": {"name": "x"}}]}]}),
+            json!({"initContainers": [{"env": [
+                {"name": "V", "valueFrom": {"secretKeyRef": {"name": "x", "key": "k"}}},
+            ]}]}),
+        ] {
+            assert_eq!(refusal(names_a_secret), text("reference secrets"));
+        }
         assert_eq!(
             refusal(
                 json!({"volumes": [{"projected": {"sources": [{"serviceAccountToken": {}}]}}]})
@@ -249,6 +289,32 @@ mod tests {
             forbidden_without_account(&pod, "ns", "x", missing).message,
             "pods \"p\" is forbidden: error looking up service account ns/x: serviceaccount \"x\" \
              not found"
+        );
+    }
+
+    // kubelet-images.md 6, enforce-mountable-secrets.
+    #[test]
+    fn accounts_that_ask_for_it_limit_the_secrets_of_their_pods() {
+        let account = |enforced: &str| {
+            json!({
+                "metadata": {"name": "sa", "annotations": {ENFORCE_MOUNTABLE_SECRETS: enforced}},
+                "secrets": [{"name": "listed"}], "imagePullSecrets": [{"name": "pull"}],
+            })
+        };
+        let pod = json!({"metadata": {"name": "p"}, "spec": {
+            "volumes": [{"secret": {"secretName": "listed"}}],
+            "imagePullSecrets": [{"name": "pull"}, {"name": "other"}],
+        }});
+        let check = |enforced: &str| {
+            check_listed(&pod, &account(enforced), &secrets::of_pod(&pod))
+                .map_err(|refused| refused.message.clone())
+        };
+        assert_eq!(check("false"), Ok(()));
+        assert_eq!(
+            check("true"),
+            Err("pods \"p\" is forbidden: imagePullSecrets[1].name=\"other\" is not allowed because \
+                 service account sa does not reference that imagePullSecret"
+                .to_owned())
         );
     }
 }

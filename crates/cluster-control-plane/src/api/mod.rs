@@ -17,7 +17,7 @@ use serde_json::Value;
 
 pub use watch::{WatchEvent, WatchEventType, WatchStream};
 
-use crate::admission::Switches;
+use crate::admission::{self, Switches};
 use crate::client::Client;
 use crate::error::{ApiError, Reason};
 use crate::identity::{MASTERS, User};
@@ -206,6 +206,11 @@ impl Api {
     /// The verbs over a store.
     pub fn new(store: Store, switches: Switches) -> Arc<Self> {
         Arc::new(Self { store, switches })
+    }
+
+    /// What the writer of an object should be warned of.
+    pub fn warnings(self: &Arc<Self>, resource: &Resource, stored: &Value) -> Vec<String> {
+        admission::warnings(&self.loopback(), self.switches, resource, stored)
     }
 
     /// A client with every right, for admission's own reads.

@@ -14,12 +14,13 @@ use crate::admission::{self, AdmissionContext};
 use crate::error::ApiError;
 use crate::object;
 use crate::patch::{self, FieldManager};
-use crate::resources::{NAMESPACES, PODS, StatusPart};
+use crate::resources::{EPHEMERAL_CONTAINERS, NAMESPACES, PODS, StatusPart};
 use crate::schema;
 use crate::storage::{Expected, Key, Operation, Write};
 
 impl Api {
-    /// Replaces an object, its `status`, its `scale`, or a namespace's `finalize` list.
+    /// Replaces an object, its `status`, its `scale`, a namespace's `finalize` list, or a pod's
+    /// ephemeral containers.
     ///
     /// # Errors
     /// 404 when it does not exist, 409 when it changed or a precondition fails, 422 when the result
@@ -91,7 +92,7 @@ impl Api {
                 FieldManager { name: &caller.manager, subresource: target.subresource, at: now };
             patch::track_update(resource, Some(current), &mut new, &manager);
         }
-        if target.subresource.is_empty() || target.subresource == "scale" {
+        if matches!(target.subresource, "" | "scale" | EPHEMERAL_CONTAINERS) {
             let client = self.loopback();
             let context = AdmissionContext {
                 resource,
@@ -105,10 +106,10 @@ impl Api {
             admission::admit(&context, &mut new).await?;
             schema::default(resource, &mut new);
         }
-        let errors = if target.subresource == "status" {
-            schema::validate_status(resource, &new, current)
-        } else {
-            schema::validate(resource, &new, Some(current))
+        let errors = match target.subresource {
+            "status" => schema::validate_status(resource, &new, current),
+            EPHEMERAL_CONTAINERS => schema::validate_ephemeral_containers(&new, current),
+            _ => schema::validate(resource, &new, Some(current)),
         };
         if !errors.is_empty() {
             return Err(ApiError::invalid(resource, target.name, &errors).into());
@@ -164,6 +165,15 @@ fn written_part(target: &Target<'_>, current: &Value, body: Value) -> Value {
             new
         }
         "scale" => scale::applied(current, &body),
+        EPHEMERAL_CONTAINERS => {
+            let mut new = current.clone();
+            let path = ["spec", "ephemeralContainers"];
+            match object::at(&body, &path) {
+                Some(list) => object::set(&mut new, &path, list.clone()),
+                None => drop(object::remove(&mut new, &path)),
+            }
+            new
+        }
         _ => {
             let mut new = body;
             if target.resource.status == StatusPart::Subresource {

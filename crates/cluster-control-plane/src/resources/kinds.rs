@@ -67,6 +67,9 @@ pub static NODES: Resource = Resource {
     storage: "nodes",
 };
 
+/// Subresource of pods through which containers are added to a running one.
+pub const EPHEMERAL_CONTAINERS: &str = "ephemeralcontainers";
+
 /// `v1` Pod.
 pub static PODS: Resource = Resource {
     group: "",
@@ -94,6 +97,13 @@ pub static PODS: Resource = Resource {
             version: "v1",
             kind: "Binding",
             verbs: &["create"],
+        },
+        Subresource {
+            name: EPHEMERAL_CONTAINERS,
+            group: "",
+            version: "v1",
+            kind: "Pod",
+            verbs: &["get", "patch", "update"],
         },
         Subresource {
             name: "eviction",

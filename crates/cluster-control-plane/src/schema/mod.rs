@@ -70,6 +70,11 @@ pub fn validate(resource: &Resource, new: &Value, old: Option<&Value>) -> Vec<Fi
     validation::validate(resource, new, old)
 }
 
+/// Every rule that a write of `pods/ephemeralcontainers` breaks; the rest of the pod is as it was.
+pub fn validate_ephemeral_containers(new: &Value, old: &Value) -> Vec<FieldError> {
+    validation::validate_ephemeral_containers(new, old)
+}
+
 /// Every rule a status write breaks.
 pub fn validate_status(resource: &Resource, new: &Value, old: &Value) -> Vec<FieldError> {
     let _ = (resource, new, old);

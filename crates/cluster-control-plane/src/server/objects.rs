@@ -19,7 +19,7 @@ use crate::auth::reviews;
 use crate::error::{ApiError, FieldError, Reason};
 use crate::object;
 use crate::patch::{OnConflict, PatchFormat};
-use crate::resources::Resource;
+use crate::resources::{EPHEMERAL_CONTAINERS, PODS, Resource};
 use crate::schema::{self, FieldValidation, Ingest};
 use crate::table;
 
@@ -42,7 +42,7 @@ pub(super) async fn answer(
         accept_encoding: call.header(ACCEPT_ENCODING).to_owned(),
     };
     match (verb, route.subresource.as_str()) {
-        ("get", "") | ("get", "status") => {
+        ("get", "" | "status" | EPHEMERAL_CONTAINERS) => {
             let found = call.server.api.get(route.resource, &route.namespace, &route.name)?;
             Ok(wanted.object(route.resource, StatusCode::OK, &found))
         }
@@ -129,8 +129,9 @@ async fn create(call: Call, route: &ResourceRoute, wanted: &Wanted) -> Result<An
         return Err(ApiError::method_not_allowed());
     }
     let (options, caller) = (call.query.write_options()?, caller(&call)?);
-    let (value, warnings) = typed_body(call, resource).await?;
+    let (value, mut warnings) = typed_body(call, resource).await?;
     let stored = server.api.create(&caller, resource, &route.namespace, value, &options).await?;
+    warnings.extend(server.api.warnings(resource, &stored));
     let mut response = wanted.object(resource, StatusCode::CREATED, &stored);
     answer::warn(&mut response, &warnings);
     Ok(response)
@@ -173,7 +174,7 @@ async fn create_below(
 async fn update(call: Call, route: &ResourceRoute, wanted: &Wanted) -> Result<Answer, ApiError> {
     let server = Arc::clone(&call.server);
     let (options, caller) = (call.query.write_options()?, caller(&call)?);
-    let (value, warnings) = if route.subresource == "scale" {
+    let (value, mut warnings) = if route.subresource == "scale" {
         let media_type = body::media_type(call.request.headers());
         let bytes = body::read(call.request.into_body()).await?;
         (body::decode(&media_type, &bytes)?, Vec::new())
@@ -181,6 +182,9 @@ async fn update(call: Call, route: &ResourceRoute, wanted: &Wanted) -> Result<An
         typed_body(call, route.resource).await?
     };
     let stored = server.api.update(&caller, &target(route), value, &options).await?;
+    if warns_on_change(route) {
+        warnings.extend(server.api.warnings(route.resource, &stored));
+    }
     let mut response = wanted.object(route.resource, StatusCode::OK, &stored);
     answer::warn(&mut response, &warnings);
     Ok(response)
@@ -218,9 +222,19 @@ async fn patch(call: Call, route: &ResourceRoute, wanted: &Wanted) -> Result<Ans
     };
     let patched = server.api.patch(&caller, &target(route), patch, &options).await?;
     let status = if patched.created { StatusCode::CREATED } else { StatusCode::OK };
+    let mut warnings = patched.warnings;
+    if patched.created || warns_on_change(route) {
+        warnings.extend(server.api.warnings(route.resource, &patched.object));
+    }
     let mut response = wanted.object(route.resource, status, &patched.object);
-    answer::warn(&mut response, &patched.warnings);
+    answer::warn(&mut response, &warnings);
     Ok(response)
+}
+
+/// Whether a change may bring new warnings: a pod's pull secrets stay as they were made, those of a
+/// template may be another each time.
+fn warns_on_change(route: &ResourceRoute) -> bool {
+    route.subresource.is_empty() && !std::ptr::eq(route.resource, &PODS)
 }
 
 fn plain_patch(format: PatchFormat, bytes: &[u8]) -> Result<PatchBody, ApiError> {

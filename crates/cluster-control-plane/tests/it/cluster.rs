@@ -46,8 +46,13 @@ pub(crate) fn options(state_dir: &Path) -> Options {
 
 impl Cluster {
     pub(crate) async fn start() -> Self {
+        Self::with_switches(Switches::default()).await
+    }
+
+    pub(crate) async fn with_switches(switches: Switches) -> Self {
         let dir = tempfile::tempdir().expect("tempdir");
-        let running = ControlPlane::start(options(dir.path())).await.expect("starts");
+        let options = Options { switches, ..options(dir.path()) };
+        let running = ControlPlane::start(options).await.expect("starts");
         let client = kube_client(&running.kubeconfig).await;
         Self { running, dir, client }
     }

@@ -3,6 +3,7 @@
 mod access;
 mod cluster;
 mod crash;
+mod ephemeral_containers;
 mod job_templates;
 mod kube_rs;
 mod lists;

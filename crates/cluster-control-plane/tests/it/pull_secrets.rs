@@ -4,6 +4,7 @@ use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use cluster_control_plane::admission::Switches;
 use serde_json::json;
 
 use crate::cluster::{Cluster, debian_kubectl, kubectls};
@@ -150,4 +151,43 @@ async fn pods_take_the_secrets_of_their_account_all_or_nothing() {
         ),
         "S9: {refused:?}"
     );
+}
+
+// kubelet-images.md 5.1 and 14, pain 4: what kubectl prints when a secret will open nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writers_are_warned_of_pull_secrets_that_open_nothing() {
+    let switches = Switches { pull_secret_warnings: true, ..Switches::default() };
+    let cluster = Cluster::with_switches(switches).await;
+    cluster.kubectl(&["create", "secret", "generic", "opaque", "--from-literal=a=b"], "").await;
+    let good = ["--docker-server=r", "--docker-username=u", "--docker-password=p"];
+    cluster.kubectl(&create("good", &good), "").await;
+    let names = "[{name: good}, {name: opaque}, {name: nobody}, {name: good}]";
+    let pod = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec:\n  containers: [{{name: c, image: \
+         i}}]\n  imagePullSecrets: {names}\n"
+    );
+    let deployment = format!(
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: d}}\nspec:\n  replicas: 0\n  \
+         selector: {{matchLabels: {{a: b}}}}\n  template:\n    metadata: {{labels: {{a: b}}}}\n    \
+         spec:\n      containers: [{{name: c, image: i}}]\n      imagePullSecrets: {names}\n"
+    );
+    for (manifest, path) in
+        [(pod, "spec.imagePullSecrets"), (deployment, "spec.template.spec.imagePullSecrets")]
+    {
+        let applied = cluster.run(Path::new("kubectl"), &["apply", "-f", "-"], &manifest).await;
+        assert_eq!(applied.code, 0, "{applied:?}");
+        for warning in [
+            format!("Warning: {path}[3].name: duplicate name \"good\"\n"),
+            format!(
+                "Warning: {path}[1].name: secret \"opaque\" is of type \"Opaque\" and opens no"
+            ),
+            format!("Warning: {path}[2].name: secret \"nobody\" is not in namespace \"default\";"),
+        ] {
+            assert!(applied.stderr.contains(&warning), "{warning}\n{applied:?}");
+        }
+        assert!(!applied.stderr.contains("\"good\" is"), "{applied:?}");
+    }
+    let labelled = ["label", "pod", "p", "a=b"];
+    let labelled = cluster.run(Path::new("kubectl"), &labelled, "").await;
+    assert_eq!(labelled.stderr, "", "a change that is not about them says nothing");
 }

@@ -13,8 +13,10 @@ use tokio::sync::watch;
 
 use crate::images::access::{CredentialSources, NodeFiles};
 use crate::images::account::tests::FakeAccounts;
-use crate::images::ensure::{Arrived, Images, ImagesParts, Puller};
+use crate::images::ensure::{Images, ImagesParts};
+use crate::images::progress::Meter;
 use crate::images::records::PullRecords;
+use crate::images::registry::{Arrived, Pull, PullError, Puller};
 use crate::images::store::ImageStore;
 
 /// An image without layers.
@@ -66,11 +68,12 @@ struct FakeRegistry {
 }
 
 impl Puller for FakeRegistry {
-    fn pull(
-        &self,
+    fn pull<'a>(
+        &'a self,
         reference: Reference,
         auth: Option<RegistryAuth>,
-    ) -> Pin<Box<dyn Future<Output = Result<Arrived, String>> + Send + '_>> {
+        _meter: &'a Meter,
+    ) -> Pull<'a, Arrived> {
         let who = match &auth {
             None => "anonymous",
             Some(RegistryAuth::Basic { username, .. }) => username,
@@ -82,10 +85,14 @@ impl Puller for FakeRegistry {
         let answer = self.answers.iter().find(|(known, _)| *known == call);
         let result = match answer {
             Some((_, Ok(image))) => Ok(Arrived { root: image.store(&self.blobs), guard: None }),
-            Some((_, Err(error))) => Err((*error).to_owned()),
-            None => Err(format!("{reference}: not found")),
+            Some((_, Err(error))) => Err(PullError::of_image(*error)),
+            None => Err(PullError::of_image(format!("{reference}: not found"))),
         };
         Box::pin(async move { result })
+    }
+
+    fn answers(&self, _registry: String) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
+        Box::pin(std::future::ready(true))
     }
 }
 
@@ -126,6 +133,8 @@ impl Fixture {
                 accounts: Arc::new(FakeAccounts::default()),
             },
             preloaded: watch::Sender::new(true).subscribe(),
+            limits: crate::PullLimits::default(),
+            clock: crate::images::monotonic(),
         };
         Fixture { images: Arc::new(Images::new(parts)), calls, dir }
     }

@@ -1,11 +1,12 @@
 //! One container start's question: may I have this image now? (kubelet `EnsureImageExists`,
 //! kubelet-images.md 2.2.) The rules are `image-policy`'s; this carries them out.
 
+mod flights;
+pub(crate) mod outages;
+
 use std::collections::HashMap;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use credentials::RegistryAuth;
 use image_policy::event;
@@ -14,15 +15,19 @@ use image_policy::{
     BackOff, Decision, Event, EventType, Presence, PullPolicy, Refusal, Waiting, decide,
 };
 use jiff::Timestamp;
-use oci_model::{Digest, Reference};
+use oci_model::Reference;
 use tokio::sync::watch;
 
-use super::LOCAL_REGISTRY;
+use self::flights::{Failed, Flights};
+use self::outages::{OutageKey, Outages};
 use super::access::{CredentialSources, PullSecrets};
 use super::account::PodIdentity;
 use super::progress::PullState;
+use super::queue::{PullLimits, Queue};
 use super::records::PullRecords;
+use super::registry::Puller;
 use super::store::{ImageStore, LocalImage};
+use super::{Clock, LOCAL_REGISTRY};
 use crate::options::ImageMirror;
 use crate::registration::ImageSummary;
 
@@ -30,32 +35,16 @@ use crate::registration::ImageSummary;
 const RETRY: Duration = Duration::from_secs(10);
 /// After a failed pull the next look, which finds the back-off, comes this soon.
 const RETRY_AFTER_FAILURE: Duration = Duration::from_secs(2);
-
-/// Fetches an image from its registry; a seam, so that the rules are tested without one.
-pub(crate) trait Puller: Send + Sync {
-    /// Pulls what `reference` stands for.
-    ///
-    /// The error is the text that ends up in events.
-    fn pull(
-        &self,
-        reference: Reference,
-        auth: Option<RegistryAuth>,
-    ) -> Pin<Box<dyn Future<Output = Result<Arrived, String>> + Send + '_>>;
-}
-
-/// An image that was fetched.
-pub(crate) struct Arrived {
-    /// Digest of the manifest or index.
-    pub(crate) root: Digest,
-    /// Keeps its blobs until the image has a name.
-    pub(crate) guard: Option<blob_store::Lease>,
-}
+/// What the kubelet answers beyond its rate of pulls.
+const RATE_EXCEEDED: &str = "pull QPS exceeded";
 
 /// Why a container cannot start yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NotYet {
     pub(crate) waiting: Waiting,
     pub(crate) retry_in: Duration,
+    /// The outage of a registry after whose end it may be tried earlier.
+    pub(crate) outage: Option<OutageKey>,
 }
 
 /// One question.
@@ -76,11 +65,28 @@ pub(crate) struct Images {
     mirrors: Vec<ImageMirror>,
     verification: VerificationPolicy,
     credentials: CredentialSources,
-    began: Instant,
-    back_off: Mutex<(BackOff<String>, HashMap<String, Waiting>)>,
+    limits: PullLimits,
+    clock: Clock,
+    queue: Arc<Queue>,
+    flights: Flights,
+    pub(crate) outages: Outages,
+    back_off: Mutex<PullBackOff>,
     summaries: watch::Sender<Vec<ImageSummary>>,
     /// Turns true when preloading has ended.
     preloaded: watch::Receiver<bool>,
+}
+
+/// Failures of pulls by pod and image.
+#[derive(Default)]
+struct PullBackOff {
+    windows: BackOff<String>,
+    last: HashMap<String, LastFailure>,
+}
+
+/// What is shown while the next pull waits for its time.
+struct LastFailure {
+    waiting: Waiting,
+    outage: Option<OutageKey>,
 }
 
 /// What [`Images::new`] is made of.
@@ -92,6 +98,9 @@ pub(crate) struct ImagesParts {
     pub(crate) verification: VerificationPolicy,
     pub(crate) credentials: CredentialSources,
     pub(crate) preloaded: watch::Receiver<bool>,
+    /// Limits of pulls, validated.
+    pub(crate) limits: PullLimits,
+    pub(crate) clock: Clock,
 }
 
 impl Images {
@@ -103,7 +112,11 @@ impl Images {
             mirrors: parts.mirrors,
             verification: parts.verification,
             credentials: parts.credentials,
-            began: Instant::now(),
+            queue: Arc::new(Queue::new(&parts.limits, Arc::clone(&parts.clock))),
+            limits: parts.limits,
+            clock: parts.clock,
+            flights: Flights::default(),
+            outages: Outages::default(),
             back_off: Mutex::default(),
             summaries: watch::Sender::new(Vec::new()),
             preloaded: parts.preloaded,
@@ -125,7 +138,7 @@ impl Images {
         });
     }
 
-    fn back_off(&self) -> MutexGuard<'_, (BackOff<String>, HashMap<String, Waiting>)> {
+    fn back_off(&self) -> MutexGuard<'_, PullBackOff> {
         self.back_off.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -151,7 +164,7 @@ impl Images {
                 emit(event);
                 local.ok_or_else(|| raw_error("the image vanished", emit))
             }
-            Decision::Refuse(refusal) => Err(refuse(refusal, RETRY, emit)),
+            Decision::Refuse(refusal) => Err(refuse(refusal, RETRY, None, emit)),
             Decision::Pull(tagged) => self.pull(request, &tagged, emit).await,
             Decision::LookFor(_) => Err(raw_error("the image cannot be looked up", emit)),
         }
@@ -240,52 +253,74 @@ impl Images {
             .map_err(|error| raw_error(&error.to_string(), emit))?;
         let key = format!("{}_{}", request.pod.uid, request.image);
         self.check_back_off(&key, request, emit)?;
-        if let Err(error) = self.records.begin(request.image) {
+        let intent = Intent::begin(&self.records, request.image).map_err(|error| {
             let text = format!(
                 "Failed to record image pull intent for container image \"{}\": {error}",
                 request.image
             );
-            return Err(raw_error(&text, emit));
-        }
+            raw_error(&text, emit)
+        })?;
         emit(event::pulling(request.image));
-        let began = Instant::now();
-        let auths: Vec<RegistryAuth> =
-            candidates.iter().map(|candidate| candidate.auth.clone()).collect();
-        let result = self.attempt(&reference, &auths).await;
-        let outcome = match result {
-            Ok((image, used)) => {
-                let note = self.records.note(
-                    &image.root.to_string(),
-                    request.image,
-                    used.and_then(|at| candidates.get(at))
-                        .map_or(UsedCredential::Node, |offer| offer.used.clone()),
-                    Timestamp::now(),
-                );
-                if reference.registry() != LOCAL_REGISTRY
-                    && let Err(error) = note
-                {
-                    // The intent stays, so that nobody gets the image without a pull.
-                    tracing::warn!(image = request.image, %error, "pull record not written");
-                    return Ok(image);
-                }
-                let took = began.elapsed();
-                emit(event::pulled(request.image, took, took, image.bytes));
-                self.refresh_summaries();
-                Ok(image)
-            }
-            Err(errors) => {
-                let failure = image_policy::pull_failure(request.image, &errors);
-                let now = self.began.elapsed();
-                let mut guard = self.back_off();
-                guard.0.fail(key.clone(), now);
-                guard.0.collect_garbage(now);
-                guard.1.insert(key, failure.refusal.waiting.clone());
-                drop(guard);
-                Err(refuse(failure.refusal, RETRY_AFTER_FAILURE, emit))
-            }
+        let began = (self.clock)();
+        let auths = candidates.iter().map(|candidate| candidate.auth.clone()).collect();
+        let result = if reference.registry() == LOCAL_REGISTRY {
+            self.local_image(&reference).await
+        } else if self.queue.admits() {
+            let flight = self.flight(&reference, auths);
+            let tell = |state: &PullState| emit(event::pull_progress(state.message(request.image)));
+            let first = Some(self.limits.progress_after).filter(|after| !after.is_zero());
+            let first = first.unwrap_or(Duration::MAX);
+            flight.end(first, |pause| pause.saturating_mul(2), tell).await
+        } else {
+            Err(Failed { errors: vec![RATE_EXCEEDED.to_owned()], outage: None })
         };
-        self.records.end(request.image);
-        outcome
+        let landed = match result {
+            Ok(landed) => landed,
+            Err(failed) => return Err(self.pull_failed(key, request, failed, emit)),
+        };
+        let image = landed.image;
+        let note = self.records.note(
+            &image.root.to_string(),
+            request.image,
+            landed
+                .used
+                .and_then(|at| candidates.get(at))
+                .map_or(UsedCredential::Node, |offer| offer.used.clone()),
+            Timestamp::now(),
+        );
+        if reference.registry() != LOCAL_REGISTRY
+            && let Err(error) = note
+        {
+            // Nobody gets the image without a pull.
+            intent.stays();
+            tracing::warn!(image = request.image, %error, "pull record not written");
+            return Ok(image);
+        }
+        // Who joined a pull late waited less than it took.
+        let waited = (self.clock)().saturating_sub(began);
+        emit(event::pulled(request.image, landed.took.min(waited), waited, image.bytes));
+        self.refresh_summaries();
+        Ok(image)
+    }
+
+    fn pull_failed(
+        &self,
+        key: String,
+        request: &Request<'_>,
+        failed: Failed,
+        emit: &(dyn Fn(Event) + Sync),
+    ) -> NotYet {
+        let failure = image_policy::pull_failure(request.image, &failed.errors);
+        let now = (self.clock)();
+        let waiting = failure.refusal.waiting.clone();
+        let mut guard = self.back_off();
+        let PullBackOff { windows, last } = &mut *guard;
+        windows.fail(key.clone(), now);
+        windows.collect_garbage(now);
+        last.retain(|key, _| windows.contains(key));
+        last.insert(key, LastFailure { waiting, outage: failed.outage.clone() });
+        drop(guard);
+        refuse(failure.refusal, RETRY_AFTER_FAILURE, failed.outage, emit)
     }
 
     fn check_back_off(
@@ -295,18 +330,20 @@ impl Images {
         emit: &(dyn Fn(Event) + Sync),
     ) -> Result<(), NotYet> {
         let guard = self.back_off();
-        let Some(left) = guard.0.remaining(key, self.began.elapsed()) else { return Ok(()) };
-        let refusal = image_policy::back_off_waiting(request.image, guard.1.get(key));
+        let Some(left) = guard.windows.remaining(key, (self.clock)()) else { return Ok(()) };
+        let last = guard.last.get(key);
+        let refusal = image_policy::back_off_waiting(request.image, last.map(|last| &last.waiting));
+        let outage = last.and_then(|last| last.outage.clone());
         drop(guard);
-        Err(refuse(refusal, left, emit))
+        Err(refuse(refusal, left, outage, emit))
     }
 
     /// Lets the next pull for a pod start at once: something that it depends on has changed.
     pub(crate) fn forget_back_off(&self, pod_uid: &str, image: &str) {
         let key = format!("{pod_uid}_{image}");
         let mut guard = self.back_off();
-        guard.0.reset(&key);
-        guard.1.remove(&key);
+        guard.windows.reset(&key);
+        guard.last.remove(&key);
     }
 
     /// Pulls an image for nobody in particular: CRI clients, `node pull`, images that are kept.
@@ -323,67 +360,46 @@ impl Images {
         auths: &[RegistryAuth],
         progress: &(dyn Fn(&PullState) + Sync),
     ) -> Result<LocalImage, String> {
-        progress(&PullState::default());
-        match self.attempt(reference, auths).await {
-            Ok((image, _)) => {
+        let outcome = if reference.registry() == LOCAL_REGISTRY {
+            self.local_image(reference).await
+        } else if self.queue.admits() {
+            self.flight(reference, auths.to_vec()).watched(progress).await
+        } else {
+            return Err(RATE_EXCEEDED.to_owned());
+        };
+        match outcome {
+            Ok(landed) => {
                 self.refresh_summaries();
-                Ok(image)
+                Ok(landed.image)
             }
-            Err(errors) => Err(image_policy::aggregate_errors(&errors)),
+            Err(failed) => Err(image_policy::aggregate_errors(&failed.errors)),
         }
     }
+}
 
-    /// One try per credential, in order; without any, one anonymous try. Tells the position of
-    /// the credential that opened it.
-    async fn attempt(
-        self: &Arc<Self>,
-        reference: &Reference,
-        auths: &[RegistryAuth],
-    ) -> Result<(LocalImage, Option<usize>), Vec<String>> {
-        if reference.registry() == LOCAL_REGISTRY {
-            return match self.find(reference).await {
-                Ok(Some(image)) => Ok((image, None)),
-                Ok(None) => Err(vec![format!("{reference}: not found on this node")]),
-                Err(error) => Err(vec![error]),
-            };
-        }
-        let tries: Vec<Option<usize>> =
-            if auths.is_empty() { vec![None] } else { (0..auths.len()).map(Some).collect() };
-        let mut errors = Vec::new();
-        for at in tries {
-            let auth = at.and_then(|at| auths.get(at)).cloned();
-            match self.puller.pull(reference.clone(), auth).await {
-                Ok(arrived) => match self.adopt(reference, arrived).await {
-                    Ok(image) => return Ok((image, at)),
-                    Err(error) => errors.push(error),
-                },
-                Err(error) => errors.push(error),
-            }
-        }
-        Err(errors)
+/// A pull that is under way, on disk until it ends: also when nobody waits for it any more.
+struct Intent<'a> {
+    records: Option<&'a PullRecords>,
+    image: &'a str,
+}
+
+impl<'a> Intent<'a> {
+    fn begin(records: &'a PullRecords, image: &'a str) -> std::io::Result<Self> {
+        records.begin(image)?;
+        Ok(Intent { records: Some(records), image })
     }
 
-    /// Gives a pulled image its name and unpacks it.
-    async fn adopt(
-        self: &Arc<Self>,
-        reference: &Reference,
-        arrived: Arrived,
-    ) -> Result<LocalImage, String> {
-        let images = Arc::clone(self);
-        let reference = reference.clone();
-        blocking(move || {
-            let text = |error: super::store::ImageError| error.to_string();
-            let image = images
-                .store
-                .read(&reference, arrived.root)
-                .map_err(text)?
-                .ok_or_else(|| format!("{reference}: the pulled image is incomplete"))?;
-            images.store.remember(&reference, &image).map_err(text)?;
-            drop(arrived.guard);
-            images.store.root_directories(&image).map_err(text)?;
-            Ok(image)
-        })
-        .await
+    /// Leaves it on disk, for want of a record.
+    fn stays(mut self) {
+        self.records = None;
+    }
+}
+
+impl Drop for Intent<'_> {
+    fn drop(&mut self) {
+        if let Some(records) = self.records {
+            records.end(self.image);
+        }
     }
 }
 
@@ -413,15 +429,21 @@ fn mirrored(
     }))
 }
 
-fn refuse(refusal: Refusal, retry_in: Duration, emit: &(dyn Fn(Event) + Sync)) -> NotYet {
+fn refuse(
+    refusal: Refusal,
+    retry_in: Duration,
+    outage: Option<OutageKey>,
+    emit: &(dyn Fn(Event) + Sync),
+) -> NotYet {
     refusal.events.into_iter().for_each(emit);
-    NotYet { waiting: refusal.waiting, retry_in }
+    NotYet { waiting: refusal.waiting, retry_in, outage }
 }
 
 /// An error whose text becomes the waiting reason itself, as in the kubelet (kubelet-images.md 2.6).
 fn raw_error(text: &str, emit: &(dyn Fn(Event) + Sync)) -> NotYet {
     emit(event::failed(text));
-    NotYet { waiting: Waiting { reason: text.to_owned(), message: String::new() }, retry_in: RETRY }
+    let waiting = Waiting { reason: text.to_owned(), message: String::new() };
+    NotYet { waiting, retry_in: RETRY, outage: None }
 }
 
 async fn blocking<T: Send + 'static>(

@@ -8,6 +8,7 @@ pub(crate) mod hold;
 pub(crate) mod inventory;
 pub(crate) mod notes;
 pub(crate) mod progress;
+pub(crate) mod queue;
 pub(crate) mod records;
 pub(crate) mod registry;
 pub(crate) mod store;
@@ -17,3 +18,12 @@ pub(crate) mod wire;
 
 /// Registry name of images that exist on this node only; nothing is ever asked over the network.
 pub(crate) const LOCAL_REGISTRY: &str = "shipway.local";
+
+/// The time since any fixed moment.
+pub(crate) type Clock = std::sync::Arc<dyn Fn() -> std::time::Duration + Send + Sync>;
+
+/// The machine's monotonic clock.
+pub(crate) fn monotonic() -> Clock {
+    let began = std::time::Instant::now();
+    std::sync::Arc::new(move || began.elapsed())
+}

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use tokio::sync::{mpsc, watch};
 
-use super::{Happening, Live, StartOutcome, Worker, container_id};
+use super::{CONFIG_ERROR, Happening, Live, StartOutcome, Worker, container_id};
 use crate::containers::{self, StartContext, StartError};
 use crate::directories::RunRecord;
 use crate::images::access;
@@ -30,6 +30,7 @@ struct Start {
     volumes: std::collections::BTreeMap<String, VolumePlace>,
     pod_pid: Option<u32>,
     cancel: watch::Receiver<bool>,
+    held: Option<LocalImage>,
     happenings: mpsc::Sender<Happening>,
 }
 
@@ -61,6 +62,7 @@ impl Worker {
             volumes: self.volumes.clone().unwrap_or_default(),
             pod_pid: self.pod_pid(),
             cancel: self.cancel.subscribe(),
+            held: self.held_image(container),
             happenings: self.happenings.clone(),
         };
         self.starting = Some(name.clone());
@@ -204,7 +206,7 @@ impl Start {
         };
         let created = match containers::create(&self.shared, &context).await {
             Ok(created) => created,
-            Err(error) => return self.refused(error, None),
+            Err(error) => return self.refused(error, None, image),
         };
         for text in created.skipped_variables {
             self.shared.recorder.warning(
@@ -236,7 +238,7 @@ impl Start {
             Err(error) => Some(StartError::Run { message: error.to_string(), code: 128 }),
         };
         if let Some(error) = error {
-            return self.refused(error, Some(created.record));
+            return self.refused(error, Some(created.record), image);
         }
         self.shared.recorder.normal(
             &self.pod,
@@ -261,6 +263,9 @@ impl Start {
     }
 
     async fn image(&self) -> Result<LocalImage, StartOutcome> {
+        if let Some(image) = &self.held {
+            return Ok(image.clone());
+        }
         let secrets = access::pull_secrets(&self.shared.client, &self.pod).await;
         if !secrets.missing.is_empty() {
             let event = event::failed_to_retrieve_pull_secrets(&secrets.missing);
@@ -275,25 +280,37 @@ impl Start {
             .unwrap_or_else(|| PullPolicy::default_for(image));
         let request =
             Request { pod: &PodIdentity::of(&self.pod), image, policy, secrets: &secrets };
-        let emit = |event: Event| self.shared.recorder.pod(&self.pod, self.field_path(), event);
+        let emit = |event: Event| {
+            if event.reason == event::PULL_PROGRESS {
+                let (name, message) = (self.container.name.clone(), event.message.clone());
+                // One that finds no room is followed by another one.
+                let _ = self.happenings.try_send(Happening::PullAdvanced { name, message });
+            }
+            self.shared.recorder.pod(&self.pod, self.field_path(), event);
+        };
         self.shared.images.ensure(&request, &emit).await.map_err(StartOutcome::Image)
     }
 
     /// What an error of the runtime means for the container.
-    fn refused(&self, error: StartError, record: Option<RunRecord>) -> StartOutcome {
+    fn refused(
+        &self,
+        error: StartError,
+        record: Option<RunRecord>,
+        image: LocalImage,
+    ) -> StartOutcome {
+        let failed = |reason, message| {
+            let image = Box::new(image);
+            StartOutcome::Failed { reason, message, image }
+        };
         match error {
-            StartError::Config(message) => {
-                StartOutcome::Failed { reason: "CreateContainerConfigError", message }
-            }
-            StartError::Create(message) => {
-                StartOutcome::Failed { reason: "CreateContainerError", message }
-            }
+            StartError::Config(message) => failed(CONFIG_ERROR, message),
+            StartError::Create(message) => failed("CreateContainerError", message),
             StartError::Run { message, code } => {
                 let uid = self.pod.metadata.uid.as_deref().unwrap_or_default();
                 let record = record
                     .or_else(|| self.shared.directories.runs(uid, &self.container.name).pop());
                 let Some(record) = record else {
-                    return StartOutcome::Failed { reason: "RunContainerError", message };
+                    return failed("RunContainerError", message);
                 };
                 let now = Timestamp::now();
                 let termination = Termination {

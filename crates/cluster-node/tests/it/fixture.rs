@@ -267,6 +267,7 @@ pub(crate) async fn node(
         executor_program: Some(program),
         volume_refresh: Duration::from_secs(1),
         cri: cluster_node::CriOptions { socket: Some(state.join("node/cri.sock")) },
+        pull_limits: Default::default(),
     })
     .await?;
     Ok(node)

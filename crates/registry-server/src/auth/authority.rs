@@ -218,7 +218,7 @@ impl Authority {
             Err(ForeignError::Unavailable) => Err(LoginError::Unavailable),
             Err(error @ ForeignError::Invalid(_)) => {
                 tracing::info!(%error, client = %from, "token of an issuer refused");
-                self.failed_anybody(from, now);
+                // Nobody guesses a signature, so it counts against nobody's network.
                 Err(LoginError::Wrong)
             }
         }
@@ -241,33 +241,30 @@ impl Authority {
         }
         let attempt = Attempt::new(&self.lockout, name, from, now);
         attempt.admit().map_err(LoginError::Wait)?;
+        let mut until = None;
         let verdict = match (Identity::named(name).kind(), &self.users, &self.robots) {
             (IdentityKind::User, Some(users), _) => {
                 users.verify(name, secret, attempt).await.map_err(LoginError::Wait)?
             }
             (kind, _, robots) => {
                 let robots = robots.as_ref().filter(|_| kind == IdentityKind::Robot);
-                let is_right = robots.is_some_and(|robots| robots.verify(name, secret, now));
-                attempt.settle(is_right);
-                if is_right { PasswordVerdict::Right } else { PasswordVerdict::Wrong }
+                let shown = robots.and_then(|robots| robots.verify(name, secret, now));
+                attempt.settle(shown.is_some());
+                until = shown.and_then(|shown| shown.until);
+                if shown.is_some() { PasswordVerdict::Right } else { PasswordVerdict::Wrong }
             }
         };
         match verdict {
             // A remembered password forgives nothing: whoever guesses from the same network would
             // be forgiven by every request of who knows it.
             PasswordVerdict::Remembered | PasswordVerdict::Right => {
-                Ok(Login { identity: Identity::named(name), until: None })
+                Ok(Login { identity: Identity::named(name), until })
             }
             PasswordVerdict::Wrong => {
                 tracing::info!(user = name, client = %from, "wrong user name or password");
                 Err(LoginError::Wrong)
             }
         }
-    }
-
-    /// Counts a failure of which no user is known, such as a refresh token that is none.
-    pub(crate) fn failed_anybody(&self, from: IpAddr, now: SystemTime) {
-        self.lockout.failed_anybody(from, now);
     }
 
     /// What names the present password or secret of somebody; nothing for who has none.

@@ -134,11 +134,6 @@ impl Lockout {
         state.count_for_network(network, now);
     }
 
-    /// Counts a failure of which no user is known.
-    pub(crate) fn failed_anybody(&self, address: IpAddr, now: SystemTime) {
-        self.lock().count_for_network(network(address), now);
-    }
-
     /// Forgets the failures of somebody who knew the password after all.
     pub(crate) fn succeeded(&self, user: &str, address: IpAddr) {
         let mut state = self.lock();
@@ -275,7 +270,7 @@ mod tests {
         }
         assert_eq!(lockout.admit("new", here, time(0)), Err(NETWORK_PARDON));
         assert!(lockout.admit("new", here, time(6)).is_ok());
-        lockout.failed_anybody(here, time(6));
+        lockout.failed("new", here, time(6));
         assert!(lockout.admit("new", here, time(7)).is_err());
         assert!(lockout.admit("new", here, time(300)).is_ok());
     }

@@ -217,6 +217,13 @@ fn edit<T>(
     Ok(result)
 }
 
+/// A secret of a robot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shown {
+    /// When it ends; nothing for the present one, which ends with the robot.
+    pub(crate) until: Option<SystemTime>,
+}
+
 /// The robots as of the last look at the file.
 #[derive(Debug)]
 pub(crate) struct RobotFile(WatchedFile<Entries>);
@@ -232,22 +239,25 @@ impl RobotFile {
         Ok(Self(file.map_err(|error| failed(path, error))?))
     }
 
-    /// Whether the secret is the robot's and counts now.
-    pub(crate) fn verify(&self, login: &str, secret: &str, now: SystemTime) -> bool {
+    /// The secret that was shown, if it is the robot's and counts now.
+    pub(crate) fn verify(&self, login: &str, secret: &str, now: SystemTime) -> Option<Shown> {
         // Hashed in any case, so that the time says nothing about who exists.
         let given = Digest::of(secret.as_bytes());
         let robots = self.0.current();
-        let Some(entry) = find(&robots, login) else { return false };
+        let entry = find(&robots, login)?;
         let matches = |hash: &Hash| {
             let differences =
                 hash.digest.raw().iter().zip(given.raw()).fold(0, |all, (a, b)| all | (a ^ b));
             differences == 0 && hash.until.is_none_or(|until| now < until)
         };
-        let is_right = entry.hashes.iter().fold(false, |right, hash| right | matches(hash));
-        if is_right && !is_alive(&entry.robot, now) {
+        // All are compared: which one it was is nobody's business.
+        let look = |shown, hash| if matches(hash) { Some(hash) } else { shown };
+        let shown = entry.hashes.iter().fold(None, look)?;
+        if !is_alive(&entry.robot, now) {
             tracing::info!(robot = login, "the robot has expired");
+            return None;
         }
-        is_right && is_alive(&entry.robot, now)
+        Some(Shown { until: shown.until })
     }
 
     /// What names the robot's present secret, if the robot is alive.

@@ -56,6 +56,16 @@ async fn a_robot_does_what_it_may_until_it_expires_or_goes() {
     let old_until = SystemTime::now() + Duration::from_secs(100);
     let renewed = rotate_robot(&file, "ci", None, old_until).expect("a secret").into_text();
     assert_eq!(registry.get("/v2/").await.status.as_u16(), 200, "the old secret for now");
+    for (secret, lasts) in [(&secret, false), (&renewed, true)] {
+        let form = format!(
+            "grant_type=password&service=shipway-registry&access_type=offline\
+             &username=robot%2Bci&password={secret}"
+        );
+        let kind = [("content-type", "application/x-www-form-urlencoded")];
+        let reply = registry.send(Method::POST, "/auth/token", &kind, form).await;
+        assert_eq!(reply.status.as_u16(), 200);
+        assert_eq!(reply.json()["refresh_token"].is_string(), lasts, "only the new one lasts");
+    }
     clock.advance(101);
     assert_eq!(registry.get("/v2/").await.status.as_u16(), 401, "and not after that");
     registry.login(basic("robot+ci", &renewed));

@@ -3,11 +3,14 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use blob_store::BlobStore;
 use clap::Args;
 use toml::{Table, Value};
 
 use super::config::{Effective, KeyFlags, Origin, json_schema, markdown};
+use super::serve;
 use crate::exit::{Failure, Kind};
+use crate::globals::Globals;
 use crate::output;
 
 /// What stands for a part of a value that may be secret.
@@ -33,9 +36,15 @@ pub(super) struct ConfigSchemaArgs {
 }
 
 /// Checks a file, completely, without starting anything.
-pub(super) fn check(args: &CheckConfigArgs) -> Result<ExitCode, Failure> {
+pub(super) fn check(args: &CheckConfigArgs, globals: &Globals) -> Result<ExitCode, Failure> {
     let effective = Effective::gather(args.file.as_deref(), &args.keys)
         .map_err(|error| Failure::new(Kind::Usage, error))?;
+    // What `serve` would make of it, but nothing in the state directory.
+    let environment = |error: std::io::Error| Failure::new(Kind::Environment, error);
+    let place = tempfile::tempdir().map_err(environment)?;
+    let store =
+        BlobStore::open(place.path()).map_err(|error| Failure::new(Kind::Environment, error))?;
+    serve::options_over(store, effective.config.clone(), globals)?;
     if args.show_effective {
         output::line(show(&effective).trim_end());
     } else {

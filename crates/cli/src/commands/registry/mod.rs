@@ -106,7 +106,7 @@ pub(crate) async fn run(args: RegistryArgs, globals: &Globals) -> Result<ExitCod
         RegistryVerb::Restore(args) => backup::restore(args, globals).await,
         RegistryVerb::Export(args) => transfer::export(args, globals).await,
         RegistryVerb::Audit(args) => audit::run(&args, globals),
-        RegistryVerb::CheckConfig(args) => check_config::check(&args),
+        RegistryVerb::CheckConfig(args) => check_config::check(&args, globals),
         RegistryVerb::ConfigSchema(args) => check_config::schema(&args),
         RegistryVerb::Verify(args) => verify::run(&args, globals).await,
     }

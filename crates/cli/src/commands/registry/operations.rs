@@ -7,6 +7,7 @@ use std::time::Duration;
 use registry_server::{ClientCertificates, MetricsOptions, OperationsOptions, Rate};
 
 use super::config::shape::{Time, settings};
+use crate::exit::Failure;
 
 /// How long a registry that is to stop says so before it stops accepting.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -73,9 +74,15 @@ impl RatesConfig {
 
 impl ClientTlsConfig {
     /// What they say about the certificates of clients.
-    pub(super) fn client_certificates(self) -> Option<ClientCertificates> {
+    pub(super) fn client_certificates(self) -> Result<Option<ClientCertificates>, Failure> {
         let required = self.client_required;
-        self.client_ca.map(|authorities| ClientCertificates { authorities, required })
+        match self.client_ca {
+            Some(authorities) => Ok(Some(ClientCertificates { authorities, required })),
+            None if required => {
+                Err(Failure::usage("--tls-client-required needs --tls-client-ca FILE"))
+            }
+            None => Ok(None),
+        }
     }
 }
 

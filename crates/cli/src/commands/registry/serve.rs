@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use blob_store::BlobStore;
 use clap::Args;
 use registry_server::{
     AccessRule, Anonymous, AuthScheme, BindError, Holder, PlainHttp, RegistryOptions,
@@ -80,8 +81,17 @@ pub(super) async fn run(args: ServeArgs, globals: &Globals) -> Result<ExitCode, 
 }
 
 pub(super) fn options(config: Config, globals: &Globals) -> Result<RegistryOptions, Failure> {
+    let store = open_store(&globals.state_dir())?;
+    options_over(store, config, globals)
+}
+
+/// The same over any store, which nothing is put into.
+pub(super) fn options_over(
+    store: BlobStore,
+    config: Config,
+    globals: &Globals,
+) -> Result<RegistryOptions, Failure> {
     let state = globals.state_dir();
-    let store = open_store(&state)?;
     let mut options = RegistryOptions::new(state.join("registry"), store);
     let address = config.address.unwrap_or_else(|| ADDRESS.to_owned());
     options.address = resolve(&address)?;
@@ -93,10 +103,15 @@ pub(super) fn options(config: Config, globals: &Globals) -> Result<RegistryOptio
     };
     options.tls = match (config.tls_cert, config.tls_key) {
         (Some(certificate), Some(key)) => {
-            let clients = config.tls.client_certificates();
+            let clients = config.tls.client_certificates()?;
             Some(TlsFiles { certificate, key, clients })
         }
-        (None, None) => None,
+        (None, None) => {
+            if config.tls.client_certificates()?.is_some() {
+                return Err(Failure::usage("--tls-client-ca goes with --tls-cert and --tls-key"));
+            }
+            None
+        }
         _ => return Err(Failure::usage("--tls-cert and --tls-key go together")),
     };
     if config.plain_http {
@@ -114,7 +129,7 @@ pub(super) fn options(config: Config, globals: &Globals) -> Result<RegistryOptio
     options.operations.audit = config.audit.options(state.join("registry/audit"));
     operations::apply(&config.operations, &config.rates, &mut options.operations);
     options.identity = identity::options(config.identity, globals)?;
-    options.access = config.access.into_iter().map(access_rule).collect();
+    options.access = config.access.into_iter().map(access_rule).collect::<Result<_, _>>()?;
     options.proxy = proxy_options(config.proxy, &config.cache)?;
     options.namespaces = config.namespaces.into_iter().map(Into::into).collect();
     // Only now is it known whether there is anybody who could log in.
@@ -134,11 +149,15 @@ pub(super) fn options(config: Config, globals: &Globals) -> Result<RegistryOptio
     Ok(options)
 }
 
-fn access_rule(access: Access) -> AccessRule {
+fn access_rule(access: Access) -> Result<AccessRule, Failure> {
     let holder = match (access.user, access.group) {
         (None, None) => Holder::Everybody,
-        (Some(user), _) if user == "*" => Holder::AnyUser,
-        (Some(user), _) => Holder::User(user),
+        (Some(user), Some(group)) => {
+            let text = format!("a rule of [[registry.access]] names user {user} and group {group}");
+            return Err(Failure::usage(text).hint("a rule for each of them"));
+        }
+        (Some(user), None) if user == "*" => Holder::AnyUser,
+        (Some(user), None) => Holder::User(user),
         (None, Some(group)) => Holder::Group(group),
     };
     let role = match access.role {
@@ -148,7 +167,7 @@ fn access_rule(access: Access) -> AccessRule {
         ConfigRole::Delete => Role::Delete,
         ConfigRole::Admin => Role::Admin,
     };
-    AccessRule { prefix: access.prefix.unwrap_or_default(), holder, role }
+    Ok(AccessRule { prefix: access.prefix.unwrap_or_default(), holder, role })
 }
 
 fn resolve(address: &str) -> Result<SocketAddr, Failure> {

@@ -64,9 +64,7 @@ pub(super) async fn run(args: UpArgs, state_dir: &Path) -> Result<ExitCode, Fail
         hosts: Vec::new(),
         node_name: node_name.clone(),
         node_socket: node_dir.join("kubelet.sock"),
-        switches: cluster_control_plane::admission::Switches {
-            always_pull_images: args.always_pull_images,
-        },
+        switches: args.admission.switches(),
     })
     .await
     .map_err(|error| Failure::new(Kind::Environment, error))?;
@@ -195,6 +193,7 @@ async fn start_node(
         executor_program: Some(std::env::current_exe().context("cannot find our own program")?),
         volume_refresh: VOLUME_REFRESH,
         cri: args.cri.options(&state_dir.join("node")),
+        pull_limits: args.pulls.limits(),
     })
     .await
     .map_err(|error| Failure::new(Kind::Environment, error))?;

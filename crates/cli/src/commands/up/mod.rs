@@ -2,8 +2,10 @@
 //!
 //! The verb starts a daemon (this program again, with `--foreground`) and waits until it is ready.
 
+mod admission_flags;
 mod cri_flags;
 mod daemon;
+mod pull_flags;
 pub(crate) mod record;
 
 use std::fs::OpenOptions;
@@ -72,9 +74,8 @@ pub(crate) struct UpArgs {
     /// Registry that the node may reach over plain HTTP or with an unknown certificate
     #[arg(long = "insecure-registry", value_name = "HOST[:PORT]")]
     insecure_registries: Vec<String>,
-    /// Set imagePullPolicy Always on every container (the admission plugin AlwaysPullImages)
-    #[arg(long, env = "SHIPWAY_ALWAYS_PULL_IMAGES")]
-    always_pull_images: bool,
+    #[command(flatten)]
+    admission: admission_flags::AdmissionFlags,
     /// Which images that are on the node need a proof of access (KEP-2535)
     #[arg(
         long,
@@ -84,6 +85,8 @@ pub(crate) struct UpArgs {
     image_verification: Verification,
     #[command(flatten)]
     cri: cri_flags::CriFlags,
+    #[command(flatten)]
+    pulls: pull_flags::PullFlags,
     #[command(flatten)]
     output: OutputArgs,
 }

@@ -2,6 +2,7 @@
 
 mod containers;
 mod data;
+mod ephemeral;
 mod go_json;
 mod metadata;
 mod names;
@@ -106,6 +107,13 @@ pub(super) fn validate(resource: &Resource, new: &Value, old: Option<&Value>) ->
         }
         _ => {}
     }
+    errors.list
+}
+
+/// Every rule that a write of a pod's ephemeral containers breaks.
+pub(super) fn validate_ephemeral_containers(new: &Value, old: &Value) -> Vec<FieldError> {
+    let mut errors = Errors::default();
+    ephemeral::update(&mut errors, new, old);
     errors.list
 }
 

@@ -24,8 +24,12 @@ pub(super) fn validate(errors: &mut Errors, new: &Value, old: Option<&Value>) {
     } else {
         errors.required("spec.containers", "");
     }
-    if let Some(old) = old {
-        update(errors, new, old);
+    match old {
+        Some(old) => update(errors, new, old),
+        None if !object::list(new, &["spec", "ephemeralContainers"]).is_empty() => {
+            errors.forbidden("spec.ephemeralContainers", "cannot be set on create");
+        }
+        None => {}
     }
 }
 
@@ -37,6 +41,10 @@ pub(super) fn template(errors: &mut Errors, path: &str, template: &Value) {
     metadata::annotations(errors, &format!("{path}.metadata.annotations"), annotations);
     let empty = json!({});
     spec(errors, &format!("{path}.spec"), template.get("spec").unwrap_or(&empty));
+    if !object::list(template, &["spec", "ephemeralContainers"]).is_empty() {
+        let field = format!("{path}.spec.ephemeralContainers");
+        errors.forbidden(field, "ephemeral containers not allowed in pod template");
+    }
 }
 
 fn spec(errors: &mut Errors, path: &str, spec: &Value) {

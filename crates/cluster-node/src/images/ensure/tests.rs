@@ -1,9 +1,13 @@
 use std::path::Path;
+use std::pin::Pin;
 
 use credentials::PullSecret;
+use oci_model::Digest;
 
 use super::super::access::NodeFiles;
 use super::super::account::tests::FakeAccounts;
+use super::super::progress::Meter;
+use super::super::registry::{Arrived, Pull, PullError};
 use super::*;
 
 /// Answers per user name; `anonymous` without credential. `ok` succeeds.
@@ -25,21 +29,26 @@ fn put_image(blobs: &blob_store::BlobStore) -> Digest {
 }
 
 impl Puller for FakeRegistry {
-    fn pull(
-        &self,
+    fn pull<'a>(
+        &'a self,
         reference: Reference,
         auth: Option<RegistryAuth>,
-    ) -> Pin<Box<dyn Future<Output = Result<Arrived, String>> + Send + '_>> {
+        _meter: &'a Meter,
+    ) -> Pull<'a, Arrived> {
         Box::pin(async move {
             let user =
                 auth.as_ref().and_then(RegistryAuth::username).unwrap_or("anonymous").to_owned();
             self.calls.lock().expect("calls").push(format!("{reference} {user}"));
             match self.answers.iter().find(|(name, _)| *name == user) {
                 Some((_, "ok")) => Ok(Arrived { root: put_image(&self.blobs), guard: None }),
-                Some((_, error)) => Err((*error).to_owned()),
-                None => Err("unexpected user".to_owned()),
+                Some((_, error)) => Err(PullError::of_image(*error)),
+                None => Err(PullError::of_image("unexpected user")),
             }
         })
+    }
+
+    fn answers(&self, _registry: String) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
+        Box::pin(std::future::ready(true))
     }
 }
 
@@ -79,6 +88,8 @@ fn fixture(answers: &[(&'static str, &'static str)]) -> Fixture {
             accounts: Arc::new(FakeAccounts::default()),
         },
         preloaded: watch::Sender::new(true).subscribe(),
+        limits: PullLimits::default(),
+        clock: crate::images::monotonic(),
     };
     Fixture { images: Arc::new(Images::new(parts)), _dir: dir, calls, events: Mutex::default() }
 }

@@ -39,7 +39,7 @@ fn a_robot_has_its_rights_until_it_expires() {
         ("ci", &secret, 0, false),
         ("robot+other", &secret, 0, false),
     ] {
-        assert_eq!(robots.verify(login, given, time(now)), expected, "{login} {now}");
+        assert_eq!(robots.verify(login, given, time(now)).is_some(), expected, "{login} {now}");
     }
     assert_eq!(robots.role("robot+ci", "team/app"), Some(Role::Push));
     assert_eq!(robots.role("robot+ci", "base/os"), Some(Role::Pull));
@@ -57,7 +57,10 @@ fn a_rotation_keeps_the_old_secret_for_a_while_only() {
     let robots = RobotFile::open(&path).expect("the file");
     let old_credential = robots.credential("robot+ci", time(1));
     let second = rotate_robot(&path, "ci", Some(time(2000)), time(100)).expect("one").into_text();
-    let counts = |secret: &str, now| robots.verify("robot+ci", secret, time(now));
+    let shown = |secret: &str, now| robots.verify("robot+ci", secret, time(now));
+    let counts = |secret: &str, now| shown(secret, now).is_some();
+    let ends = |secret: &str| shown(secret, 99).and_then(|shown| shown.until);
+    assert_eq!((ends(&first), ends(&second)), (Some(time(100)), None));
     assert!(counts(&first, 99) && !counts(&first, 100));
     assert!(counts(&second, 99) && counts(&second, 1999) && !counts(&second, 2000));
     assert_ne!(robots.credential("robot+ci", time(1)), old_credential);

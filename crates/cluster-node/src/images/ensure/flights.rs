@@ -1,0 +1,257 @@
+//! Pulls under way: whoever wants the same image with the same credentials at the same time
+//! shares one, and it ends when the last of them goes.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use credentials::RegistryAuth;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared, WeakShared};
+use image_policy::event;
+use oci_model::Reference;
+
+use super::outages::{Held, OutageKey};
+use super::{Images, blocking};
+use crate::images::progress::{Meter, PullState};
+use crate::images::registry::{Arrived, PullError, Trouble};
+use crate::images::store::{ImageError, LocalImage};
+
+/// How often somebody who watches is told how far a pull is.
+const WATCH_PERIOD: Duration = Duration::from_secs(1);
+
+/// A pull that succeeded.
+#[derive(Clone)]
+pub(crate) struct Landed {
+    pub(crate) image: LocalImage,
+    /// Position of the credential that opened it; nothing if none was asked for.
+    pub(crate) used: Option<usize>,
+    /// How long the pull itself took, without the time in the queue.
+    pub(crate) took: Duration,
+}
+
+/// A pull that failed.
+#[derive(Clone, Debug)]
+pub(crate) struct Failed {
+    /// One text per credential that was tried.
+    pub(crate) errors: Vec<String>,
+    /// The outage that is to blame: the pull may be tried again when it ends.
+    pub(crate) outage: Option<OutageKey>,
+}
+
+impl Failed {
+    fn of_node(error: impl Into<String>) -> Self {
+        Failed { errors: vec![error.into()], outage: None }
+    }
+}
+
+type Outcome = Result<Landed, Failed>;
+
+/// Which pulls are the same: what is asked for, and with which credentials in which order. They
+/// are known by the hashes that pull records have (kubelet-images.md 4.7).
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    reference: String,
+    credentials: Vec<String>,
+}
+
+/// A pull that somebody waits for.
+pub(crate) struct Flight {
+    done: Shared<BoxFuture<'static, Outcome>>,
+    meter: Arc<Meter>,
+}
+
+struct Known {
+    done: WeakShared<BoxFuture<'static, Outcome>>,
+    meter: Arc<Meter>,
+}
+
+/// The pulls under way.
+#[derive(Default)]
+pub(crate) struct Flights(Mutex<HashMap<Key, Known>>);
+
+impl Flight {
+    /// How far it is.
+    pub(crate) fn state(&self) -> PullState {
+        self.meter.state()
+    }
+
+    /// Waits for the end; `tell` is called after `first`, and then after pauses that `next` makes
+    /// of the last one.
+    pub(crate) async fn end(
+        self,
+        first: Duration,
+        next: impl Fn(Duration) -> Duration,
+        tell: impl Fn(&PullState),
+    ) -> Outcome {
+        let mut pause = first;
+        let mut done = self.done.clone();
+        loop {
+            match tokio::time::timeout(pause, &mut done).await {
+                Ok(outcome) => return outcome,
+                Err(_) => tell(&self.state()),
+            }
+            pause = next(pause);
+        }
+    }
+
+    /// Waits for the end and tells what happens each second.
+    pub(crate) async fn watched(self, tell: impl Fn(&PullState)) -> Outcome {
+        tell(&self.state());
+        self.end(WATCH_PERIOD, |pause| pause, tell).await
+    }
+}
+
+impl Images {
+    /// Joins the pull of `reference` with these credentials, or begins it.
+    pub(super) fn flight(
+        self: &Arc<Self>,
+        reference: &Reference,
+        auths: Vec<RegistryAuth>,
+    ) -> Flight {
+        let credentials: Vec<String> = auths.iter().map(RegistryAuth::identity_hash).collect();
+        let key = Key { reference: reference.to_string(), credentials: credentials.clone() };
+        let mut flights = self.flights.0.lock().unwrap_or_else(PoisonError::into_inner);
+        flights.retain(|_, known| known.done.upgrade().is_some());
+        if let Some(known) = flights.get(&key)
+            && let Some(done) = known.done.upgrade()
+            // An end that others have not seen yet may be a failure: this pull is a new one.
+            && done.peek().is_none()
+        {
+            return Flight { done, meter: Arc::clone(&known.meter) };
+        }
+        let meter = Arc::new(Meter::new(self.queue.enter(), Arc::clone(&self.clock)));
+        let (images, reference, counted) =
+            (Arc::clone(self), reference.clone(), Arc::clone(&meter));
+        let done = async move { images.fly(reference, auths, credentials, counted).await };
+        let done = done.boxed().shared();
+        if let Some(weak) = done.downgrade() {
+            flights.insert(key, Known { done: weak, meter: Arc::clone(&meter) });
+        }
+        Flight { done, meter }
+    }
+
+    async fn fly(
+        self: Arc<Self>,
+        reference: Reference,
+        auths: Vec<RegistryAuth>,
+        credentials: Vec<String>,
+        meter: Arc<Meter>,
+    ) -> Outcome {
+        self.pass(&reference, &credentials).await?;
+        let _turn = meter.ticket().turn().await;
+        let began = (self.clock)();
+        let (image, used) = self.attempt(&reference, &auths, &credentials, &meter).await?;
+        let took = (self.clock)().saturating_sub(began);
+        Ok(Landed { image, used, took })
+    }
+
+    /// Refuses to ask a registry that is known not to answer.
+    async fn pass(&self, reference: &Reference, credentials: &[String]) -> Result<(), Failed> {
+        let registry = reference.registry();
+        let passed = self.outages.pass(registry, credentials, (self.clock)()).await;
+        passed.map_err(|Held { key, cause }| Failed {
+            errors: vec![format!("failed to resolve reference \"{reference}\": {cause}")],
+            outage: Some(key),
+        })
+    }
+
+    /// One try per credential, in order; without any, one anonymous try.
+    async fn attempt(
+        self: &Arc<Self>,
+        reference: &Reference,
+        auths: &[RegistryAuth],
+        credentials: &[String],
+        meter: &Meter,
+    ) -> Result<(LocalImage, Option<usize>), Failed> {
+        let tries: Vec<Option<usize>> =
+            if auths.is_empty() { vec![None] } else { (0..auths.len()).map(Some).collect() };
+        // The registry may have gone while this waited for its turn.
+        self.pass(reference, credentials).await?;
+        let mut errors = Vec::new();
+        let mut troubles = Vec::new();
+        for at in tries {
+            meter.begin();
+            let auth = at.and_then(|at| auths.get(at)).cloned();
+            let pull = self.puller.pull(reference.clone(), auth, meter);
+            let error = match self.unless_silent(pull, meter).await {
+                Ok(arrived) => match self.adopt(reference, arrived).await {
+                    Ok(image) => return Ok((image, at)),
+                    Err(error) => PullError::of_image(error),
+                },
+                Err(error) => error,
+            };
+            errors.push(error.text);
+            let is_down = matches!(error.trouble, Trouble::Registry(_));
+            troubles.push(error.trouble);
+            if is_down {
+                // With another credential it would be down as well.
+                break;
+            }
+        }
+        // Whoever has a credential left that is not limited is not held back by the others.
+        let limited = troubles.iter().all(|trouble| matches!(trouble, Trouble::Patience(..)));
+        let blamed = troubles
+            .iter()
+            .rfind(|trouble| limited || matches!(trouble, Trouble::Registry(_)))
+            .and_then(|trouble| self.note_trouble(reference.registry(), credentials, trouble));
+        Err(Failed { errors, outage: blamed })
+    }
+
+    /// Ends a pull that receives nothing for too long.
+    async fn unless_silent(
+        &self,
+        pull: impl Future<Output = Result<Arrived, PullError>>,
+        meter: &Meter,
+    ) -> Result<Arrived, PullError> {
+        let longest = self.limits.stall_time;
+        if longest.is_zero() {
+            return pull.await;
+        }
+        let mut pull = std::pin::pin!(pull);
+        loop {
+            let left = longest.saturating_sub(meter.silence());
+            if left.is_zero() {
+                let state = meter.state();
+                let text = event::stalled_message(longest, state.bytes, state.bytes_total);
+                return Err(PullError::of_image(text));
+            }
+            match tokio::time::timeout(left, &mut pull).await {
+                Ok(done) => return done,
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Gives a pulled image its name and unpacks what is not unpacked yet.
+    async fn adopt(
+        self: &Arc<Self>,
+        reference: &Reference,
+        arrived: Arrived,
+    ) -> Result<LocalImage, String> {
+        let images = Arc::clone(self);
+        let reference = reference.clone();
+        blocking(move || {
+            let text = |error: ImageError| error.to_string();
+            let image = images
+                .store
+                .read(&reference, arrived.root)
+                .map_err(text)?
+                .ok_or_else(|| format!("{reference}: the pulled image is incomplete"))?;
+            images.store.remember(&reference, &image).map_err(text)?;
+            drop(arrived.guard);
+            images.store.root_directories(&image).map_err(text)?;
+            Ok(image)
+        })
+        .await
+    }
+
+    /// An image of the registry that is this node.
+    pub(super) async fn local_image(self: &Arc<Self>, reference: &Reference) -> Outcome {
+        match self.find(reference).await {
+            Ok(Some(image)) => Ok(Landed { image, used: None, took: Duration::ZERO }),
+            Ok(None) => Err(Failed::of_node(format!("{reference}: not found on this node"))),
+            Err(error) => Err(Failed::of_node(error)),
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! What the node knows about registries that do not answer, shared by all its pods.
+//!
+//! While a registry is down nobody but one probe asks it: pulls fail at once with what is known,
+//! in the kubelet's words and back-off windows. When it answers again all pods that wait for it
+//! are let go, each after a random pause, however much of their windows is left
+//! (kubelet-images.md 3.1 and 14, pain 3).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::Images;
+use crate::images::registry::Trouble;
+
+/// Pause before the first probe, doubled from probe to probe.
+const PROBE_FIRST: Duration = Duration::from_millis(500);
+/// Longest pause between probes.
+const PROBE_MAX: Duration = Duration::from_secs(30);
+/// How long a pull waits for a registry to come back before it fails: a hiccup that is over by
+/// the first or second probe fails nobody else.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Patience that a registry is granted when it asks for some and does not say how much.
+const RATE_LIMIT_PAUSE: Duration = Duration::from_secs(60);
+/// Longest patience that is granted.
+const RATE_LIMIT_MAX: Duration = Duration::from_secs(3600);
+/// Whoever was held back is let go within so much time.
+const SPREAD: Duration = Duration::from_secs(5);
+/// Probes end when nobody asked for the registry for so long.
+const FORGET_AFTER: Duration = Duration::from_secs(15 * 60);
+/// Outages that are remembered; with more, all are forgotten and found out again.
+const OUTAGES_MAX: usize = 256;
+
+/// An outage: of a registry, or of a registry for one set of credentials.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct OutageKey {
+    registry: String,
+    /// Hashes of the credentials that a rate limit is about; nothing for the registry as a whole.
+    credentials: Option<Vec<String>>,
+}
+
+/// What is known of an outage.
+struct Outage {
+    /// What pods are told.
+    cause: String,
+    /// When somebody last asked for the registry.
+    asked: Duration,
+}
+
+/// The registries that do not answer.
+#[derive(Default)]
+pub(crate) struct Outages {
+    known: Mutex<HashMap<OutageKey, Outage>>,
+    /// Changes whenever one ends.
+    ended: watch::Sender<()>,
+}
+
+/// A pull that has to wait for a registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) key: OutageKey,
+    pub(crate) cause: String,
+}
+
+impl Outages {
+    fn known(&self) -> MutexGuard<'_, HashMap<OutageKey, Outage>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn held(&self, registry: &str, credentials: &[String], now: Duration) -> Option<Held> {
+        let mut known = self.known();
+        [None, Some(credentials.to_vec())].into_iter().find_map(|credentials| {
+            let key = OutageKey { registry: registry.to_owned(), credentials };
+            let outage = known.get_mut(&key)?;
+            outage.asked = now;
+            Some(Held { cause: outage.cause.clone(), key })
+        })
+    }
+
+    /// Lets a pull through, now or within [`PATIENCE`].
+    ///
+    /// # Errors
+    /// The registry is known not to answer.
+    pub(crate) async fn pass(
+        &self,
+        registry: &str,
+        credentials: &[String],
+        now: Duration,
+    ) -> Result<(), Held> {
+        let mut ended = self.ended.subscribe();
+        let pass = async {
+            while self.held(registry, credentials, now).is_some() {
+                // The sender lives as long as `self`.
+                let _ = ended.changed().await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, pass).await.is_ok() {
+            return Ok(());
+        }
+        self.held(registry, credentials, now).map_or(Ok(()), Err)
+    }
+
+    /// Waits until an outage has ended, and a random time more.
+    pub(crate) async fn end_of(&self, key: &OutageKey) {
+        let mut ended = self.ended.subscribe();
+        while self.known().contains_key(key) {
+            let _ = ended.changed().await;
+        }
+        tokio::time::sleep(SPREAD.mul_f64(fastrand::f64())).await;
+    }
+
+    /// Notes an outage; says whether it was not known.
+    fn begin(&self, key: OutageKey, cause: String, now: Duration) -> bool {
+        let mut known = self.known();
+        if OUTAGES_MAX <= known.len() && !known.contains_key(&key) {
+            known.clear();
+            drop(known);
+            self.ended.send_replace(());
+            known = self.known();
+        }
+        known.insert(key, Outage { cause, asked: now }).is_none()
+    }
+
+    fn end(&self, key: &OutageKey) {
+        if self.known().remove(key).is_some() {
+            self.ended.send_replace(());
+        }
+    }
+
+    /// Whether an outage is still of interest.
+    fn is_wanted(&self, key: &OutageKey, now: Duration) -> bool {
+        self.known().get(key).is_some_and(|outage| now.saturating_sub(outage.asked) < FORGET_AFTER)
+    }
+}
+
+impl Images {
+    /// Draws the conclusions of a failure that is not this image's alone; returns what held it.
+    pub(super) fn note_trouble(
+        self: &Arc<Self>,
+        registry: &str,
+        credentials: &[String],
+        trouble: &Trouble,
+    ) -> Option<OutageKey> {
+        let registry = registry.to_owned();
+        let now = (self.clock)();
+        match trouble {
+            Trouble::Image => None,
+            Trouble::Registry(cause) => {
+                let key = OutageKey { registry, credentials: None };
+                if self.outages.begin(key.clone(), cause.clone(), now) {
+                    tokio::spawn(probe(Arc::downgrade(self), key.clone()));
+                }
+                Some(key)
+            }
+            Trouble::Patience(cause, wait) => {
+                let key = OutageKey { registry, credentials: Some(credentials.to_vec()) };
+                if self.outages.begin(key.clone(), cause.clone(), now) {
+                    let wait = wait.unwrap_or(RATE_LIMIT_PAUSE).min(RATE_LIMIT_MAX);
+                    tokio::spawn(outwait(Arc::downgrade(self), key.clone(), wait));
+                }
+                Some(key)
+            }
+        }
+    }
+}
+
+/// Asks a registry, less and less often, until it answers or nobody cares.
+async fn probe(images: Weak<Images>, key: OutageKey) {
+    let mut pause = PROBE_FIRST;
+    loop {
+        // Half of it is left to chance: many nodes may wait for one registry.
+        tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+        let Some(images) = images.upgrade() else { return };
+        let wanted = images.outages.is_wanted(&key, (images.clock)());
+        if !wanted || images.puller.answers(key.registry.clone()).await {
+            images.outages.end(&key);
+            return;
+        }
+        pause = (pause * 2).min(PROBE_MAX);
+    }
+}
+
+/// Grants the patience that a registry asked for.
+async fn outwait(images: Weak<Images>, key: OutageKey, wait: Duration) {
+    tokio::time::sleep(wait).await;
+    if let Some(images) = images.upgrade() {
+        images.outages.end(&key);
+    }
+}

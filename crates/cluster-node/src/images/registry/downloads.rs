@@ -1,0 +1,192 @@
+//! Blobs on their way into the store: each is fetched once, however many pulls want it, and a
+//! layer is unpacked while it comes in.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use blob_store::{BlobStore, Lease, Tail};
+use credentials::RegistryAuth;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared, WeakShared};
+use layers::{Decoder, UnpackedLayers};
+use oci_model::{Descriptor, DiffId, Digest, Reference};
+use registry_client::{Client, Progress, ProgressEvent};
+use tokio::sync::{Semaphore, watch};
+
+use super::PullError;
+use crate::images::Clock;
+use crate::images::progress::{BlobCount, Meter};
+
+/// Blobs of the whole node that come in at once. Each takes two threads and up to some ten
+/// megabytes for pieces and decoder, so this bounds the memory of any number of pulls.
+pub(crate) const BLOBS_AT_ONCE: usize = 8;
+
+/// A blob that a pull needs.
+pub(crate) struct Wanted {
+    pub(crate) reference: Reference,
+    pub(crate) auths: Vec<RegistryAuth>,
+    pub(crate) descriptor: Descriptor,
+    /// For a layer, what it unpacks to, if the config says so.
+    pub(crate) layer: Option<Option<DiffId>>,
+}
+
+type Outcome = Result<(), PullError>;
+
+/// A blob that is coming in.
+#[derive(Clone)]
+struct Download {
+    done: Shared<BoxFuture<'static, Outcome>>,
+    count: Arc<BlobCount>,
+}
+
+struct Running {
+    done: WeakShared<BoxFuture<'static, Outcome>>,
+    count: Arc<BlobCount>,
+}
+
+/// The blobs of a node that are coming in. What nobody waits for any more is given up.
+pub(crate) struct Downloads {
+    client: Client,
+    blobs: BlobStore,
+    layers: UnpackedLayers,
+    slots: Arc<Semaphore>,
+    running: Mutex<HashMap<Digest, Running>>,
+    clock: Clock,
+}
+
+impl Downloads {
+    pub(crate) fn new(
+        client: Client,
+        blobs: BlobStore,
+        layers: UnpackedLayers,
+        clock: Clock,
+    ) -> Self {
+        let slots = Arc::new(Semaphore::new(BLOBS_AT_ONCE));
+        Downloads { client, blobs, layers, slots, running: Mutex::default(), clock }
+    }
+
+    /// Sees to it that a blob is in the store, guarded by `lease`.
+    ///
+    /// # Errors
+    /// Why it cannot be fetched. The failure of a transfer that was begun for somebody else counts
+    /// only once: this pull's own credential may open what another one does not.
+    pub(crate) async fn fetch(
+        &self,
+        wanted: Wanted,
+        lease: &Lease,
+        meter: &Meter,
+    ) -> Result<(), PullError> {
+        let (digest, size) = (wanted.descriptor.digest, wanted.descriptor.size);
+        let mut joined = false;
+        loop {
+            // Before the look at the transfers: one that ends in between has left the blob.
+            let here =
+                lease.add(&digest).map_err(|error| PullError::of_image(error.to_string()))?;
+            if here {
+                let count = BlobCount::new(size, wanted.layer.is_some(), Arc::clone(&self.clock));
+                count.finish();
+                meter.add(Arc::new(count));
+                return Ok(());
+            }
+            let (download, is_mine) = self.join_or_begin(&wanted, lease);
+            meter.add(Arc::clone(&download.count));
+            match download.done.await {
+                Ok(()) => return Ok(()),
+                Err(error) if is_mine || joined => return Err(error),
+                Err(_) => {
+                    meter.remove(&download.count);
+                    joined = true;
+                }
+            }
+        }
+    }
+
+    fn join_or_begin(&self, wanted: &Wanted, lease: &Lease) -> (Download, bool) {
+        let digest = wanted.descriptor.digest;
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.retain(|_, download| download.done.upgrade().is_some());
+        if let Some(known) = running.get(&digest)
+            && let Some(done) = known.done.upgrade()
+            // An end that its own pull has not seen yet is no transfer to join.
+            && done.peek().is_none()
+        {
+            return (Download { done, count: Arc::clone(&known.count) }, false);
+        }
+        let is_layer = wanted.layer.is_some();
+        let count =
+            Arc::new(BlobCount::new(wanted.descriptor.size, is_layer, Arc::clone(&self.clock)));
+        let done = self.download(wanted, lease, &count).boxed().shared();
+        if let Some(weak) = done.downgrade() {
+            running.insert(digest, Running { done: weak, count: Arc::clone(&count) });
+        }
+        (Download { done, count }, true)
+    }
+
+    /// One transfer. It owns everything it needs: whoever began it may go, and others stay.
+    fn download(
+        &self,
+        wanted: &Wanted,
+        lease: &Lease,
+        count: &Arc<BlobCount>,
+    ) -> impl Future<Output = Outcome> + Send + 'static {
+        let (client, blobs, slots) =
+            (self.client.clone(), self.blobs.clone(), Arc::clone(&self.slots));
+        let (layers, lease, count) = (self.layers.clone(), lease.clone(), Arc::clone(count));
+        let (reference, auths) = (wanted.reference.clone(), wanted.auths.clone());
+        let (descriptor, diff_id) = (wanted.descriptor.clone(), wanted.layer.flatten());
+        async move {
+            // Nobody ever closes it.
+            let _slot = slots.acquire_owned().await.ok();
+            count.begin();
+            let (tails, tail) = watch::channel(None);
+            let counted = Arc::clone(&count);
+            let progress = Progress::new(move |event| match event {
+                ProgressEvent::Advanced { bytes, .. } => counted.advance(bytes),
+                ProgressEvent::Receiving { tail, .. } => drop(tails.send_replace(Some(tail))),
+                _ => {}
+            });
+            let fetch =
+                client.fetch_blob(&reference, &descriptor, &auths, &blobs, Some(&lease), &progress);
+            let mut fetch = std::pin::pin!(fetch);
+            let early = tokio::select! {
+                biased;
+                fetched = &mut fetch => Err(fetched),
+                tail = first(tail) => Ok(tail),
+            };
+            let fetched = match (early, diff_id) {
+                (Ok(tail), Some(diff_id)) => {
+                    let unpack = unpack(layers, diff_id, tail);
+                    tokio::join!(fetch, unpack).0
+                }
+                (Ok(_), None) => fetch.await,
+                (Err(fetched), _) => fetched,
+            };
+            match fetched {
+                Ok(()) => {
+                    count.finish();
+                    Ok(())
+                }
+                Err(error) => Err(PullError::new(&error, reference.registry())),
+            }
+        }
+    }
+}
+
+/// The bytes of a blob once they begin to come in; never if they do not.
+async fn first(mut tail: watch::Receiver<Option<Tail>>) -> Tail {
+    match tail.wait_for(Option::is_some).await.ok().and_then(|tail| tail.clone()) {
+        Some(tail) => tail,
+        None => std::future::pending().await,
+    }
+}
+
+/// Unpacks a layer while it comes in. That may fail because the transfer had to begin anew: who
+/// uses the image then unpacks the blob, and tells what is wrong with it.
+async fn unpack(layers: UnpackedLayers, diff_id: DiffId, tail: Tail) {
+    let work = move || layers.ensure(&diff_id, || Decoder::new(tail.reader())).map(drop);
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%diff_id, %error, "layer not unpacked on its way in"),
+        Err(error) => tracing::error!(%diff_id, %error, "unpacking panicked"),
+    }
+}
