@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod containers;
+mod credential_options;
 mod cri;
 mod descriptors;
 mod directories;
@@ -27,7 +28,9 @@ mod tasks;
 mod volumes;
 mod worker;
 
+pub use credential_options::{CredentialOptions, ExecProviders};
 pub use cri::CriOptions;
+pub use images::providers::ProvidersError;
 pub use images::queue::{OverRate, PullLimits, PullLimitsError};
 pub use images::wire::{ImageDocument, ImageRequest, RemovalDocument, UsageDocument};
 pub use node::{Node, NodeError, Running};

@@ -15,10 +15,11 @@ use crate::directories::Directories;
 use crate::dispatcher::{self, Roster};
 use crate::events::{self, Note, Recorder};
 use crate::images::access::{CredentialSources, NodeFiles};
-use crate::images::account::ApiAccounts;
+use crate::images::account::{Accounts, ApiAccounts};
 use crate::images::ensure::{Images, ImagesParts};
 use crate::images::inventory::{BLOB_DELAY, Inventory};
 use crate::images::notes::ImageNotes;
+use crate::images::providers::{Providers, ProvidersError};
 use crate::images::records::PullRecords;
 use crate::images::registry::RegistryPuller;
 use crate::images::registry::downloads::Downloads;
@@ -64,6 +65,9 @@ pub enum NodeError {
     /// Registries cannot be spoken to.
     #[error("cannot make the registry client")]
     Registry(#[from] registry_client::ClientOptionsError),
+    /// Exec credential providers are not configured rightly.
+    #[error("cannot use the credential providers")]
+    Providers(#[from] ProvidersError),
     /// The limits of pulls contradict each other.
     #[error(transparent)]
     PullLimits(#[from] crate::PullLimitsError),
@@ -118,7 +122,7 @@ impl Node {
             insecure_registries: options.insecure_registries.clone(),
             ..registry_client::ClientOptions::default()
         })?;
-        let images = images(&options, records, registry, &mut tasks);
+        let images = images(&options, records, registry, &mut tasks)?;
         let inventory =
             Arc::new(Inventory::new(images.store.clone(), directories.clone(), BLOB_DELAY));
         let node = register(&options, &registration).await?;
@@ -187,9 +191,14 @@ fn images(
     records: PullRecords,
     registry: registry_client::Client,
     tasks: &mut Tasks,
-) -> Arc<Images> {
+) -> Result<Arc<Images>, NodeError> {
     let notes = ImageNotes::open(Directories::new(&options.directory).image_notes());
     let store = ImageStore::new(options.blobs.clone(), options.layers.clone()).with_notes(notes);
+    let accounts: Arc<dyn Accounts> = Arc::new(ApiAccounts { client: options.client.clone() });
+    let providers = match &options.credentials.exec {
+        Some(exec) => Some(Providers::open(exec.clone(), Arc::clone(&accounts))?),
+        None => None,
+    };
     let find = |image: &str| {
         let reference: Reference = image.parse().ok()?;
         Some(store.find(&reference).ok()??.root.to_string())
@@ -211,7 +220,9 @@ fn images(
         verification: options.verification.clone(),
         credentials: CredentialSources {
             files: NodeFiles::new(options.credential_files.clone(), options.credential_files_cache),
-            accounts: Arc::new(ApiAccounts { client: options.client.clone() }),
+            providers,
+            clouds: options.credentials.clouds.clone(),
+            accounts,
         },
         preloaded,
         limits: options.pull_limits.clone(),
@@ -236,7 +247,7 @@ fn images(
         // Whoever asks later must find the answer.
         preloaded_sender.closed().await;
     });
-    images
+    Ok(images)
 }
 
 /// Finds images that other programs, such as the builder, have put into the store.

@@ -8,6 +8,8 @@ use blob_store::BlobStore;
 use credentials::SearchDirs;
 use image_policy::verification::VerificationPolicy;
 
+use crate::credential_options::CredentialOptions;
+
 /// Everything a node is told; nothing is read from the environment.
 #[derive(Clone)]
 pub struct Options {
@@ -34,6 +36,8 @@ pub struct Options {
     pub credential_files: SearchDirs,
     /// How long the result of that search is kept; 5 minutes in the kubelet, zero reads each time.
     pub credential_files_cache: Duration,
+    /// Exec credential providers and clouds.
+    pub credentials: CredentialOptions,
     /// Registries (`host[:port]`) that may speak plain HTTP or show an unknown certificate.
     pub insecure_registries: Vec<String>,
     /// Rewrites of image names, first match wins.

@@ -130,6 +130,8 @@ impl Fixture {
                     },
                     Duration::ZERO,
                 ),
+                providers: None,
+                clouds: None,
                 accounts: Arc::new(FakeAccounts::default()),
             },
             preloaded: watch::Sender::new(true).subscribe(),

@@ -1,9 +1,11 @@
-//! Which credentials a pod can show for an image: its pull secrets, then the node's files
-//! (kubelet-images.md 4.6), and which service account it is (8.4).
+//! Which credentials a pod can show for an image: its pull secrets, the node's files, exec
+//! credential providers (kubelet-images.md 4.6), and clouds that this process asks itself; and
+//! which service account it is (8.4).
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use credentials::cloud::{CloudCredential, Clouds};
 use credentials::{
     Candidate, ConfigFileError, Keyring, Origin, PullSecret, RegistryAuth, SearchDirs,
     keyring_of_pull_secrets, node_file_candidates, parse_node_file,
@@ -14,6 +16,7 @@ use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::Api;
 
 use super::account::{Accounts, PodIdentity};
+use super::providers::{self, KeptAnswer, Providers};
 
 /// Longest docker config file that is read.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
@@ -64,6 +67,8 @@ pub(crate) async fn pull_secrets(client: &kube::Client, pod: &Pod) -> PullSecret
 /// Where a node takes credentials from, and who the pods are that ask.
 pub(crate) struct CredentialSources {
     pub(crate) files: NodeFiles,
+    pub(crate) providers: Option<Providers>,
+    pub(crate) clouds: Option<Arc<Clouds>>,
     pub(crate) accounts: Arc<dyn Accounts>,
 }
 
@@ -73,6 +78,17 @@ pub(crate) struct Offer {
     pub(crate) auth: RegistryAuth,
     /// What a record says when it has opened the image.
     pub(crate) used: UsedCredential,
+    /// Where a fresh one comes from if the registry refuses this one, which was kept.
+    pub(crate) renewal: Option<Renewal>,
+}
+
+/// Who gave a credential that was kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Renewal {
+    /// An exec credential provider.
+    Exec(KeptAnswer),
+    /// A cloud.
+    Cloud(CloudCredential),
 }
 
 impl CredentialSources {
@@ -81,7 +97,6 @@ impl CredentialSources {
     ///
     /// # Errors
     /// One of the pod's secrets does not parse.
-    #[expect(unused_variables, reason = "exec providers, the next source, ask for pod and events")]
     pub(crate) async fn candidates(
         &self,
         name: &str,
@@ -94,8 +109,59 @@ impl CredentialSources {
         let offer = |candidate: Candidate| Offer {
             used: coordinates(&candidate).map_or(UsedCredential::Node, UsedCredential::Secret),
             auth: candidate.auth,
+            renewal: None,
         };
-        Ok(found.into_iter().map(offer).collect())
+        let mut offers: Vec<Offer> = found.into_iter().map(offer).collect();
+        if let Some(providers) = &self.providers {
+            offers.extend(providers.offers(name, pod, emit).await);
+        }
+        offers.extend(self.cloud_offer(name, emit).await);
+        Ok(offers)
+    }
+
+    /// The credentials to try in place of one that the registry refused: nothing unless it was
+    /// kept from an earlier pull and is another one now.
+    #[expect(dead_code, reason = "the pull manager asks for it once it knows which were refused")]
+    pub(crate) async fn renewed(
+        &self,
+        name: &str,
+        pod: Option<&PodIdentity>,
+        refused: &Offer,
+        emit: &(dyn Fn(Event) + Sync),
+    ) -> Vec<Offer> {
+        let fresh = match (&refused.renewal, &self.providers, &self.clouds) {
+            (Some(Renewal::Exec(kept)), Some(providers), _) => {
+                providers.renewed(name, pod, kept, emit).await
+            }
+            (Some(Renewal::Cloud(credential)), _, Some(clouds)) => {
+                clouds.invalidate(credential);
+                self.cloud_offer(name, emit).await.into_iter().collect()
+            }
+            _ => Vec::new(),
+        };
+        fresh.into_iter().filter(|offer| offer.auth != refused.auth).collect()
+    }
+
+    /// What the cloud of a registry gives this machine: good for all pods.
+    async fn cloud_offer(&self, name: &str, emit: &(dyn Fn(Event) + Sync)) -> Option<Offer> {
+        let clouds = self.clouds.clone()?;
+        clouds.provider_of(name)?;
+        let image = name.to_owned();
+        let asked = tokio::task::spawn_blocking(move || clouds.credential(&image)).await;
+        let text = match asked {
+            Ok(Ok(credential)) => {
+                return credential.map(|credential| Offer {
+                    auth: credential.auth.clone(),
+                    used: UsedCredential::Node,
+                    renewal: Some(Renewal::Cloud(credential)),
+                });
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(image = name, error = text, "no credential of a cloud");
+        emit(providers::warning(format!("Failed getting credential from cloud: {text}")));
+        None
     }
 
     /// What a pod shows to use a present image: the hashes of all its usable secrets for it, and
@@ -208,7 +274,12 @@ mod tests {
     }
 
     fn sources(files: NodeFiles) -> CredentialSources {
-        CredentialSources { files, accounts: Arc::new(FakeAccounts::default()) }
+        CredentialSources {
+            files,
+            providers: None,
+            clouds: None,
+            accounts: Arc::new(FakeAccounts::default()),
+        }
     }
 
     fn secret(name: &str, json: &str) -> PullSecret {

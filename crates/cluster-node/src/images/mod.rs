@@ -8,6 +8,7 @@ pub(crate) mod hold;
 pub(crate) mod inventory;
 pub(crate) mod notes;
 pub(crate) mod progress;
+pub(crate) mod providers;
 pub(crate) mod queue;
 pub(crate) mod records;
 pub(crate) mod registry;

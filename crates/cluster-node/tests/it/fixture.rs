@@ -255,6 +255,7 @@ pub(crate) async fn node(
         blobs: BlobStore::open(state.join("blobs"))?,
         layers: UnpackedLayers::open(&state.join("layers"))?,
         credential_files_cache: Duration::ZERO,
+        credentials: Default::default(),
         insecure_registries: Vec::new(),
         credential_files: SearchDirs {
             root_dir: state.join("kubelet"),

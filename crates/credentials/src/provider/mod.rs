@@ -10,6 +10,7 @@
 //! | `duration` | Go's durations |
 //! | `protocol` | the request for a provider's standard input, and its answer |
 //! | `cache` | answers that are kept |
+//! | `stderr` | what a failed program said, fit for an event |
 //!
 //! Pure: the caller reads files, runs programs, asks for tokens and says what time it is.
 
@@ -18,6 +19,7 @@ mod config;
 mod duration;
 mod match_image;
 mod protocol;
+mod stderr;
 mod validate;
 
 pub use self::cache::{AccountKey, ProviderCache};
@@ -28,3 +30,4 @@ pub use self::config::{
 pub use self::protocol::{
     AccountClaim, Answer, AnswerError, CacheKeyType, SkipReason, claimed_annotations, request,
 };
+pub use self::stderr::stderr_line;

@@ -181,6 +181,7 @@ async fn start_node(
             filesystem_root: args.credentials_root_dir.clone(),
         },
         credential_files_cache: args.node_credentials_cache,
+        credentials: Default::default(),
         mirrors,
         insecure_registries: args.insecure_registries.clone(),
         verification: match args.image_verification {

@@ -85,6 +85,8 @@ fn fixture(answers: &[(&'static str, &'static str)]) -> Fixture {
                 },
                 Duration::ZERO,
             ),
+            providers: None,
+            clouds: None,
             accounts: Arc::new(FakeAccounts::default()),
         },
         preloaded: watch::Sender::new(true).subscribe(),
