@@ -8,6 +8,7 @@
 )]
 
 mod build;
+mod cloud;
 mod commands;
 mod exit;
 mod globals;

@@ -151,13 +151,6 @@ pub(crate) fn config_at(path: &Path) -> Result<Option<ClientConfig>, Failure> {
     }
 }
 
-/// The credentials that docker's config holds for an image: one or none.
-pub(crate) fn credentials_for(reference: &Reference) -> Result<Vec<RegistryAuth>, Failure> {
-    let config = docker_config()?;
-    stored_credential(&config, reference.registry(), reference.repository().as_str())
-        .map(|found| found.into_iter().collect())
-}
-
 /// The credential that a config holds for a server, from the file or from its helper.
 pub(crate) fn stored_credential(
     config: &ClientConfig,
@@ -168,6 +161,14 @@ pub(crate) fn stored_credential(
         Lookup::Absent => Ok(None),
         Lookup::Found(auth) => Ok(Some(auth)),
         Lookup::Ask { request, otherwise } => {
+            if is_builtin(&request.program, server) {
+                tracing::debug!(
+                    program = request.program,
+                    server,
+                    "not installed; asked in-process"
+                );
+                return Ok(otherwise);
+            }
             let (succeeded, output) = run_helper(&request)?;
             match request.read_credential(succeeded, &output) {
                 Ok(auth) => Ok(Some(auth)),
@@ -176,6 +177,19 @@ pub(crate) fn stored_credential(
             }
         }
     }
+}
+
+/// Whether a helper that is not installed is one of a cloud's, whose work is done in-process.
+fn is_builtin(program: &str, server: &str) -> bool {
+    crate::commands::credential_helper::clouds_of_program(program).is_some()
+        && !is_installed(program)
+        && crate::cloud::is_asked_about(server)
+}
+
+/// Whether a program is found on the path.
+fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }
 
 /// Runs a credential helper; returns whether it succeeded, and its standard output.

@@ -3,56 +3,41 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use credentials::{ClientConfig, HelperRequest, RegistryAuth, Secret, server_key};
+use credentials::cloud::CloudProvider;
+use credentials::{ClientConfig, RegistryAuth, Secret};
 use image_builder::CredentialSource;
 use oci_model::Reference;
 use registry_client::ClientOptions;
 
+use crate::cloud::{CloudAnswer, Wants, cloud_credential};
 use crate::exit::Failure;
-use crate::registries::{
-    config_at, proxy_of_environment, roots_of_environment, run_helper, stored_credential,
-};
+use crate::registries::{config_at, proxy_of_environment, roots_of_environment, stored_credential};
 
 /// Sources of credentials besides config files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Helper {
     /// `KANIKO_<HOST>_USER` and `KANIKO_<HOST>_PASSWORD`.
     Environment,
-    /// `docker-credential-gcr`, for Google's registries.
-    Google,
-    /// `docker-credential-ecr-login`, for Amazon's.
-    Amazon,
-    /// `docker-credential-acr-env`, for Azure's.
-    Azure,
+    /// The identity of this machine at a cloud, for that cloud's registries.
+    Cloud(CloudProvider),
     /// GitLab's variables of a CI job, for its registry.
     GitLab,
 }
 
 impl Helper {
-    /// The names that kaniko has for them.
-    pub(crate) const NAMES: [(&'static str, Self); 5] = [
+    /// The names that kaniko has for them, and two of our own.
+    pub(crate) const NAMES: [(&'static str, Self); 7] = [
         ("env", Self::Environment),
-        ("google", Self::Google),
-        ("ecr", Self::Amazon),
-        ("acr", Self::Azure),
+        ("google", Self::Cloud(CloudProvider::Google)),
+        ("ecr", Self::Cloud(CloudProvider::Ecr)),
+        ("acr", Self::Cloud(CloudProvider::Acr)),
         ("gitlab", Self::GitLab),
+        ("oci", Self::Cloud(CloudProvider::Oci)),
+        ("ibm", Self::Cloud(CloudProvider::Ibm)),
     ];
 
-    /// The program to ask about a host, if there is one to ask.
-    fn program(self, host: &str) -> Option<&'static str> {
-        let ends = |suffixes: &[&str]| suffixes.iter().any(|suffix| host.ends_with(suffix));
-        match self {
-            Self::Google if host == "gcr.io" || ends(&[".gcr.io", ".pkg.dev"]) => Some("gcr"),
-            Self::Amazon
-                if host == "public.ecr.aws"
-                    || (host.contains(".dkr.ecr")
-                        && ends(&[".amazonaws.com", ".amazonaws.com.cn", ".on.aws"])) =>
-            {
-                Some("ecr-login")
-            }
-            Self::Azure if ends(&[".azurecr.io", ".azurecr.cn", ".azurecr.us"]) => Some("acr-env"),
-            _ => None,
-        }
+    fn is_cloud(self) -> bool {
+        matches!(self, Self::Cloud(_))
     }
 }
 
@@ -84,10 +69,11 @@ impl CredentialFile {
         if let Some(path) = podman {
             configs.extend(config_at(&path)?);
         }
-        Ok(Self { configs: configs.into_iter().map(Arc::new).collect(), helpers: Vec::new() })
+        let clouds = Helper::NAMES.iter().map(|(_, helper)| *helper).filter(|one| one.is_cloud());
+        Ok(Self { configs: configs.into_iter().map(Arc::new).collect(), helpers: clouds.collect() })
     }
 
-    /// The same with more sources.
+    /// The same with other sources than the clouds.
     pub(crate) fn with_helpers(mut self, names: &[&str]) -> Self {
         let known = Helper::NAMES.iter().filter(|(name, _)| names.contains(name));
         self.helpers = known.map(|(_, helper)| *helper).collect();
@@ -134,23 +120,27 @@ impl CredentialFile {
         let found = helpers.find_map(|helper| match helper {
             Helper::Environment => of_environment(host, &variable),
             Helper::GitLab => of_gitlab(host, &variable),
-            other => {
-                let request = HelperRequest::get(other.program(host)?, &server_key(host));
-                if !is_installed(&request.program) {
-                    return None;
-                }
-                let (succeeded, output) = run_helper(&request).ok()?;
-                request.read_credential(succeeded, &output).ok()
-            }
+            Helper::Cloud(provider) => of_cloud(*provider, host),
         });
         found.into_iter().collect()
     }
 }
 
-/// Whether a program is found on the path; one that is not is no failure.
-fn is_installed(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
+/// What a cloud gives to this machine, for its own registries.
+fn of_cloud(provider: CloudProvider, host: &str) -> Option<RegistryAuth> {
+    if crate::cloud::provider_of(host) != Some(provider) {
+        return None;
+    }
+    // A build pushes what it makes, and its cache.
+    match cloud_credential(host, Wants::Push) {
+        CloudAnswer::Given { credential, .. } => Some(credential.auth),
+        CloudAnswer::None => None,
+        CloudAnswer::Refused(error) => {
+            let hint = error.hint.clone().unwrap_or_default();
+            tracing::warn!(host, reason = %error, hint, "the cloud gives no credential");
+            None
+        }
+    }
 }
 
 /// `KANIKO_<HOST>_USER` and `_PASSWORD`: for the host, then for what follows each of its dots.
@@ -234,20 +224,5 @@ mod tests {
         let set = variables(&[("CI_REGISTRY", "registry.example.com"), ("CI_JOB_TOKEN", "t")]);
         assert!(user(of_gitlab("registry.example.com", &set)).is_some());
         assert_eq!(user(of_gitlab("other.example.com", &set)), None);
-    }
-
-    #[test]
-    fn clouds_are_known_by_their_hosts() {
-        for (helper, host, program) in [
-            (Helper::Google, "europe-docker.pkg.dev", Some("gcr")),
-            (Helper::Google, "gcr.io.evil.example", None),
-            (Helper::Amazon, "1.dkr.ecr.eu-west-1.amazonaws.com", Some("ecr-login")),
-            (Helper::Amazon, "public.ecr.aws", Some("ecr-login")),
-            (Helper::Amazon, "1.dkr.ecr.amazonaws.com.evil.example", None),
-            (Helper::Azure, "team.azurecr.io", Some("acr-env")),
-            (Helper::Azure, "docker.io", None),
-        ] {
-            assert_eq!(helper.program(host), program, "{host}");
-        }
     }
 }

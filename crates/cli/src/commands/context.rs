@@ -8,11 +8,12 @@ use image_builder::{ContextDirectory, pack_context};
 use registry_client::PushOptions;
 use serde_json::json;
 
+use crate::cloud::{Access, Wants};
 use crate::exit::Failure;
 use crate::globals::Globals;
 use crate::local_images::open_store;
 use crate::output::{self, OutputArgs, OutputFormat};
-use crate::registries::{RegistryArgs, client, credentials_for, failure, reference};
+use crate::registries::{RegistryArgs, client, reference};
 use crate::transfer_view::{Verbosity, progress};
 
 /// Files that a build needs whatever the ignore file says about them.
@@ -74,13 +75,14 @@ async fn push(args: PushArgs, globals: &Globals) -> Result<ExitCode, Failure> {
     let store = open_store(globals)?;
     let (manifest, _lease) = pack_context(&directory, &store, compression).await?;
     let client = client(&args.registry)?;
-    let auths = credentials_for(&destination)?;
+    let mut access = Access::to(&destination, Wants::Push).await?;
     let view = progress(Verbosity::Quiet);
     let options = PushOptions::default();
-    let pushed = client
-        .push(&destination, &manifest, &auths, &store, &options, &view)
-        .await
-        .map_err(failure)?;
+    let pushed = access
+        .attempt(async |auths| {
+            client.push(&destination, &manifest, auths, &store, &options, &view).await
+        })
+        .await?;
     let digest = pushed.descriptor.digest;
     match args.output.output {
         OutputFormat::Json => output::json(&json!({

@@ -13,12 +13,13 @@ use registry_client::{
 };
 use serde_json::json;
 
+use crate::cloud::{Access, Wants};
 use crate::commands::pull::PlatformArgs;
 use crate::exit::{Failure, Kind};
 use crate::globals::Globals;
 use crate::local_images::{find, open_store, remember};
 use crate::output::{self, OutputArgs, OutputFormat};
-use crate::registries::{RegistryArgs, client, credentials_for, failure};
+use crate::registries::{RegistryArgs, client};
 use crate::transfer_view::{Verbosity, progress};
 
 /// Flags of `copy`.
@@ -118,13 +119,13 @@ impl Work {
         let (store, lease) = (&self.store, &self.lease);
         let root = match source {
             Place::Registry(name) => {
-                let auths = credentials_for(name)?;
+                let mut access = Access::to(name, Wants::Pull).await?;
                 let options = PullOptions { platforms: platforms.clone(), layers: Layers::Fetch };
-                let pulled = self
-                    .client
-                    .pull(name, &auths, store, &options, &self.view)
-                    .await
-                    .map_err(failure)?;
+                let pulled = access
+                    .attempt(async |auths| {
+                        self.client.pull(name, auths, store, &options, &self.view).await
+                    })
+                    .await?;
                 let one = matches!(platforms, Platforms::One(_));
                 let root = match pulled.images.first() {
                     Some(image) if one => image.manifest.clone(),
@@ -171,7 +172,7 @@ impl Work {
         let store = &self.store;
         match destination {
             Place::Registry(name) => {
-                let auths = credentials_for(name)?;
+                let mut access = Access::to(name, Wants::Push).await?;
                 let mount_from = match source {
                     Place::Registry(from) if from.registry() == name.registry() => {
                         vec![from.repository().clone()]
@@ -179,9 +180,12 @@ impl Work {
                     _ => Vec::new(),
                 };
                 let options = PushOptions { mount_from };
-                let pushed =
-                    self.client.push(name, root, &auths, store, &options, &self.view).await;
-                pushed.map(|_| ()).map_err(failure)
+                let pushed = access
+                    .attempt(async |auths| {
+                        self.client.push(name, root, auths, store, &options, &self.view).await
+                    })
+                    .await;
+                pushed.map(|_| ())
             }
             Place::Layout(path, name) => {
                 tokio::task::block_in_place(|| write_oci_layout(store, root, path, name.as_deref()))

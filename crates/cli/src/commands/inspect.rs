@@ -9,12 +9,13 @@ use registry_client::{
 };
 use serde_json::{Value, json};
 
+use crate::cloud::{Access, Wants};
 use crate::commands::pull::PlatformArgs;
 use crate::exit::Failure;
 use crate::globals::Globals;
 use crate::local_images::open_store;
 use crate::output::{self, OutputArgs, OutputFormat};
-use crate::registries::{RegistryArgs, client, credentials_for, failure, reference};
+use crate::registries::{RegistryArgs, client, failure, reference};
 
 /// Flags of `inspect`.
 #[derive(Args, Debug)]
@@ -43,16 +44,18 @@ pub(crate) struct InspectArgs {
 pub(crate) async fn run(args: InspectArgs, globals: &Globals) -> Result<ExitCode, Failure> {
     let name = reference(&args.name)?;
     let client = client(&args.registry)?;
-    let auths = credentials_for(&name)?;
+    let mut access = Access::to(&name, Wants::Pull).await?;
     if args.raw {
-        let manifest = client.fetch_manifest(&name, &auths).await.map_err(failure)?;
+        let manifest =
+            access.attempt(async |auths| client.fetch_manifest(&name, auths).await).await?;
         output::raw(manifest.bytes());
         return Ok(ExitCode::SUCCESS);
     }
     let store = open_store(globals)?;
     let options = PullOptions { platforms: platforms(&args.platform), layers: Layers::Leave };
-    let pulled =
-        client.pull(&name, &auths, &store, &options, &Progress::none()).await.map_err(failure)?;
+    let pulled = access
+        .attempt(async |auths| client.pull(&name, auths, &store, &options, &Progress::none()).await)
+        .await?;
     let Some(image) = pulled.images.first() else {
         return Err(Failure::usage(format!("{name} is an index without images")));
     };
@@ -64,7 +67,7 @@ pub(crate) async fn run(args: InspectArgs, globals: &Globals) -> Result<ExitCode
         return Ok(ExitCode::SUCCESS);
     }
     if args.attestations {
-        let found = attestations(&client, &name, &auths, &pulled).await?;
+        let found = attestations(&client, &name, &access.auths(), &pulled).await?;
         return show_attestations(&found, args.output.output);
     }
     match args.output.output {

@@ -5,6 +5,8 @@ mod cache;
 mod completions;
 mod context;
 mod copy;
+pub(crate) mod credential_helper;
+mod credential_provider;
 mod demo;
 mod down;
 mod executor;
@@ -80,6 +82,10 @@ enum Verb {
     Manifest(manifest::ManifestArgs),
     /// Serve a private registry, manage its users, collect its garbage
     Registry(registry::RegistryArgs),
+    /// Answer a kubelet that asks for credentials of a cloud's registry
+    CredentialProvider(Box<credential_provider::CredentialProviderArgs>),
+    /// Give docker and its relatives credentials of a cloud's registry
+    CredentialHelper(Box<credential_helper::CredentialHelperArgs>),
     /// Build, keep, pull and run a private image on this machine, step by step
     Demo(demo::DemoArgs),
     /// Start a single-node Kubernetes and a private registry on this machine
@@ -131,6 +137,8 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Tags(args) => tags::run(args).await,
         Verb::Manifest(args) => manifest::run(args, globals).await,
         Verb::Registry(args) => registry::run(args, globals).await,
+        Verb::CredentialProvider(args) => credential_provider::run(*args).await,
+        Verb::CredentialHelper(args) => credential_helper::run(*args).await,
         Verb::Demo(args) => demo::run(args).await,
         Verb::Up(args) => up::run(*args, globals).await,
         Verb::Down(args) => down::run(&args, globals),
@@ -141,7 +149,8 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode, Failure> {
 }
 
 /// Lets the name under which the binary was started choose the verb: `executor` and `warmer` are kaniko's,
-/// `kubectl-shipway` is the kubectl plugin.
+/// `kubectl-shipway` is the kubectl plugin, and
+/// the kubelet's providers and docker's helpers have the names of upstream's.
 pub(crate) fn arguments_by_program_name(
     arguments: impl Iterator<Item = OsString>,
 ) -> Vec<OsString> {
@@ -152,6 +161,14 @@ pub(crate) fn arguments_by_program_name(
         .map(|name| name.to_string_lossy().into_owned());
     if let Some(verb @ ("executor" | "warmer")) = program.as_deref() {
         arguments.insert(1, OsString::from(verb));
+    } else if let Some(provider) =
+        program.as_deref().and_then(credential_provider::provider_of_program)
+    {
+        let verb = ["credential-provider", provider].map(OsString::from);
+        arguments.splice(1..1, verb);
+    } else if let Some(clouds) = program.as_deref().and_then(credential_helper::clouds_of_program) {
+        let verb = ["credential-helper", clouds].map(OsString::from);
+        arguments.splice(1..1, verb);
     }
     arguments
 }

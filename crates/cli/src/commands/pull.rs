@@ -7,11 +7,12 @@ use oci_model::Platform;
 use registry_client::{Layers, Platforms, PullOptions};
 use serde_json::json;
 
+use crate::cloud::{Access, Wants};
 use crate::exit::Failure;
 use crate::globals::Globals;
 use crate::local_images::{open_store, remember};
 use crate::output::{self, OutputArgs, OutputFormat};
-use crate::registries::{RegistryArgs, client, credentials_for, failure, reference};
+use crate::registries::{RegistryArgs, client, reference};
 use crate::transfer_view::{Verbosity, progress};
 
 /// Flags of `pull`.
@@ -65,11 +66,13 @@ pub(crate) async fn run(args: PullArgs, globals: &Globals) -> Result<ExitCode, F
     let name = reference(&args.name)?;
     let store = open_store(globals)?;
     let client = client(&args.registry)?;
-    let auths = credentials_for(&name)?;
+    let mut access = Access::to(&name, Wants::Pull).await?;
     let quiet = args.quiet || args.output.output == OutputFormat::Json;
     let view = progress(if quiet { Verbosity::Quiet } else { Verbosity::Normal });
     let options = PullOptions { platforms: args.platform.or_host(), layers: Layers::Fetch };
-    let pulled = client.pull(&name, &auths, &store, &options, &view).await.map_err(failure)?;
+    let pulled = access
+        .attempt(async |auths| client.pull(&name, auths, &store, &options, &view).await)
+        .await?;
     remember(&store, &name, pulled.root.digest(), &pulled.digests)?;
     let digest = pulled.root.digest();
     match args.output.output {

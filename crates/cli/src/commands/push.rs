@@ -6,11 +6,12 @@ use clap::Args;
 use registry_client::PushOptions;
 use serde_json::json;
 
+use crate::cloud::{Access, Wants};
 use crate::exit::Failure;
 use crate::globals::Globals;
 use crate::local_images::{find, open_store};
 use crate::output::{self, OutputArgs, OutputFormat};
-use crate::registries::{RegistryArgs, client, credentials_for, failure, reference};
+use crate::registries::{RegistryArgs, client, reference};
 use crate::transfer_view::{Verbosity, progress};
 
 /// Flags of `push`.
@@ -41,7 +42,7 @@ pub(crate) async fn run(args: PushArgs, globals: &Globals) -> Result<ExitCode, F
     let store = open_store(globals)?;
     let root = find(&store, &source)?;
     let client = client(&args.registry)?;
-    let auths = credentials_for(&destination)?;
+    let mut access = Access::to(&destination, Wants::Push).await?;
     let quiet = args.quiet || args.output.output == OutputFormat::Json;
     let view = progress(if quiet { Verbosity::Quiet } else { Verbosity::Normal });
     let options = if source.registry() == destination.registry() {
@@ -49,8 +50,11 @@ pub(crate) async fn run(args: PushArgs, globals: &Globals) -> Result<ExitCode, F
     } else {
         PushOptions::default()
     };
-    let pushed =
-        client.push(&destination, &root, &auths, &store, &options, &view).await.map_err(failure)?;
+    let pushed = access
+        .attempt(async |auths| {
+            client.push(&destination, &root, auths, &store, &options, &view).await
+        })
+        .await?;
     let (digest, size) = (pushed.descriptor.digest, pushed.descriptor.size);
     match args.output.output {
         OutputFormat::Json => output::json(&json!({

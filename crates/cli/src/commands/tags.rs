@@ -5,9 +5,10 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::json;
 
+use crate::cloud::{Access, Wants};
 use crate::exit::Failure;
 use crate::output::{self, OutputArgs, OutputFormat};
-use crate::registries::{RegistryArgs, client, credentials_for, failure, reference};
+use crate::registries::{RegistryArgs, client, reference};
 
 /// Flags of `tags`.
 #[derive(Args, Debug)]
@@ -25,8 +26,8 @@ pub(crate) struct TagsArgs {
 pub(crate) async fn run(args: TagsArgs) -> Result<ExitCode, Failure> {
     let name = reference(&args.repository)?;
     let client = client(&args.registry)?;
-    let auths = credentials_for(&name)?;
-    let tags = client.tags(&name, &auths).await.map_err(failure)?;
+    let mut access = Access::to(&name, Wants::Pull).await?;
+    let tags = access.attempt(async |auths| client.tags(&name, auths).await).await?;
     match args.output.output {
         OutputFormat::Json => output::json(&json!({ "repository": name.name(), "tags": tags }))?,
         OutputFormat::Text => tags.iter().for_each(|tag| output::line(tag)),

@@ -6,6 +6,7 @@
 //! | `host` | the registry of an image, parsed so that no look-alike passes |
 //! | `performer` | what an exchange asks of the machine: HTTP, files, programs, time |
 //! | `attempts` | which failures are worth another try, and when |
+//! | `overrides` | endpoints of the environment, which lead nowhere else |
 //! | `aws/` | Amazon ECR, private and public |
 //! | `azure/` | Azure Container Registry |
 //! | `google/` | Google Artifact Registry and Container Registry |
@@ -14,6 +15,7 @@
 //! | `provider` | one entry over the five: which cloud a host belongs to, whose identity is used |
 //! | `clouds` | credentials kept while they are good, one exchange at a time for each host |
 //! | `plugin` | the kubelet's exec protocol around it |
+//! | `docker_helper` | docker's credential helper protocol around it |
 //!
 //! Like the rest of this crate nothing here opens a socket or starts a process: the exchanges are
 //! plain functions over a [`Performer`], which the caller implements. They block; an asynchronous
@@ -23,10 +25,12 @@ mod attempts;
 pub mod aws;
 pub mod azure;
 mod clouds;
+pub mod docker_helper;
 pub mod google;
 mod host;
 pub mod ibm;
 pub mod oci;
+mod overrides;
 mod performer;
 pub mod plugin;
 mod provider;

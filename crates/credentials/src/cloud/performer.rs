@@ -11,6 +11,11 @@ pub trait Performer {
     /// A variable of the environment; an empty one counts as absent.
     fn variable(&self, name: &str) -> Option<String>;
 
+    /// Whether endpoints that variables name may lie anywhere: the user has said so.
+    fn allows_endpoints(&self) -> bool {
+        false
+    }
+
     /// A whole file of at most `bytes_max` bytes, read anew each time: projected tokens rotate.
     ///
     /// # Errors

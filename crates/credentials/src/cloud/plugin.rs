@@ -7,7 +7,9 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::CloudCredential;
+use super::{
+    CloudCredential, CloudError, CloudOptions, CloudProvider, Performer, PodIdentity, RegistryHost,
+};
 use crate::{RegistryAuth, Secret};
 
 const GROUP: &str = "credentialprovider.kubelet.k8s.io";
@@ -25,6 +27,15 @@ pub struct PluginRequest {
     pub service_account_token: Option<Secret>,
     /// The annotations of that service account which the provider is configured to get.
     pub annotations: BTreeMap<String, String>,
+}
+
+/// What the kubelet is told.
+#[derive(Clone, Debug)]
+pub struct PluginAnswer {
+    /// A `CredentialProviderResponse`, for standard output.
+    pub document: Secret,
+    /// Why there is no credential in it, where the protocol has no word for that.
+    pub warning: Option<CloudError>,
 }
 
 /// Why a request is none.
@@ -87,6 +98,47 @@ impl PluginRequest {
         })
     }
 
+    /// Asks the cloud for a credential, if the image is from one of its registries.
+    ///
+    /// A pod on GKE that pulls with its own identity and may not gets an answer without a
+    /// credential, as from Google's own program, and never what the node has.
+    ///
+    /// # Errors
+    /// [`CloudError`] if the exchange failed.
+    pub fn respond(
+        &self,
+        performer: &dyn Performer,
+        provider: CloudProvider,
+        options: &CloudOptions,
+    ) -> Result<PluginAnswer, CloudError> {
+        let pod = self
+            .service_account_token
+            .as_ref()
+            .map(|token| PodIdentity { token, annotations: &self.annotations });
+        let mut mirrors = options.acr.mirrors.iter();
+        let target = match provider {
+            CloudProvider::Acr => mirrors.find_map(|mirror| mirror.target_of(&self.image)),
+            _ => None,
+        };
+        let named = RegistryHost::of(&self.image);
+        let Some(host) = target.or(named.as_ref()) else {
+            return Ok(PluginAnswer { document: self.answer(None), warning: None });
+        };
+        match options.exchange(performer, provider, host, pod) {
+            Ok(mut credential) => {
+                // The kubelet looks for the registry that the pod names, not for its mirror.
+                if let (Some(given), Some(named)) = (&mut credential, &named) {
+                    named.as_str().clone_into(&mut given.host);
+                }
+                Ok(PluginAnswer { document: self.answer(credential.as_ref()), warning: None })
+            }
+            Err(error) if options.is_pods_own(provider, pod) => {
+                Ok(PluginAnswer { document: self.answer(None), warning: Some(error) })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// The answer, for standard output: one key, the exact host, or no credential at all.
     pub fn answer(&self, credential: Option<&CloudCredential>) -> Secret {
         let mut auth = serde_json::Map::new();
@@ -129,6 +181,8 @@ fn go_duration(time: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Method;
+    use super::super::world::World;
     use super::*;
 
     fn request(version: &str, more: &str) -> String {
@@ -200,6 +254,104 @@ mod tests {
             let error = PluginRequest::parse(input.as_bytes()).expect_err(&input); // case 3
             assert!(error.to_string().contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn an_image_is_asked_for_in_every_form_and_answered_under_its_host() {
+        // cloud-credentials.md 14.2, rows 5 to 7.
+        let body =
+            r#"{"authorizationData":[{"authorizationToken":"QVdTOnB3","expiresAt":1793577600}]}"#;
+        let host = "123456789012.dkr.ecr.eu-west-1.amazonaws.com";
+        let api = "https://api.ecr.eu-west-1.amazonaws.com/";
+        for (image, expected) in [
+            ("HOST", true),
+            ("HOST/app", true),
+            ("HOST/app:1.0", true),
+            ("HOST/app@sha256:0000", true),
+            ("HOST:443/app", true),
+            ("HOST:8443/app", false),
+            ("docker.io/library/x", false),
+            ("evil.com/HOST", false),
+        ] {
+            let text = request("v1", "").replace(&format!("{host}/app"), image);
+            let request = PluginRequest::parse(text.replace("HOST", host).as_bytes()).expect("it");
+            let world = World::new()
+                .variable("AWS_ACCESS_KEY_ID", "AKID")
+                .variable("AWS_SECRET_ACCESS_KEY", "secret")
+                .server(Method::Post, api, super::super::world::answer(200, body));
+            let options = CloudOptions::only([CloudProvider::Ecr]);
+            let answer = request.respond(&world, CloudProvider::Ecr, &options).expect(image);
+            let answer: serde_json::Value =
+                serde_json::from_str(answer.document.expose()).expect("JSON");
+            let keys: Vec<&String> =
+                answer["auth"].as_object().expect("an object").keys().collect();
+            assert_eq!(keys, if expected { vec![host] } else { vec![] }, "{image}");
+        }
+    }
+
+    #[test]
+    fn a_pod_on_gke_that_may_not_pull_gets_nothing_and_the_node_is_not_asked() {
+        // cloud-credentials.md 14.2, row 39.
+        let annotations = r#"{"iam.gke.io/enable-wi-image-pull":"true"}"#;
+        let more =
+            format!(r#","serviceAccountToken":"pod","serviceAccountAnnotations":{annotations}"#);
+        let text = request("v1", &more)
+            .replace("123456789012.dkr.ecr.eu-west-1.amazonaws.com", "eu-docker.pkg.dev");
+        let request = PluginRequest::parse(text.as_bytes()).expect("a request");
+        let refusal = super::super::world::answer(400, r#"{"error":"invalid_target"}"#);
+        let world = World::new().variable("GCE_METADATA_HOST", "127.0.0.1:1").server(
+            Method::Post,
+            "https://sts.googleapis.com/v1/token",
+            refusal,
+        );
+        let mut options = CloudOptions::only([CloudProvider::Google]);
+        options.google.service_accounts = Some(super::super::google::ServiceAccountFlow {
+            project_id: "p".to_owned(),
+            identity_provider: "https://cluster.example".to_owned(),
+        });
+        let answer = request.respond(&world, CloudProvider::Google, &options).expect("an answer");
+        let document: serde_json::Value =
+            serde_json::from_str(answer.document.expose()).expect("JSON");
+        assert_eq!(document["auth"], json!({}));
+        assert!(answer.warning.expect("a reason").to_string().contains("invalid_target"));
+        assert_eq!(world.sent.borrow().len(), 1);
+    }
+
+    #[test]
+    fn a_mirrors_credential_goes_by_the_name_that_the_pod_uses() {
+        // cloud-credentials.md 4.4.
+        let text = request("v1", "")
+            .replace("123456789012.dkr.ecr.eu-west-1.amazonaws.com", "mcr.microsoft.com");
+        let request = PluginRequest::parse(text.as_bytes()).expect("a request");
+        let mut options = CloudOptions::only([CloudProvider::Acr]);
+        let challenge =
+            "Bearer realm=\"https://team.azurecr.io/oauth2/token\",service=\"team.azurecr.io\"";
+        let world = || {
+            World::new()
+                .server(
+                    Method::Get,
+                    "http://169.254.169.254/metadata/identity/oauth2/token?api-version=2018-02-01\
+                     &resource=https%3A%2F%2Fcontainerregistry.azure.net",
+                    super::super::world::answer(200, r#"{"access_token":"entra"}"#),
+                )
+                .server(
+                    Method::Get,
+                    "https://team.azurecr.io/v2/",
+                    super::super::world::answer_with(401, &[("www-authenticate", challenge)], ""),
+                )
+                .server(
+                    Method::Post,
+                    "https://team.azurecr.io/oauth2/exchange",
+                    super::super::world::answer(200, r#"{"refresh_token":"refresh"}"#),
+                )
+        };
+        let without = request.respond(&world(), CloudProvider::Acr, &options).expect("an answer");
+        assert!(without.document.expose().contains(r#""auth":{}"#));
+        options.acr.mirrors = vec!["mcr.microsoft.com:team.azurecr.io".parse().expect("one")];
+        let with = request.respond(&world(), CloudProvider::Acr, &options).expect("an answer");
+        let document: serde_json::Value =
+            serde_json::from_str(with.document.expose()).expect("JSON");
+        assert_eq!(document["auth"]["mcr.microsoft.com"]["password"], "refresh");
     }
 
     #[test]

@@ -127,6 +127,18 @@ impl CloudOptions {
         })
     }
 
+    /// Whether a pod on GKE pulls with its own identity or not at all.
+    pub(super) fn is_pods_own(
+        &self,
+        provider: CloudProvider,
+        pod: Option<PodIdentity<'_>>,
+    ) -> bool {
+        let asks = pod.is_some_and(|pod| {
+            pod.annotation(google::ServiceAccountFlow::ANNOTATION) == Some("true")
+        });
+        provider == CloudProvider::Google && self.google.service_accounts.is_some() && asks
+    }
+
     /// Asks a cloud for a credential for its host: with the identity of a pod if there is one,
     /// else with that of this machine. `None` if the host is none of the cloud's, or needs no
     /// credential.
@@ -150,10 +162,8 @@ impl CloudOptions {
                 aws::credential(performer, host, &self.ecr, request)
             }
             CloudProvider::Google => {
-                let wants = |pod: &PodIdentity<'_>| {
-                    pod.annotation(google::ServiceAccountFlow::ANNOTATION) == Some("true")
-                };
-                match (&self.google.service_accounts, pod.filter(wants)) {
+                let own = pod.filter(|_| self.is_pods_own(provider, pod));
+                match (&self.google.service_accounts, own) {
                     (Some(flow), Some(pod)) => {
                         google::service_account_credential(performer, host, flow, pod.token)
                     }

@@ -17,6 +17,7 @@ pub(crate) type Answer = Result<Response, SendError>;
 #[derive(Default)]
 pub(crate) struct World {
     variables: BTreeMap<String, String>,
+    allows_endpoints: bool,
     files: RefCell<BTreeMap<String, String>>,
     links: BTreeSet<String>,
     programs: BTreeMap<String, Result<ProgramOutput, RunError>>,
@@ -55,6 +56,11 @@ impl World {
 
     pub(crate) fn variable(mut self, name: &str, value: &str) -> Self {
         self.variables.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    pub(crate) fn allow_endpoints(mut self) -> Self {
+        self.allows_endpoints = true;
         self
     }
 
@@ -106,6 +112,10 @@ impl World {
 impl Performer for World {
     fn variable(&self, name: &str) -> Option<String> {
         self.variables.get(name).cloned()
+    }
+
+    fn allows_endpoints(&self) -> bool {
+        self.allows_endpoints
     }
 
     fn read_file(&self, path: &Path, bytes_max: u64) -> std::io::Result<Secret> {

@@ -13,7 +13,7 @@ use crate::commands::build::IsolationArg;
 use crate::exit::Failure;
 
 /// Values of `--credential-helpers`.
-pub(super) const HELPERS: [&str; 5] = ["env", "google", "ecr", "acr", "gitlab"];
+pub(super) const HELPERS: [&str; 7] = ["env", "google", "ecr", "acr", "gitlab", "oci", "ibm"];
 
 /// Flags of kaniko's executor.
 #[derive(Args, Debug)]

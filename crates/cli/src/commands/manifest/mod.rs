@@ -11,11 +11,12 @@ use registry_client::{Client, CopyOptions, Platforms, Progress};
 use serde_json::json;
 
 use self::lists::{Lists, Member};
+use crate::cloud::{Access, Wants};
 use crate::exit::{Failure, Kind};
 use crate::globals::Globals;
 use crate::local_images::open_store;
 use crate::output::{self, OutputArgs, OutputFormat};
-use crate::registries::{RegistryArgs, client, credentials_for, failure, reference};
+use crate::registries::{RegistryArgs, client, reference};
 
 /// Flags of `manifest`.
 #[derive(Args, Debug)]
@@ -166,8 +167,8 @@ async fn create(args: CreateArgs) -> Result<ExitCode, Failure> {
 
 /// The image as a member of a list; of an index, all its images.
 async fn members_of(client: &Client, image: &Reference) -> Result<Vec<Member>, Failure> {
-    let auths = credentials_for(image)?;
-    let manifest = client.fetch_manifest(image, &auths).await.map_err(failure)?;
+    let mut access = Access::to(image, Wants::Pull).await?;
+    let manifest = access.attempt(async |auths| client.fetch_manifest(image, auths).await).await?;
     let Manifest::Index(index) = manifest.parsed() else {
         let platform = platform_of(client, image, &manifest).await?;
         return Ok(vec![Member::new(image.clone(), &manifest, platform)]);
@@ -175,7 +176,8 @@ async fn members_of(client: &Client, image: &Reference) -> Result<Vec<Member>, F
     let mut members = Vec::new();
     for child in &index.manifests {
         let name = image.with_digest(child.digest);
-        let manifest = client.fetch_manifest(&name, &auths).await.map_err(failure)?;
+        let manifest =
+            access.attempt(async |auths| client.fetch_manifest(&name, auths).await).await?;
         let platform = match &child.platform {
             Some(platform) => platform.clone(),
             None => platform_of(client, &name, &manifest).await?,
@@ -192,8 +194,10 @@ async fn platform_of(
     manifest: &RawManifest,
 ) -> Result<Platform, Failure> {
     let Manifest::Image(parsed) = manifest.parsed() else { return Ok(Platform::host()) };
-    let auths = credentials_for(image)?;
-    let bytes = client.fetch_small_blob(image, &auths, &parsed.config).await.map_err(failure)?;
+    let mut access = Access::to(image, Wants::Pull).await?;
+    let bytes = access
+        .attempt(async |auths| client.fetch_small_blob(image, auths, &parsed.config).await)
+        .await?;
     match oci_model::RawConfig::parse(bytes) {
         Ok(config) => Ok(config.parsed().platform()),
         Err(error) => Err(Failure::usage(format!("{image} is no image: {error}"))),
@@ -249,16 +253,22 @@ async fn push(args: PushArgs, globals: &Globals) -> Result<ExitCode, Failure> {
             let from = name.with_digest(digest);
             let to = list.with_digest(digest);
             let options = CopyOptions { platforms: Platforms::All };
-            let (from_auths, to_auths) = (credentials_for(&from)?, credentials_for(&to)?);
-            client
-                .copy(&from, &from_auths, &to, &to_auths, &store, &options, &Progress::none())
-                .await
-                .map_err(failure)?;
+            let source = Access::to(&from, Wants::Pull).await?;
+            let from_auths = source.auths();
+            let mut access = Access::to(&to, Wants::Push).await?;
+            access
+                .attempt(async |to_auths| {
+                    let progress = Progress::none();
+                    client
+                        .copy(&from, &from_auths, &to, to_auths, &store, &options, &progress)
+                        .await
+                })
+                .await?;
         }
     }
     let index = index_of(&members)?;
-    let auths = credentials_for(&list)?;
-    client.put_manifest(&list, &index, &auths).await.map_err(failure)?;
+    let mut access = Access::to(&list, Wants::Push).await?;
+    access.attempt(async |auths| client.put_manifest(&list, &index, auths).await).await?;
     if args.purge {
         lists.remove(&list)?;
     }
@@ -310,8 +320,8 @@ async fn inspect(args: InspectArgs) -> Result<ExitCode, Failure> {
     if args.verbose {
         return show(&members_of(&client, &first).await?, true);
     }
-    let auths = credentials_for(&first)?;
-    let manifest = client.fetch_manifest(&first, &auths).await.map_err(failure)?;
+    let mut access = Access::to(&first, Wants::Pull).await?;
+    let manifest = access.attempt(async |auths| client.fetch_manifest(&first, auths).await).await?;
     print_json_text(manifest.bytes())
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::super::{CloudError, Performer};
+use super::super::{CloudError, Performer, overrides};
 use super::endpoints::{Endpoint, Partition};
 use super::metadata;
 use super::profile::{Profiles, Section};
@@ -277,8 +277,7 @@ impl Chain<'_> {
     }
 }
 
-/// An endpoint that the environment puts in place of AWS's own: for tests only to loopback, and to
-/// the private endpoints of a network.
+/// An endpoint that the environment puts in place of AWS's own.
 pub(super) fn endpoint_url(
     performer: &dyn Performer,
     service: &str,
@@ -288,15 +287,10 @@ pub(super) fn endpoint_url(
         return Ok(None);
     }
     let name = format!("AWS_ENDPOINT_URL_{service}");
-    let Some((name, url)) = performer.variable(&name).map(|url| (name, url)).or_else(|| {
-        performer.variable("AWS_ENDPOINT_URL").map(|url| ("AWS_ENDPOINT_URL".into(), url))
-    }) else {
-        return Ok(None);
-    };
-    if !url.starts_with("https://") && !url.starts_with("http://") {
-        return Err(CloudError::new(PROVIDER, STEP, name, "it is no URL"));
+    match overrides::endpoint(performer, PROVIDER, &name, &[])? {
+        Some(url) => Ok(Some(url)),
+        None => overrides::endpoint(performer, PROVIDER, "AWS_ENDPOINT_URL", &[]),
     }
-    Ok(Some(url.trim_end_matches('/').to_owned()))
 }
 
 fn static_keys(profile: &Section) -> Option<AwsCredentials> {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::super::attempts::{Pace, attempts, is_passing};
 use super::super::{CloudError, Method, Performer, Request};
 use super::PROVIDER;
+use super::identity::endpoint_url;
 use super::profile::{Profiles, Section};
 use super::sigv4::AwsCredentials;
 use super::sts::parse_time;
@@ -41,8 +42,7 @@ fn exchange(
     role: &str,
 ) -> Result<AwsCredentials, CloudError> {
     let token = access_token(performer, session, region)?;
-    let base = performer
-        .variable("AWS_ENDPOINT_URL_SSO")
+    let base = endpoint_url(performer, "SSO")?
         .unwrap_or_else(|| format!("https://portal.sso.{region}.amazonaws.com"));
     let url = format!("{base}/federation/credentials?role_name={role}&account_id={account}");
     let request = Request::to_cloud(Method::Get, url).header("x-amz-sso_bearer_token", token);
@@ -95,8 +95,7 @@ fn access_token(
     if registration.is_some_and(|ends| ends <= performer.now()) {
         return Err(log_in("the session and the registration of the client have ended"));
     }
-    let base = performer
-        .variable("AWS_ENDPOINT_URL_SSO_OIDC")
+    let base = endpoint_url(performer, "SSO_OIDC")?
         .unwrap_or_else(|| format!("https://oidc.{region}.amazonaws.com"));
     let body = json!({
         "clientId": id,

@@ -9,7 +9,7 @@ use oci_model::Digest;
 use serde_json::{Value, json};
 
 use super::super::attempts::{Pace, attempts, heed_retry_after, is_passing};
-use super::super::{CloudError, Method, Performer, Request, Response};
+use super::super::{CloudError, Method, Performer, Request, Response, overrides};
 use super::PROVIDER;
 use crate::Secret;
 
@@ -19,6 +19,15 @@ const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer
 
 /// Life of a signed assertion, in seconds.
 const ASSERTION_SECONDS: u64 = 600;
+
+/// The hosts of Azure's clouds at which applications log in, the public one first.
+const AUTHORITIES: [&str; 5] = [
+    "login.microsoftonline.com",
+    "login.microsoftonline.us",
+    "login.chinacloudapi.cn",
+    "login.partner.microsoftonline.cn",
+    "login.microsoft.com",
+];
 
 /// Where a cloud's applications log in.
 #[derive(Clone, Debug)]
@@ -41,14 +50,8 @@ impl Cloud {
     /// The cloud that the environment names, else the public one.
     pub(super) fn of_environment(performer: &dyn Performer) -> Result<Self, CloudError> {
         const NAME: &str = "AZURE_AUTHORITY_HOST";
-        let authority = performer
-            .variable(NAME)
-            .unwrap_or_else(|| "https://login.microsoftonline.com".to_owned());
-        let is_loopback = authority.starts_with("http://127.0.0.1:");
-        if !authority.starts_with("https://") && !is_loopback {
-            return Err(CloudError::new(PROVIDER, STEP, NAME, "secrets go only over HTTPS"));
-        }
-        Ok(Self { authority: authority.trim_end_matches('/').to_owned() })
+        let authority = overrides::endpoint(performer, PROVIDER, NAME, &AUTHORITIES)?;
+        Ok(Self { authority: authority.unwrap_or_else(|| format!("https://{}", AUTHORITIES[0])) })
     }
 }
 

@@ -7,13 +7,17 @@
 //! | `entra` | tokens of Microsoft Entra ID for applications |
 //! | `managed_identity` | tokens that Azure's machines and services hand out |
 //! | `exchange` | an Entra token for one of the registry |
+//! | `mirror` | registries of others whose images come from one of Azure |
 
 mod entra;
 mod exchange;
 mod managed_identity;
+mod mirror;
 mod source;
 #[cfg(test)]
 mod tests;
+
+pub use self::mirror::{Mirror, MirrorError};
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -37,6 +41,8 @@ pub struct AzureOptions {
     pub config_file: Option<PathBuf>,
     /// Ends of registry hosts besides Azure's own, such as `azurecr.mycloud.example`.
     pub suffixes: Vec<String>,
+    /// Registries of others whose images come from one of Azure.
+    pub mirrors: Vec<Mirror>,
 }
 
 /// For whom a token is.

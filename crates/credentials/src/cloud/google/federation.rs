@@ -7,8 +7,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::super::aws::signed_caller_identity;
+use super::super::overrides::is_loopback;
 use super::super::{CloudError, Method, Performer, Request};
-use super::oauth::{exchange, field, is_loopback, trusted};
+use super::oauth::{exchange, field, trusted};
 use super::source::{PLATFORM_SCOPE, impersonate};
 use super::{AccessToken, GoogleOptions, PROVIDER};
 use crate::Secret;
@@ -103,14 +104,16 @@ fn subject_token(
             let value = value.as_str().unwrap_or_default();
             request = request.header_named(name, Secret::new(value));
         }
+        // A query may be a secret.
+        let place = url.split('?').next().unwrap_or(url);
         let response = performer
             .send(&request)
-            .map_err(|error| CloudError::unsent(PROVIDER, STEP, url, &error))?;
+            .map_err(|error| CloudError::unsent(PROVIDER, STEP, place, &error))?;
         if !response.is_success() {
             let reason = format!("status {}", response.status);
-            return Err(CloudError::new(PROVIDER, STEP, url, reason));
+            return Err(CloudError::new(PROVIDER, STEP, place, reason));
         }
-        return in_format(&response.body, &source["format"], url);
+        return in_format(&response.body, &source["format"], place);
     }
     if source["executable"].is_object() {
         return of_program(performer, &source["executable"], place);

@@ -6,6 +6,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 
 use super::super::attempts::{Pace, attempts, heed_retry_after, is_passing};
+use super::super::overrides::is_loopback;
 use super::super::{CloudError, Method, Performer, Request, Response};
 use super::{AccessToken, GoogleOptions, PROVIDER};
 use crate::Secret;
@@ -48,13 +49,6 @@ pub(super) fn trusted(
     let host = url.split("://").nth(1).unwrap_or(url).split(['/', '?']).next().unwrap_or_default();
     Err(CloudError::new(PROVIDER, "read credentials", place, format!("{host} is not Google's"))
         .hint("name the domain as the universe domain if it is yours"))
-}
-
-/// Whether a URL stays on this machine, as in tests.
-pub(super) fn is_loopback(url: &str) -> bool {
-    ["http://127.0.0.1:", "http://localhost:", "http://[::1]:"]
-        .iter()
-        .any(|beginning| url.starts_with(beginning))
 }
 
 /// A signed statement of a service account for a token (RFC 7523).

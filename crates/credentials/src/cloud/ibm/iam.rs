@@ -3,7 +3,9 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::super::attempts::{Pace, attempts, heed_retry_after, is_passing};
-use super::super::{CloudError, Method, Performer, Request, Response, after, by_our_clock};
+use super::super::{
+    CloudError, Method, Performer, Request, Response, after, by_our_clock, overrides,
+};
 use super::{AccessToken, PROVIDER};
 use crate::Secret;
 
@@ -12,19 +14,9 @@ const STEP: &str = "IAM token";
 /// Where IAM is: of the private network for a private registry, or where the environment says.
 pub(super) fn base(performer: &dyn Performer, is_private: bool) -> Result<String, CloudError> {
     const NAME: &str = "ICR_AUTH_URL";
-    let Some(url) = performer.variable(NAME) else {
-        let host = if is_private { "private.iam.cloud.ibm.com" } else { "iam.cloud.ibm.com" };
-        return Ok(format!("https://{host}"));
-    };
-    let host = url.strip_prefix("https://").and_then(|rest| rest.split('/').next());
-    let is_trusted = host.is_some_and(|host| {
-        !host.contains('@')
-            && (host.ends_with(".cloud.ibm.com") || host.ends_with(".test.cloud.ibm.com"))
-    });
-    if is_trusted || url.starts_with("http://127.0.0.1:") {
-        return Ok(url.trim_end_matches('/').to_owned());
-    }
-    Err(CloudError::new(PROVIDER, STEP, NAME, "it is not of IBM Cloud; no key was sent"))
+    let host = if is_private { "private.iam.cloud.ibm.com" } else { "iam.cloud.ibm.com" };
+    let named = overrides::endpoint(performer, PROVIDER, NAME, &["cloud.ibm.com"])?;
+    Ok(named.unwrap_or_else(|| format!("https://{host}")))
 }
 
 /// Asks for a token with a form.

@@ -126,7 +126,7 @@ fn a_private_registry_goes_with_the_private_iam() {
     let world = World::new()
         .variable("ICR_APIKEY", CANARY)
         .variable("ICR_AUTH_URL", "https://iam.evil.com");
-    assert!(failure(&world).to_string().contains("no key was sent"));
+    assert!(failure(&world).to_string().contains("nothing was sent there"));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use rsa::pkcs8::{DecodePrivateKey as _, EncodePublicKey as _};
 use serde_json::json;
 
 use super::super::attempts::{Pace, attempts, is_passing};
-use super::super::{CloudError, Method, Performer, Request, Response};
+use super::super::{CloudError, Method, Performer, Request, Response, overrides};
 use super::{OciOptions, PROVIDER, PrincipalKind, config, refusal, signature};
 use crate::Secret;
 
@@ -249,9 +249,8 @@ impl Instance {
             region.filter(|region| is_name(region) && is_name(realm)).ok_or_else(|| {
                 CloudError::new(PROVIDER, STEP, &*version.0, "it does not tell the region")
             })?;
-        let auth_url = performer
-            .variable("OCI_SDK_AUTH_CLIENT_REGION_URL")
-            .filter(|url| url.starts_with("https://") || url.starts_with("http://127.0.0.1:"))
+        let name = "OCI_SDK_AUTH_CLIENT_REGION_URL";
+        let auth_url = overrides::endpoint(performer, PROVIDER, name, &super::REALMS)?
             .unwrap_or_else(|| format!("https://auth.{region}.{realm}"));
         Ok(Self {
             certificate: read("identity/cert.pem")?.expose().to_owned(),

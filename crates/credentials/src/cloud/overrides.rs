@@ -1,0 +1,112 @@
+//! Endpoints that the environment puts in place of a cloud's own (cloud-credentials.md 12.3).
+//!
+//! Whoever can set a variable must not be able to have a key sent elsewhere: such an endpoint is on
+//! this machine, as in tests, or the cloud's own, or the user has allowed any by a flag.
+
+use std::net::IpAddr;
+
+use super::{CloudError, Performer};
+
+/// The endpoint that a variable names, without a slash at its end.
+///
+/// `own` are domains of the cloud below which an endpoint may lie.
+///
+/// # Errors
+/// [`CloudError`] if it may not be used.
+pub(crate) fn endpoint(
+    performer: &dyn Performer,
+    provider: &'static str,
+    name: &str,
+    own: &[&str],
+) -> Result<Option<String>, CloudError> {
+    let Some(url) = performer.variable(name) else { return Ok(None) };
+    let is_own = host_of(&url, "https://").is_some_and(|host| {
+        own.iter().any(|domain| {
+            host.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        })
+    });
+    let is_allowed = performer.allows_endpoints() && host_of(&url, "https://").is_some();
+    if is_own || is_allowed || is_loopback(&url) {
+        return Ok(Some(url.trim_end_matches('/').to_owned()));
+    }
+    Err(CloudError::new(
+        provider,
+        "read environment",
+        name,
+        "it names no endpoint of the cloud or of this machine; nothing was sent there",
+    )
+    .hint("--allow-endpoint-overrides, if it is yours"))
+}
+
+/// Whether a URL stays on this machine, as in tests.
+pub(crate) fn is_loopback(url: &str) -> bool {
+    let host = host_of(url, "http://").or_else(|| host_of(url, "https://"));
+    host.is_some_and(|host| {
+        host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+    })
+}
+
+/// The host of a URL without a user, in lower case and without brackets.
+fn host_of(url: &str, scheme: &str) -> Option<String> {
+    let rest = url.strip_prefix(scheme)?;
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+    let host = match authority.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or(rest),
+        None => authority.split(':').next().unwrap_or(authority),
+    };
+    let is_plain = !host.is_empty()
+        && !authority.contains('@')
+        && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-:".contains(&byte));
+    is_plain.then(|| host.to_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::world::World;
+    use super::*;
+
+    const OWN: &[&str] = &["login.example.com", "cloud.example.com"];
+
+    fn of(world: &World) -> Result<Option<String>, CloudError> {
+        endpoint(world, "ecr", "ENDPOINT", OWN)
+    }
+
+    #[test]
+    fn an_endpoint_is_on_this_machine_or_the_clouds() {
+        assert_eq!(of(&World::new()), Ok(None));
+        for url in [
+            "http://127.0.0.1:4566",
+            "http://localhost:1",
+            "http://[::1]:1",
+            "https://127.0.0.1:4566",
+            "https://login.example.com",
+            "https://a.cloud.example.com:8443/x",
+        ] {
+            let world = World::new().variable("ENDPOINT", &format!("{url}/"));
+            assert_eq!(of(&world), Ok(Some(url.to_owned())));
+        }
+    }
+
+    #[test]
+    fn an_endpoint_elsewhere_needs_a_flag_and_tls() {
+        for url in [
+            "https://evil.com",
+            "https://login.example.com.evil.com",
+            "https://evillogin.example.com",
+            "https://login.example.com@evil.com",
+            "http://login.example.com",
+            "http://127.0.0.1:1@evil.com",
+            "http://127.0.0.1.evil.com",
+            "ftp://127.0.0.1",
+            "https://",
+            "127.0.0.1",
+        ] {
+            let world = World::new().variable("ENDPOINT", url);
+            let error = of(&world).expect_err(url);
+            assert!(error.to_string().contains("nothing was sent there"), "{error}");
+            let allowed = of(&world.allow_endpoints());
+            let is_tls = url.starts_with("https://") && !url.contains('@') && url.len() > 8;
+            assert_eq!(allowed.is_ok(), is_tls, "{url}");
+        }
+    }
+}
