@@ -71,6 +71,10 @@ impl CloudError {
         error: &SendError,
     ) -> Self {
         let retryable = !matches!(error, SendError::Refused(_));
-        Self::new(provider, step, place, error.to_string()).retryable(retryable)
+        let error = Self::new(provider, step, place, error.to_string()).retryable(retryable);
+        match retryable {
+            true => error.hint("check that this machine reaches it: name, firewall, HTTPS_PROXY"),
+            false => error,
+        }
     }
 }

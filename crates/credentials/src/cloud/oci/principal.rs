@@ -29,9 +29,16 @@ pub(super) fn signer(
     options: &OciOptions,
 ) -> Result<(Signer, String), CloudError> {
     let variable = |name| performer.variable(name);
-    let wanted = |kind| options.principal.is_none_or(|wanted| wanted == kind);
+    // The variable is that of Oracle's own provider.
+    let named = || match variable("OCIR_AUTH_METHOD")?.as_str() {
+        "INSTANCE_PRINCIPAL" => Some(PrincipalKind::Instance),
+        "USER_PRINCIPAL" => Some(PrincipalKind::User),
+        _ => None,
+    };
+    let principal = options.principal.or_else(named);
+    let wanted = |kind| principal.is_none_or(|wanted| wanted == kind);
     let is_workload = variable("OCI_KUBERNETES_SERVICE_ACCOUNT_CERT_PATH").is_some()
-        || options.principal == Some(PrincipalKind::Workload);
+        || principal == Some(PrincipalKind::Workload);
     if wanted(PrincipalKind::Workload) && is_workload {
         return of_workload(performer).map(|found| (found, "OKE workload identity".to_owned()));
     }

@@ -237,3 +237,18 @@ fn every_form_of_a_registry_of_oracle_is_known_and_no_look_alike() {
         assert!(!is(image), "{image}");
     }
 }
+
+#[test]
+fn the_variable_of_oracles_own_provider_chooses_the_principal() {
+    let failed = |method: &str| {
+        // No instance answers: whoever is asked shows in the error.
+        let nobody = Err(super::super::SendError::Refused("nobody".to_owned()));
+        let world = user()
+            .variable("OCIR_AUTH_METHOD", method)
+            .server(Method::Get, TOKEN, answer(404, "{}"))
+            .server(Method::Get, "http://169.254.169.254/opc/v2/instance/", nobody);
+        failure(&world).step
+    };
+    assert_eq!(failed("USER_PRINCIPAL"), "registry token");
+    assert_eq!(failed("INSTANCE_PRINCIPAL"), "instance metadata");
+}
