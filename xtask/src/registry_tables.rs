@@ -29,6 +29,7 @@ const DOCUMENTS: &[(&str, Rows)] = &[
     ("docs/registry-security.md", Rows::AtLeast(defects)),
     ("docs/registry-conformance.md", Rows::AtLeast(endpoints)),
     ("docs/kubelet-conformance.md", Rows::PartOf(kubelet_rules)),
+    ("docs/cloud-conformance.md", Rows::AtLeast(cloud_cases)),
 ];
 
 /// The kubelet's rules about images, by their numbers in our reference: references, `auth` values,
@@ -51,6 +52,11 @@ fn kubelet_rules() -> Vec<String> {
     let rows = groups.into_iter();
     rows.flat_map(|(letter, last)| (1..=last).map(move |number| format!("{letter}{number}")))
         .collect()
+}
+
+/// The cases of credentials, of the clouds and of docker, numbered.
+fn cloud_cases() -> Vec<String> {
+    (1..=78).map(|number| number.to_string()).collect()
 }
 
 /// The known defects of other registries, numbered.
