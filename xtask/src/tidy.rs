@@ -22,6 +22,7 @@ const EXPOSE_ALLOWED: &[&str] = &[
     "crates/credentials/src/provider/stderr.rs",
     "crates/cluster-node/src/images/providers/",
     "crates/credentials/src/secret.rs",
+    "crates/operator/src/secret_sync/content.rs",
     "crates/registry-client/src/cloud_http.rs",
     "crates/registry-client/src/tls.rs",
     "crates/registry-client/src/transport.rs",

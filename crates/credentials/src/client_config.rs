@@ -170,6 +170,12 @@ impl ClientConfig {
         auths.len() != before
     }
 
+    /// The servers that have a helper of their own, sorted.
+    pub fn helper_servers(&self) -> Vec<String> {
+        let helpers = field(&self.document, "credHelpers").and_then(Value::as_object);
+        helpers.map(|helpers| helpers.keys().cloned().collect()).unwrap_or_default()
+    }
+
     /// The servers that have an entry, sorted.
     pub fn servers(&self) -> Vec<String> {
         self.auths().map(|auths| auths.keys().cloned().collect()).unwrap_or_default()

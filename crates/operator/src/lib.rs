@@ -2,3 +2,5 @@
 //!
 //! This crate does not assume our own control plane.
 #![forbid(unsafe_code)]
+
+pub mod secret_sync;

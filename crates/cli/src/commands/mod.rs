@@ -16,6 +16,7 @@ mod manifest;
 mod pull;
 mod push;
 mod registry;
+mod secret;
 mod status;
 mod tags;
 mod up;
@@ -86,6 +87,8 @@ enum Verb {
     CredentialProvider(Box<credential_provider::CredentialProviderArgs>),
     /// Give docker and its relatives credentials of a cloud's registry
     CredentialHelper(Box<credential_helper::CredentialHelperArgs>),
+    /// Keep registry credentials as pull secrets in the namespaces of a cluster
+    Secret(Box<secret::SecretArgs>),
     /// Build, keep, pull and run a private image on this machine, step by step
     Demo(demo::DemoArgs),
     /// Start a single-node Kubernetes and a private registry on this machine
@@ -139,6 +142,7 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Registry(args) => registry::run(args, globals).await,
         Verb::CredentialProvider(args) => credential_provider::run(*args).await,
         Verb::CredentialHelper(args) => credential_helper::run(*args).await,
+        Verb::Secret(args) => secret::run(*args).await,
         Verb::Demo(args) => demo::run(args).await,
         Verb::Up(args) => up::run(*args, globals).await,
         Verb::Down(args) => down::run(&args, globals),

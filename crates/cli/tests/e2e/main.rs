@@ -32,6 +32,7 @@ mod registry_identity;
 mod registry_matrix;
 mod registry_proxy;
 mod sandboxes;
+mod secret_sync;
 mod seed_000;
 mod seed_001;
 mod seed_002;

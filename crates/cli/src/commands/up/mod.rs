@@ -246,7 +246,7 @@ fn parse_mirror(text: &str) -> Result<cluster_node::ImageMirror, String> {
 }
 
 /// Reads a whole number with a unit: `300s`, `5m`, `2h`.
-fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
     let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = &text[number.len()..];
     let seconds = match unit {
