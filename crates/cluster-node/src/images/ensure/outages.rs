@@ -14,23 +14,39 @@ use tokio::sync::watch;
 use super::Images;
 use crate::images::registry::Trouble;
 
-/// Pause before the first probe, doubled from probe to probe.
-const PROBE_FIRST: Duration = Duration::from_millis(500);
-/// Longest pause between probes.
-const PROBE_MAX: Duration = Duration::from_secs(30);
-/// How long a pull waits for a registry to come back before it fails: a hiccup that is over by
-/// the first or second probe fails nobody else.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// Patience that a registry is granted when it asks for some and does not say how much.
 const RATE_LIMIT_PAUSE: Duration = Duration::from_secs(60);
 /// Longest patience that is granted.
 const RATE_LIMIT_MAX: Duration = Duration::from_secs(3600);
-/// Whoever was held back is let go within so much time.
-const SPREAD: Duration = Duration::from_secs(5);
 /// Probes end when nobody asked for the registry for so long.
 const FORGET_AFTER: Duration = Duration::from_secs(15 * 60);
 /// Outages that are remembered; with more, all are forgotten and found out again.
 const OUTAGES_MAX: usize = 256;
+
+/// How fast the node looks at registries that are down.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// Pause before the first probe, doubled from probe to probe.
+    pub(crate) probe_first: Duration,
+    /// Longest pause between probes.
+    pub(crate) probe_max: Duration,
+    /// How long a pull waits for a registry to come back before it fails: a hiccup that is over
+    /// by the first or second probe fails nobody else.
+    pub(crate) patience: Duration,
+    /// Whoever was held back is let go within so much time.
+    pub(crate) spread: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Pace {
+            probe_first: Duration::from_millis(500),
+            probe_max: Duration::from_secs(30),
+            patience: Duration::from_secs(2),
+            spread: Duration::from_secs(5),
+        }
+    }
+}
 
 /// An outage: of a registry, or of a registry for one set of credentials.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -51,6 +67,7 @@ struct Outage {
 /// The registries that do not answer.
 #[derive(Default)]
 pub(crate) struct Outages {
+    pub(crate) pace: Pace,
     known: Mutex<HashMap<OutageKey, Outage>>,
     /// Changes whenever one ends.
     ended: watch::Sender<()>,
@@ -78,7 +95,7 @@ impl Outages {
         })
     }
 
-    /// Lets a pull through, now or within [`PATIENCE`].
+    /// Lets a pull through, now or within [`Pace::patience`].
     ///
     /// # Errors
     /// The registry is known not to answer.
@@ -95,7 +112,7 @@ impl Outages {
                 let _ = ended.changed().await;
             }
         };
-        if tokio::time::timeout(PATIENCE, pass).await.is_ok() {
+        if tokio::time::timeout(self.pace.patience, pass).await.is_ok() {
             return Ok(());
         }
         self.held(registry, credentials, now).map_or(Ok(()), Err)
@@ -107,7 +124,7 @@ impl Outages {
         while self.known().contains_key(key) {
             let _ = ended.changed().await;
         }
-        tokio::time::sleep(SPREAD.mul_f64(fastrand::f64())).await;
+        tokio::time::sleep(self.pace.spread.mul_f64(fastrand::f64())).await;
     }
 
     /// Notes an outage; says whether it was not known.
@@ -167,7 +184,8 @@ impl Images {
 
 /// Asks a registry, less and less often, until it answers or nobody cares.
 async fn probe(images: Weak<Images>, key: OutageKey) {
-    let mut pause = PROBE_FIRST;
+    let Some(pace) = images.upgrade().map(|images| images.outages.pace) else { return };
+    let mut pause = pace.probe_first;
     loop {
         // Half of it is left to chance: many nodes may wait for one registry.
         tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
@@ -177,7 +195,7 @@ async fn probe(images: Weak<Images>, key: OutageKey) {
             images.outages.end(&key);
             return;
         }
-        pause = (pause * 2).min(PROBE_MAX);
+        pause = (pause * 2).min(pace.probe_max);
     }
 }
 

@@ -1,5 +1,8 @@
+mod pulls;
+
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use credentials::PullSecret;
 use oci_model::Digest;
@@ -7,14 +10,64 @@ use oci_model::Digest;
 use super::super::access::NodeFiles;
 use super::super::account::tests::FakeAccounts;
 use super::super::progress::Meter;
+use super::super::registry::Trouble;
 use super::super::registry::{Arrived, Pull, PullError};
 use super::*;
+use tokio::sync::Semaphore;
 
-/// Answers per user name; `anonymous` without credential. `ok` succeeds.
+/// Answers per user name; `anonymous` without credential. `ok` succeeds, `hang` never ends.
 struct FakeRegistry {
     blobs: blob_store::BlobStore,
     answers: Vec<(&'static str, &'static str)>,
     calls: Arc<Mutex<Vec<String>>>,
+    knobs: Knobs,
+    time: Arc<Mutex<Duration>>,
+}
+
+/// What a test decides besides the answers.
+#[derive(Clone)]
+struct Knobs {
+    limits: PullLimits,
+    verification: VerificationPolicy,
+    /// A pull takes one permit and keeps it.
+    gate: Option<Arc<Semaphore>>,
+    /// So much time passes in a pull.
+    takes: Duration,
+    /// Nobody answers while this is set.
+    down: Arc<AtomicBool>,
+    /// Questions whether the registry is back.
+    probes: Arc<AtomicUsize>,
+    /// Pulls that were given up.
+    dropped: Arc<AtomicUsize>,
+    /// The machine's clock instead of the test's.
+    real_time: bool,
+}
+
+impl Default for Knobs {
+    fn default() -> Self {
+        Knobs {
+            // The test's clock stands still: whoever waits for it would wait for ever.
+            limits: PullLimits { registry_pull_qps: 0, ..PullLimits::default() },
+            verification: VerificationPolicy::default(),
+            gate: None,
+            takes: Duration::ZERO,
+            down: Arc::default(),
+            probes: Arc::default(),
+            dropped: Arc::default(),
+            real_time: false,
+        }
+    }
+}
+
+/// Counts when it is dropped before it was told not to.
+struct CountDrop(Option<Arc<AtomicUsize>>);
+
+impl Drop for CountDrop {
+    fn drop(&mut self) {
+        if let Some(count) = &self.0 {
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+    }
 }
 
 /// An image without layers.
@@ -39,8 +92,30 @@ impl Puller for FakeRegistry {
             let user =
                 auth.as_ref().and_then(RegistryAuth::username).unwrap_or("anonymous").to_owned();
             self.calls.lock().expect("calls").push(format!("{reference} {user}"));
+            let mut count = CountDrop(Some(Arc::clone(&self.knobs.dropped)));
+            if let Some(gate) = &self.knobs.gate {
+                gate.acquire().await.expect("open").forget();
+            }
+            *self.time.lock().expect("time") += self.knobs.takes;
+            if self.knobs.down.load(Ordering::SeqCst) {
+                count.0 = None;
+                let cause = "cannot reach registry r.example: connection refused".to_owned();
+                let text = format!("failed to resolve reference \"{reference}\": {cause}");
+                return Err(PullError { text, trouble: Trouble::Registry(cause) });
+            }
+            if self.answers.iter().any(|answer| *answer == (user.as_str(), "hang")) {
+                std::future::pending::<()>().await;
+            }
+            count.0 = None;
             match self.answers.iter().find(|(name, _)| *name == user) {
                 Some((_, "ok")) => Ok(Arrived { root: put_image(&self.blobs), guard: None }),
+                Some((_, "429")) => Err(PullError {
+                    text: "unexpected status: 429 Too Many Requests".to_owned(),
+                    trouble: Trouble::Patience(
+                        "registry r.example asks for patience".to_owned(),
+                        Some(Duration::from_millis(30)),
+                    ),
+                }),
                 Some((_, error)) => Err(PullError::of_image(*error)),
                 None => Err(PullError::of_image("unexpected user")),
             }
@@ -48,7 +123,8 @@ impl Puller for FakeRegistry {
     }
 
     fn answers(&self, _registry: String) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
-        Box::pin(std::future::ready(true))
+        self.knobs.probes.fetch_add(1, Ordering::SeqCst);
+        Box::pin(std::future::ready(!self.knobs.down.load(Ordering::SeqCst)))
     }
 }
 
@@ -57,13 +133,21 @@ struct Fixture {
     images: Arc<Images>,
     calls: Arc<Mutex<Vec<String>>>,
     events: Mutex<Vec<String>>,
+    time: Arc<Mutex<Duration>>,
 }
 
 fn fixture(answers: &[(&'static str, &'static str)]) -> Fixture {
+    fixture_with(answers, Knobs::default())
+}
+
+fn fixture_with(answers: &[(&'static str, &'static str)], knobs: Knobs) -> Fixture {
     let dir = tempfile::tempdir().expect("tempdir");
     let blobs = blob_store::BlobStore::open(dir.path().join("blobs")).expect("blobs");
     let layers = layers::UnpackedLayers::open(&dir.path().join("layers")).expect("layers");
     let calls = Arc::new(Mutex::new(Vec::new()));
+    let time = Arc::new(Mutex::new(Duration::from_secs(1000)));
+    let told = Arc::clone(&time);
+    let clock: Clock = Arc::new(move || *told.lock().expect("time"));
     let nowhere = |name: &str| dir.path().join("nowhere").join(name);
     let parts = ImagesParts {
         store: ImageStore::new(blobs.clone(), layers),
@@ -72,9 +156,11 @@ fn fixture(answers: &[(&'static str, &'static str)]) -> Fixture {
             blobs,
             answers: answers.to_vec(),
             calls: Arc::clone(&calls),
+            knobs: knobs.clone(),
+            time: Arc::clone(&time),
         }),
         mirrors: vec![ImageMirror::kaniko_executor()],
-        verification: VerificationPolicy::default(),
+        verification: knobs.verification,
         credentials: CredentialSources {
             files: NodeFiles::new(
                 credentials::SearchDirs {
@@ -90,10 +176,17 @@ fn fixture(answers: &[(&'static str, &'static str)]) -> Fixture {
             accounts: Arc::new(FakeAccounts::default()),
         },
         preloaded: watch::Sender::new(true).subscribe(),
-        limits: PullLimits::default(),
-        clock: crate::images::monotonic(),
+        limits: knobs.limits,
+        clock: if knobs.real_time { crate::images::monotonic() } else { clock },
     };
-    Fixture { images: Arc::new(Images::new(parts)), _dir: dir, calls, events: Mutex::default() }
+    let mut images = Images::new(parts);
+    images.outages.pace = outages::Pace {
+        probe_first: Duration::from_millis(1),
+        probe_max: Duration::from_millis(5),
+        patience: Duration::from_millis(1),
+        spread: Duration::from_millis(1),
+    };
+    Fixture { images: Arc::new(images), _dir: dir, calls, events: Mutex::default(), time }
 }
 
 fn secret(user: &str) -> PullSecret {
@@ -118,11 +211,22 @@ impl Fixture {
         policy: PullPolicy,
         users: &[&str],
     ) -> Result<LocalImage, NotYet> {
+        self.ensure_for("u", image, policy, users).await
+    }
+
+    /// The same for another pod.
+    async fn ensure_for(
+        &self,
+        uid: &str,
+        image: &str,
+        policy: PullPolicy,
+        users: &[&str],
+    ) -> Result<LocalImage, NotYet> {
         let secrets = PullSecrets {
             found: users.iter().map(|user| secret(user)).collect(),
             missing: Vec::new(),
         };
-        let pod = PodIdentity { uid: "u".to_owned(), ..PodIdentity::default() };
+        let pod = PodIdentity { uid: uid.to_owned(), ..PodIdentity::default() };
         let request = Request { pod: &pod, image, policy, secrets: &secrets };
         let emit = |event: Event| {
             let text = format!("{} {}: {}", event.event_type.as_str(), event.reason, event.message);
