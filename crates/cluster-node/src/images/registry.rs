@@ -245,3 +245,6 @@ impl Puller for RegistryPuller {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
