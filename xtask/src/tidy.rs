@@ -16,6 +16,7 @@ const EXPOSE_ALLOWED: &[&str] = &[
     "crates/credentials/src/auth.rs",
     "crates/credentials/src/client_config.rs",
     "crates/credentials/src/cloud/",
+    "crates/credentials/src/expiry.rs",
     "crates/credentials/src/helper.rs",
     "crates/credentials/src/provider/protocol.rs",
     // Masks it where a program repeated it.

@@ -14,6 +14,7 @@ mod base64_go;
 mod client_config;
 pub mod cloud;
 mod config_file;
+mod expiry;
 mod glob;
 mod helper;
 mod keyring;
