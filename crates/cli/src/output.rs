@@ -89,6 +89,11 @@ impl std::io::Write for ErrorWriter {
     }
 }
 
+/// Whether colour belongs on standard output: a terminal, and `NO_COLOR` is not set.
+pub(crate) fn stdout_has_colour() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+}
+
 /// Whether colour belongs on standard error: a terminal, and `NO_COLOR` is not set.
 pub(crate) fn stderr_has_colour() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())

@@ -10,6 +10,7 @@ mod credential_provider;
 mod demo;
 mod down;
 mod executor;
+mod explain;
 mod inspect;
 mod login;
 mod manifest;
@@ -89,6 +90,8 @@ enum Verb {
     CredentialHelper(Box<credential_helper::CredentialHelperArgs>),
     /// Keep registry credentials as pull secrets in the namespaces of a cluster
     Secret(Box<secret::SecretArgs>),
+    /// Say why images of a pod, a file or a cluster's workload will or will not be pulled
+    Explain(Box<explain::ExplainArgs>),
     /// Build, keep, pull and run a private image on this machine, step by step
     Demo(demo::DemoArgs),
     /// Start a single-node Kubernetes and a private registry on this machine
@@ -143,6 +146,7 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::CredentialProvider(args) => credential_provider::run(*args).await,
         Verb::CredentialHelper(args) => credential_helper::run(*args).await,
         Verb::Secret(args) => secret::run(*args).await,
+        Verb::Explain(args) => explain::run(*args, globals).await,
         Verb::Demo(args) => demo::run(args).await,
         Verb::Up(args) => up::run(*args, globals).await,
         Verb::Down(args) => down::run(&args, globals),

@@ -17,6 +17,7 @@ mod cloud_moto;
 mod cloud_plugin;
 mod crash;
 mod durability;
+mod explain_matrix;
 mod image_verbs;
 mod kaniko_flags;
 mod kaniko_matrix;

@@ -13,7 +13,7 @@ use cluster_node::{ImageMirror, Node};
 use image_policy::verification::VerificationPolicy;
 use registry_server::{Anonymous, RegistryOptions, RegistryServer};
 
-use super::record::{Lock, Record};
+use super::record::{Lock, NodeRecord, Record};
 use super::{AnonymousAccess, UpArgs, Verification, already_running};
 use crate::commands::down;
 use crate::exit::{Failure, Kind};
@@ -77,6 +77,7 @@ pub(super) async fn run(args: UpArgs, state_dir: &Path) -> Result<ExitCode, Fail
         node_name,
         registry_user: REGISTRY_USER.to_owned(),
         registry_password_file: password_file(state_dir),
+        node: node_record(&args)?,
     };
     record.write(state_dir).context("cannot write the record of this machine")?;
     if in_background {
@@ -199,6 +200,18 @@ async fn start_node(
     .await
     .map_err(|error| Failure::new(Kind::Environment, error))?;
     Ok(running)
+}
+
+/// Where the node looks for credentials, for those who explain it.
+fn node_record(args: &UpArgs) -> Result<NodeRecord, Failure> {
+    Ok(NodeRecord {
+        root_dir: args.kubelet_root_dir.clone(),
+        working_dir: std::env::current_dir().context("cannot find the working directory")?,
+        home: crate::globals::home_dir(),
+        filesystem_root: args.credentials_root_dir.clone(),
+        insecure_registries: args.insecure_registries.clone(),
+        credential_provider_config: None,
+    })
 }
 
 /// The host's name as a DNS name.

@@ -34,6 +34,39 @@ pub(crate) struct Record {
     pub(crate) registry_user: String,
     /// File with that user's password, mode 0600.
     pub(crate) registry_password_file: PathBuf,
+    /// Where the node looks for credentials, for `shipway explain`.
+    #[serde(default)]
+    pub(crate) node: NodeRecord,
+}
+
+/// Where a node looks for credentials, and how it reaches registries.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct NodeRecord {
+    /// The kubelet's root directory.
+    pub(crate) root_dir: PathBuf,
+    /// Its working directory.
+    pub(crate) working_dir: PathBuf,
+    /// Its home directory.
+    pub(crate) home: Option<PathBuf>,
+    /// `/`, or another directory in tests.
+    pub(crate) filesystem_root: PathBuf,
+    /// Registries that may speak plain HTTP.
+    pub(crate) insecure_registries: Vec<String>,
+    /// The configuration of its exec credential providers, if it has some.
+    pub(crate) credential_provider_config: Option<PathBuf>,
+}
+
+impl NodeRecord {
+    /// The directories of the node's docker config files.
+    pub(crate) fn search_dirs(&self) -> credentials::SearchDirs {
+        credentials::SearchDirs {
+            root_dir: self.root_dir.clone(),
+            working_dir: self.working_dir.clone(),
+            home: self.home.clone(),
+            filesystem_root: self.filesystem_root.clone(),
+        }
+    }
 }
 
 /// The lock of a running machine; released when the process ends, however it ends.

@@ -1,0 +1,105 @@
+//! The node's own credentials, where the node is this machine.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use credentials::{NodeFileKind, SearchDirs, node_file_candidates};
+use operator::explain::{NodeFile, NodeSide, read_providers};
+
+use super::read_file;
+use crate::commands::up::record::{Lock, NodeRecord, Record};
+use crate::exit::Failure;
+use crate::globals::Globals;
+
+/// Where the node has its credentials.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct NodeArgs {
+    /// A docker config file of the node (config.json or .dockercfg), in the node's order;
+    /// repeatable [default: those of the `shipway up` that runs here]
+    #[arg(long = "node-config", value_name = "FILE")]
+    node_configs: Vec<PathBuf>,
+    /// The node's configuration of exec credential providers
+    #[arg(long, value_name = "FILE")]
+    credential_provider_config: Option<PathBuf>,
+}
+
+/// The `shipway up` that runs here.
+pub(super) struct Machine {
+    /// `host:port` of its API server.
+    pub(super) api_address: String,
+    /// Its administrator's kubeconfig.
+    pub(super) kubeconfig: PathBuf,
+    node: NodeRecord,
+}
+
+/// What is known about the node.
+pub(super) struct NodeFacts {
+    pub(super) side: NodeSide,
+    pub(super) insecure_registries: Vec<String>,
+}
+
+/// The machine of the state directory, if it runs and we may know.
+pub(super) fn running_machine(globals: &Globals) -> Option<Machine> {
+    let state_dir = globals.state_dir();
+    let record = Record::read(&state_dir).ok()??;
+    // The lock can be had when nobody runs; who may not open it, asks as somebody else.
+    if !matches!(Lock::take(&state_dir), Ok(None)) {
+        return None;
+    }
+    Some(Machine {
+        api_address: record.api_address,
+        kubeconfig: record.kubeconfig,
+        node: record.node,
+    })
+}
+
+/// Reads the node's files: those of the flags, else those of the machine if the cluster is its.
+pub(super) fn facts(
+    args: &NodeArgs,
+    machine: Option<&Machine>,
+    is_of_machine: bool,
+) -> Result<NodeFacts, Failure> {
+    let machine = machine.filter(|_| is_of_machine);
+    let insecure_registries =
+        machine.map(|machine| machine.node.insecure_registries.clone()).unwrap_or_default();
+    let is_told = !args.node_configs.is_empty() || args.credential_provider_config.is_some();
+    if !is_told && machine.is_none() {
+        let why = "it is another machine; --node-config and --credential-provider-config tell";
+        let side = NodeSide::Unknown { why: why.to_owned() };
+        return Ok(NodeFacts { side, insecure_registries });
+    }
+    let mut files = Vec::new();
+    for path in &args.node_configs {
+        let bytes = read_file(path)?;
+        files.push(NodeFile { path: path.display().to_string(), kind: kind_of(path), bytes });
+    }
+    if let Some(machine) = machine.filter(|_| !is_told) {
+        files = files_of(&machine.node.search_dirs());
+    }
+    let mut providers = Vec::new();
+    let of_machine = machine.and_then(|machine| machine.node.credential_provider_config.clone());
+    if let Some(path) = args.credential_provider_config.clone().or(of_machine) {
+        let text = String::from_utf8_lossy(&read_file(&path)?).into_owned();
+        providers = read_providers(&text)
+            .map_err(|reason| Failure::usage(format!("{}: {reason}", path.display())))?;
+    }
+    Ok(NodeFacts { side: NodeSide::Known { files, providers }, insecure_registries })
+}
+
+fn kind_of(path: &Path) -> NodeFileKind {
+    match path.file_name().and_then(|name| name.to_str()) {
+        Some(".dockercfg") => NodeFileKind::DockerCfg,
+        _ => NodeFileKind::ConfigJson,
+    }
+}
+
+/// The files that exist and can be read, in the node's order.
+fn files_of(dirs: &SearchDirs) -> Vec<NodeFile> {
+    node_file_candidates(dirs)
+        .into_iter()
+        .filter_map(|(path, kind)| {
+            let bytes = read_file(&path).ok()?;
+            Some(NodeFile { path: path.display().to_string(), kind, bytes })
+        })
+        .collect()
+}

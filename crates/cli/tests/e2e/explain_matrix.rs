@@ -1,0 +1,407 @@
+//! The matrix of wrong credentials: what the pod really gets, and what `shipway explain` says
+//! before (of the file) and after (of the pod), against our registry and Debian's.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::machine::{
+    DebianRegistry, Kubectl, Machine, PASSWORD, USER, base64_encode, run, shipway,
+};
+
+/// What must never be shown.
+const WRONG: &str = "canary-wrong-password";
+
+/// Users of our registries: who fails too often there has to wait, so that each case with a wrong
+/// password has its own.
+const USERS: [&str; 6] =
+    [USER, "wrong-password", "expired", "narrow-path", "second-works", "stale"];
+
+/// A registry of ours beside the machine's.
+struct Served {
+    child: Child,
+    address: String,
+}
+
+impl Served {
+    fn start(machine: &Machine, name: &str, flags: &[&str]) -> Self {
+        let users = machine.path(&format!("{name}-htpasswd"));
+        let hashed = |user: &str| {
+            run(std::process::Command::new("htpasswd").args(["-niB", user]), PASSWORD).ok()
+        };
+        let htpasswd: String =
+            USERS.iter().map(|user| hashed(user).trim().to_owned() + "\n").collect();
+        std::fs::write(&users, htpasswd).expect("a file");
+        let mut child = shipway()
+            .args(["registry", "serve", "--address", "127.0.0.1:0", "--htpasswd"])
+            .arg(&users)
+            .args(flags)
+            .env("SHIPWAY_STATE_DIR", machine.path(name))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("our own binary");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let line = lines.next().expect("it says where it is").expect("UTF-8");
+        let address = line.rsplit('/').next().expect("an address").to_owned();
+        Self { child, address }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A door before a registry of ours that asks everybody for a token first, as Docker Hub does: who
+/// has a credential is then judged by it, also where the image is open to everybody.
+fn hub(registry: &str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address").to_string();
+    let registry = registry.to_owned();
+    // It lives as long as the test's process.
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let registry = registry.clone();
+            std::thread::spawn(move || pass(client, &registry));
+        }
+    });
+    address
+}
+
+/// Serves one request; an error is a client that went away.
+fn pass(mut client: TcpStream, registry: &str) -> std::io::Result<()> {
+    let mut first = [0];
+    client.peek(&mut first)?;
+    if first != *b"G" && first != *b"H" {
+        // A TLS handshake: this door speaks plain HTTP, and says so as servers do.
+        return client.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+    }
+    let mut reader = BufReader::new(client.try_clone()?);
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if reader.read_line(&mut head)? == 0 {
+            return Ok(());
+        }
+    }
+    if !head.to_ascii_lowercase().contains("\r\nauthorization:") {
+        return write!(
+            client,
+            "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer \
+             realm=\"http://{registry}/auth/token\",service=\"shipway-registry\",\
+             scope=\"repository:team/app:pull\"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        );
+    }
+    let head = head.trim_end().to_owned() + "\r\nConnection: close\r\n\r\n";
+    let mut server = TcpStream::connect(registry)?;
+    server.write_all(head.as_bytes())?;
+    std::io::copy(&mut server, &mut client).map(drop)
+}
+
+/// One pod with its secrets.
+struct Case {
+    pod: String,
+    image: String,
+    /// Names in imagePullSecrets.
+    named: Vec<String>,
+    secrets: Vec<Value>,
+    /// The code that explaining gives; `pulls` if nothing is wrong.
+    cause: &'static str,
+}
+
+fn secret(namespace: &str, name: &str, kind: &str, text: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Secret", "type": kind,
+        "metadata": {"name": name, "namespace": namespace},
+        "data": {".dockerconfigjson": base64_encode(text)},
+    })
+}
+
+fn entry(key: &str, user: &str, password: &str) -> String {
+    json!({"auths": {key: {"auth": base64_encode(&format!("{user}:{password}"))}}}).to_string()
+}
+
+/// A token whose own words say that it ended in 2001.
+fn expired_token() -> String {
+    let payload = base64_encode(r#"{"sub":"janedoe","exp":1000000000}"#);
+    format!("canary.{}.canary", payload.trim_end_matches('='))
+}
+
+const DOCKER: &str = "kubernetes.io/dockerconfigjson";
+
+impl Case {
+    fn new(label: &str, what: &str, registry: &str, cause: &'static str) -> Self {
+        Self {
+            pod: format!("{label}-{what}"),
+            image: format!("{registry}/team/app:v1"),
+            named: Vec::new(),
+            secrets: Vec::new(),
+            cause,
+        }
+    }
+
+    /// Names a secret of the pod's own, in that namespace and of that type.
+    fn with(mut self, suffix: &str, namespace: &str, kind: &str, text: &str) -> Self {
+        let name = format!("{}{suffix}", self.pod);
+        self.secrets.push(secret(namespace, &name, kind, text));
+        self.named.push(name);
+        self
+    }
+
+    /// The usual: one docker config in a secret of its namespace.
+    fn file(self, text: &str) -> Self {
+        self.with("", "team", DOCKER, text)
+    }
+
+    fn manifest(&self) -> Value {
+        let named: Vec<Value> = self.named.iter().map(|name| json!({"name": name})).collect();
+        json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": self.pod, "namespace": "team"},
+            "spec": {
+                "terminationGracePeriodSeconds": 0,
+                "imagePullSecrets": named,
+                "containers": [{"name": "app", "image": self.image, "imagePullPolicy": "Always"}],
+            },
+        })
+    }
+}
+
+/// The mistakes that any registry with a password sees; `user_of` says who makes them.
+fn cases(label: &str, registry: &str, user_of: fn(&'static str) -> &'static str) -> Vec<Case> {
+    let case = |what: &str, cause: &'static str| Case::new(label, what, registry, cause);
+    let right = entry(registry, USER, PASSWORD);
+    let wrong = |what: &'static str| entry(registry, user_of(what), WRONG);
+    let expired = entry(registry, user_of("expired"), &expired_token());
+    let helpers = json!({"auths": {}, "credsStore": "desktop"}).to_string();
+    let malformed = json!({"auths": {registry: {"auth": "pants"}}}).to_string();
+    let mut missing = case("missing", "secret-missing");
+    missing.named.push(format!("{label}-missing"));
+    let narrow = entry(&format!("{registry}/team"), USER, PASSWORD);
+    vec![
+        case("wrong-password", "wrong-credential").file(&wrong("wrong-password")),
+        case("expired", "credential-expired").file(&expired),
+        missing,
+        case("elsewhere", "secret-in-other-namespace").with("", "other", DOCKER, &right),
+        case("wrong-type", "secret-wrong-type").with("", "team", "Opaque", &right),
+        case("helpers", "helpers-only").file(&helpers),
+        case("malformed", "pull-secret-malformed").file(&malformed),
+        case("trailing-slash", "key-does-not-match").file(&entry(
+            &format!("{registry}/team/app/"),
+            USER,
+            PASSWORD,
+        )),
+        case("other-path", "key-does-not-match").file(&entry(
+            &format!("{registry}/other"),
+            USER,
+            PASSWORD,
+        )),
+        case("narrow-path", "pulls")
+            .with("", "team", DOCKER, &wrong("narrow-path"))
+            .with("-2", "team", DOCKER, &narrow),
+        case("second-works", "pulls")
+            .with("", "team", DOCKER, &wrong("second-works"))
+            .with("-2", "team", DOCKER, &right),
+    ]
+}
+
+/// Makes a robot whose life is over; its secret.
+fn expired_robot(machine: &Machine, robots: &str) -> String {
+    let add = ["registry", "robot", "add", "ci", "--right", "pull=team", "--robots", robots];
+    let secret = machine.shipway(&add).ok();
+    let text = std::fs::read_to_string(robots).expect("the robots");
+    let mut known: Value = serde_json::from_str(&text).expect("JSON");
+    end_all(&mut known);
+    std::fs::write(robots, known.to_string()).expect("the robots");
+    let listed = machine.shipway(&["registry", "robot", "list", "--robots", robots]).ok();
+    assert!(listed.contains("expires 2001"), "{listed}");
+    secret.trim().to_owned()
+}
+
+/// Puts every `expires` into the past, whatever its form.
+fn end_all(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                match value {
+                    Value::String(end) if name == "expires" => {
+                        *end = "2001-09-09T01:46:40Z".to_owned();
+                    }
+                    Value::Number(end) if name == "expires" => *end = 1_000_000_000.into(),
+                    other => end_all(other),
+                }
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(end_all),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// What explaining says of one pod.
+fn of_pod<'a>(report: &'a Value, pod: &str) -> &'a Value {
+    let subjects = report["subjects"].as_array().expect("subjects");
+    let found = subjects.iter().find(|subject| subject["name"] == pod);
+    &found.unwrap_or_else(|| panic!("no {pod} in {report:#}"))["images"][0]
+}
+
+fn code(image: &Value) -> &str {
+    image["cause"]["code"].as_str().unwrap_or("pulls")
+}
+
+/// The report of a call that is not expected to find everything in order.
+#[track_caller]
+fn explain(machine: &Machine, arguments: &[&str], exit_code: i32) -> Value {
+    let mut all = vec!["explain", "-o", "json"];
+    all.extend_from_slice(arguments);
+    let ran = machine.shipway(&all);
+    assert_eq!(ran.code, exit_code, "{}\n{}{}", ran.command, ran.stdout, ran.stderr);
+    shows_no_secret(&ran.stdout);
+    serde_json::from_str(&ran.stdout).expect("JSON")
+}
+
+#[track_caller]
+fn shows_no_secret(text: &str) {
+    for secret in [PASSWORD, WRONG, "canary"] {
+        assert!(!text.contains(secret), "{secret} in {text}");
+    }
+}
+
+#[test]
+fn every_wrong_credential_is_explained_as_the_pod_will_see_it() {
+    let machine = Machine::new(Kubectl::Machine);
+    let debian = DebianRegistry::start(USER, PASSWORD);
+    let robots = machine.path("robots.json");
+    let robots = robots.to_str().expect("UTF-8").to_owned();
+    let robot = expired_robot(&machine, &robots);
+    let ours = Served::start(
+        &machine,
+        "ours",
+        &["--auth", "token", "--anonymous", "none", "--identity-robots", &robots],
+    );
+    let public = Served::start(&machine, "public", &["--auth", "token", "--anonymous", "pull"]);
+    for registry in [&ours.address, &debian.address, &public.address] {
+        machine.login(registry, USER, PASSWORD);
+        machine.push_busybox(&format!("{registry}/team/app:v1"));
+    }
+    let mut cases: Vec<Case> = cases("ours", &ours.address, |what| what);
+    cases.extend(self::cases("debian", &debian.address, |_| USER));
+    let robot = entry(&ours.address, "robot+ci", &robot);
+    cases.push(Case::new("ours", "robot", &ours.address, "wrong-credential").file(&robot));
+    let hub = hub(&public.address);
+    let stale = entry(&hub, "stale", WRONG);
+    cases.push(Case::new("public", "stale", &hub, "stale-credential").file(&stale));
+    cases.push(Case::new("public", "open", &hub, "pulls"));
+
+    for namespace in ["team", "other"] {
+        machine.kubectl(&["create", "namespace", namespace]).ok();
+    }
+    let list =
+        |items: Vec<Value>| json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string();
+    let secrets = cases.iter().flat_map(|case| case.secrets.clone()).collect();
+    machine.apply(&list(secrets));
+    let pods = list(cases.iter().map(Case::manifest).collect());
+    let file = machine.write("pods.json", &pods);
+
+    let before = explain(&machine, &[&file], 1);
+    machine.apply(&pods);
+    for case in &cases {
+        let next = &of_pod(&before, &case.pod)["next"]["events"];
+        let last = next.as_array().and_then(|events| events.last()).expect("an event");
+        let text = |field: &str| last[field].as_str().expect("a text").to_owned();
+        machine.wait_for_event(&case.pod, "team", &text("reason"), &text("message"));
+    }
+    let events = machine.kubectl(&["get", "events", "-n", "team", "-o", "json"]).ok();
+    let events: Value = serde_json::from_str(&events).expect("JSON");
+    let names: Vec<String> = cases.iter().map(|case| format!("pod/{}", case.pod)).collect();
+    let mut arguments = vec!["-n", "team"];
+    arguments.extend(names.iter().map(String::as_str));
+    let after = explain(&machine, &arguments, 1);
+    for case in &cases {
+        let (before, after) = (of_pod(&before, &case.pod), of_pod(&after, &case.pod));
+        assert_eq!(code(before), case.cause, "{}: {before:#}", case.pod);
+        assert_eq!(code(after), case.cause, "{}: {after:#}", case.pod);
+        assert_eq!(before["next"]["events"], after["next"]["events"], "{}", case.pod);
+        assert_eq!(before["cause"]["command"], after["cause"]["command"], "{}", case.pod);
+        the_pod_got_what_was_predicted(case, before, &events);
+    }
+
+    people_are_told_too(&machine, &arguments[2..]);
+    the_fixes_fix(&machine, &cases, &after, &arguments);
+}
+
+/// Each predicted event is one that the pod has.
+fn the_pod_got_what_was_predicted(case: &Case, report: &Value, events: &Value) {
+    let of_case: BTreeSet<(String, String, String)> = events["items"]
+        .as_array()
+        .expect("events")
+        .iter()
+        .filter(|event| event["involvedObject"]["name"] == case.pod.as_str())
+        .map(|event| {
+            let text = |field: &str| event[field].as_str().unwrap_or_default().to_owned();
+            (text("type"), text("reason"), text("message"))
+        })
+        .collect();
+    for predicted in report["next"]["events"].as_array().expect("events") {
+        let text = |field: &str| predicted[field].as_str().expect("a text");
+        let is_there = of_case.iter().any(|(kind, reason, message)| {
+            let is_same = match text("reason") {
+                "Pulled" => message.starts_with(text("message")),
+                _ => message == text("message"),
+            };
+            kind == text("type") && reason == text("reason") && is_same
+        });
+        assert!(is_there, "{}: {predicted:#} is not in {of_case:#?}", case.pod);
+    }
+}
+
+/// The text form, and the form of a kubectl plugin.
+fn people_are_told_too(machine: &Machine, names: &[&str]) {
+    machine.shell("true").ok();
+    let plugin = machine.path("bin/kubectl-shipway");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_shipway"), &plugin).expect("a link");
+    let ran = machine.shell("kubectl shipway explain pod/debian-wrong-type -n team");
+    assert_eq!(ran.code, 1, "{}{}", ran.stdout, ran.stderr);
+    for part in [
+        "pod/debian-wrong-type in namespace team",
+        "would not be pulled: secret debian-wrong-type does not count: its type is Opaque",
+        "[secret-wrong-type]",
+        "waits: ",
+    ] {
+        assert!(ran.stdout.contains(part), "{part} in\n{}", ran.stdout);
+    }
+    assert!(!ran.stdout.contains('\u{1b}'), "no colour outside of terminals\n{}", ran.stdout);
+    let mut arguments = vec!["explain", "-n", "team"];
+    arguments.extend(names);
+    let ran = machine.shipway(&arguments);
+    shows_no_secret(&ran.stdout);
+    shows_no_secret(&ran.stderr);
+}
+
+/// Pastes the commands, with the password where they ask for one; then all is well.
+fn the_fixes_fix(machine: &Machine, cases: &[Case], report: &Value, arguments: &[&str]) {
+    // The robot's owner rotates it: a person's password is none of its business. Debian's registry
+    // has the same commands but for the address.
+    let is_fixed = |case: &Case| case.pod != "ours-robot" && !case.pod.starts_with("debian");
+    let mut script = String::from("calls=()\n");
+    for case in cases.iter().filter(|case| is_fixed(case) && case.cause != "pulls") {
+        let command = of_pod(report, &case.pod)["cause"]["command"].as_str();
+        let command = command.unwrap_or_else(|| panic!("no command for {}", case.pod));
+        let user = if command.contains("'user: '") { format!("{USER}\\n") } else { String::new() };
+        script
+            .push_str(&format!("printf '{user}{PASSWORD}\\n' | {{ {command}; }} & calls+=($!)\n"));
+    }
+    script.push_str("for call in \"${calls[@]}\"; do wait \"$call\"; done\n");
+    machine.shell(&script).ok();
+    let left = explain(machine, arguments, 1);
+    for case in cases {
+        let expected = if is_fixed(case) { "pulls" } else { case.cause };
+        let image = of_pod(&left, &case.pod);
+        assert_eq!(code(image), expected, "{}: {image:#}", case.pod);
+    }
+}

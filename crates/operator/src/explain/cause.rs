@@ -1,0 +1,370 @@
+//! From answers to one verdict, one cause and one thing to do: the most likely first.
+
+use credentials::lint::Code;
+use credentials::{Candidate, Origin};
+use image_policy::PullPolicy;
+use oci_model::Reference;
+
+use super::answer::{Answer, AnswerKind};
+use super::candidates::Candidates;
+use super::fix::{self, Fix};
+use super::gathering::{Gathered, SecretState};
+use super::image_name::ImageName;
+use super::node_side::NodeSide;
+use super::report::{Cause, Verdict};
+use super::subject::{ImageUse, Subject};
+
+/// Everything that is known about one image.
+pub(crate) struct Facts<'a> {
+    pub(crate) subject: &'a Subject,
+    pub(crate) image_use: &'a ImageUse,
+    pub(crate) name: &'a ImageName,
+    pub(crate) policy: PullPolicy,
+    pub(crate) gathered: &'a Gathered,
+    pub(crate) candidates: &'a Candidates,
+    /// One per candidate.
+    pub(crate) answers: &'a [Answer],
+    pub(crate) anonymous: &'a Answer,
+    pub(crate) node: &'a NodeSide,
+    /// Architecture of the node, such as `amd64`.
+    pub(crate) architecture: &'a str,
+    /// Seconds since 1970.
+    pub(crate) now: i64,
+}
+
+fn cause(code: &str, text: impl Into<String>, fix: Fix) -> Cause {
+    Cause { code: code.to_owned(), text: text.into(), fix: fix.text, command: fix.command }
+}
+
+/// The verdict, and its cause unless the image comes.
+pub(crate) fn conclude(facts: &Facts<'_>) -> (Verdict, Option<Cause>) {
+    if let Some(found) = before_any_request(facts) {
+        return found;
+    }
+    let Some(reference) = &facts.name.reference else { return (Verdict::Unknown, None) };
+    if facts.answers.iter().any(|answer| answer.kind == AnswerKind::Opens) {
+        return (Verdict::Pulls, None);
+    }
+    let unreadable = facts.gathered.unknown.as_ref().map(|why| {
+        cause(
+            "secrets-unreadable",
+            format!("which credentials the pod has is not known: {why}"),
+            fix::look_with_more_rights(facts.subject),
+        )
+    });
+    let has_candidates = !facts.candidates.list.is_empty();
+    if !has_candidates && facts.anonymous.kind == AnswerKind::Opens {
+        return match unreadable {
+            // A stale credential would spoil what is open to everybody.
+            Some(unreadable) => (Verdict::Unknown, Some(unreadable)),
+            None => (Verdict::Pulls, None),
+        };
+    }
+    let deciding = facts.answers.first().unwrap_or(facts.anonymous);
+    if deciding.kind == AnswerKind::NotAsked {
+        let likely = unreadable.or_else(|| of_sources(facts, reference));
+        return (Verdict::Unknown, likely);
+    }
+    if !deciding.kind.is_about_access() {
+        return (Verdict::Fails, Some(of_transport(facts, reference, deciding)));
+    }
+    if let Some(unreadable) = unreadable {
+        return (Verdict::Unknown, Some(unreadable));
+    }
+    let found = match facts.candidates.list.first() {
+        Some(first) => of_refused(facts, reference, first, deciding),
+        None => of_absent(facts, reference, deciding),
+    };
+    if let Some(provider) = facts.candidates.providers.first() {
+        let text = format!(
+            "the credential provider {provider} of the node decides, and explaining does not run \
+             it; without it: {}",
+            found.text
+        );
+        let decided = Cause { code: "provider-decides".to_owned(), text, ..found };
+        return (Verdict::Unknown, Some(decided));
+    }
+    (Verdict::Fails, Some(found))
+}
+
+/// What fails, or cannot be told, without asking a registry.
+fn before_any_request(facts: &Facts<'_>) -> Option<(Verdict, Option<Cause>)> {
+    let (subject, image_use) = (facts.subject, facts.image_use);
+    if let Some(error) = &facts.name.error {
+        let why = facts.name.remarks.first().map(|remark| remark.text.as_str());
+        let text = format!("the image does not parse: {}", why.unwrap_or(&error.to_string()));
+        let fix = fix::image(subject, image_use, facts.name.meant.as_deref());
+        return Some((Verdict::Fails, Some(cause("invalid-image-name", text, fix))));
+    }
+    if let Some(missing) = facts.gathered.remarks.iter().find(|r| r.code == "account.missing") {
+        let fix = fix::service_account(subject);
+        let found = cause("service-account-missing", missing.text.clone(), fix);
+        return Some((Verdict::Fails, Some(found)));
+    }
+    if let Some(broken) = &facts.candidates.broken {
+        let text = format!(
+            "secret {} cannot be read, and that fails every pull of the pod, whatever the image: {}",
+            broken.secret, broken.why
+        );
+        let server = facts.name.reference.as_ref().map_or("", |reference| reference.registry());
+        let fix = fix::renew_secret(&subject.namespace, &broken.secret, server, None);
+        return Some((Verdict::Fails, Some(cause("pull-secret-malformed", text, fix))));
+    }
+    if facts.policy == PullPolicy::Never {
+        let text = "the policy is Never: it starts only where the image is on the node already, \
+                    and where the pod may use it";
+        let fix = fix::policy(subject, image_use);
+        return Some((Verdict::Unknown, Some(cause("never-pull", text, fix))));
+    }
+    None
+}
+
+/// No candidate, and the registry does not open the image to everybody.
+fn of_absent(facts: &Facts<'_>, reference: &Reference, answer: &Answer) -> Cause {
+    if let Some(found) = of_sources(facts, reference) {
+        return found;
+    }
+    if let Some(found) = of_name(facts) {
+        return found;
+    }
+    let registry = reference.registry();
+    if answer.kind == AnswerKind::NotFound {
+        let text = format!(
+            "{registry} does not have it, or hides it from those without a credential: {}",
+            answer.text
+        );
+        return cause("not-found", text, fix::tags(reference));
+    }
+    let known = match facts.node {
+        NodeSide::Known { .. } => "neither the pod nor the node has one for it",
+        NodeSide::Unknown { .. } => {
+            "the pod has none for it (whether the node has one is not known here)"
+        }
+    };
+    let text = format!("{registry} wants a credential, and {known}");
+    cause("no-credential", text, fix::first_secret(facts.subject, registry))
+}
+
+/// A name that means something else than it looks like.
+fn of_name(facts: &Facts<'_>) -> Option<Cause> {
+    let meant = facts.name.meant.as_deref()?;
+    let remark = facts.name.remarks.first()?;
+    let fix = fix::image(facts.subject, facts.image_use, Some(meant));
+    Some(cause("name-means-something-else", remark.text.clone(), fix))
+}
+
+/// Why the secrets that are named bring no candidate; the first one that should have.
+fn of_sources(facts: &Facts<'_>, reference: &Reference) -> Option<Cause> {
+    if !facts.candidates.list.is_empty() {
+        return None;
+    }
+    let (namespace, server) = (&facts.subject.namespace, reference.registry());
+    for named in &facts.gathered.secrets {
+        let name = &named.name;
+        match &named.state {
+            SecretState::Unknown { .. } => {}
+            SecretState::Missing { elsewhere } => {
+                return Some(match elsewhere.first() {
+                    Some(other) => cause(
+                        "secret-in-other-namespace",
+                        format!(
+                            "secret {name} is in namespace {other}, and the pod in {namespace}"
+                        ),
+                        fix::copy_secret(name, other, namespace),
+                    ),
+                    None => cause(
+                        "secret-missing",
+                        format!("there is no secret {name} in namespace {namespace}"),
+                        fix::renew_secret(namespace, name, server, None),
+                    ),
+                });
+            }
+            SecretState::Found(_) => {
+                if let Some(found) = of_found_secret(facts, name, namespace, server) {
+                    return Some(found);
+                }
+            }
+        }
+    }
+    let of_account = facts.gathered.remarks.iter();
+    of_account
+        .filter(|remark| remark.code == "account.attached-later")
+        .map(|remark| {
+            let fix = fix::make_pod_again(facts.subject);
+            cause("account-attached-later", remark.text.clone(), fix)
+        })
+        .next()
+}
+
+/// Why a secret that exists holds nothing for the image.
+fn of_found_secret(facts: &Facts<'_>, name: &str, namespace: &str, server: &str) -> Option<Cause> {
+    let of_it: Vec<_> = facts
+        .candidates
+        .remarks
+        .iter()
+        .filter(|remark| remark.object.as_ref().is_some_and(|o| o.rsplit('/').next() == Some(name)))
+        .collect();
+    let first = of_it.first()?;
+    let text = format!("secret {name} does not count: {}", first.text);
+    let code = first.code.as_str();
+    let is = |codes: &[Code]| codes.iter().any(|known| known.name() == code);
+    if is(&[Code::WrongSecretType]) {
+        let fix = fix::retype_secret(namespace, name, &first.text);
+        return Some(cause("secret-wrong-type", text, fix));
+    }
+    let renewed = fix::renew_secret(namespace, name, server, None);
+    if is(&[Code::HelpersOnly]) {
+        return Some(cause("helpers-only", text, renewed));
+    }
+    // Of findings about one entry the one that compares it with the image says most.
+    let telling = of_it.iter().find(|remark| {
+        [Code::PortDiffers, Code::PathDiffers, Code::WildcardLabels]
+            .iter()
+            .any(|known| known.name() == remark.code)
+    });
+    if let Some(unmatched) = of_it.iter().find(|remark| remark.code == "key-does-not-match") {
+        let why = telling.map(|remark| remark.text.as_str());
+        let spelling = of_it
+            .iter()
+            .find(|remark| remark.code.starts_with("key-") && remark.code != "key-does-not-match");
+        let detail = spelling.map(|remark| remark.text.as_str()).or(why);
+        let text = match detail {
+            Some(detail) => format!("secret {name} does not count: {}; {detail}", unmatched.text),
+            None => format!("secret {name} does not count: {}", unmatched.text),
+        };
+        return Some(cause("key-does-not-match", text, renewed));
+    }
+    Some(cause("secret-unusable", text, renewed))
+}
+
+/// The registry refuses every candidate.
+fn of_refused(
+    facts: &Facts<'_>,
+    reference: &Reference,
+    first: &Candidate,
+    answer: &Answer,
+) -> Cause {
+    let registry = reference.registry();
+    let who = who(first);
+    let renew = |user: Option<&str>| fix::renew(&facts.subject.namespace, first, registry, user);
+    let user = first.auth.username().filter(|user| !user.is_empty());
+    let has = |code: Code| facts.candidates.of_candidates.iter().any(|f| f.code == code);
+    let expired = facts
+        .candidates
+        .list
+        .iter()
+        .find(|candidate| candidate.auth.expires_at().is_some_and(|end| end <= facts.now));
+    if facts.anonymous.kind == AnswerKind::Opens {
+        let text = format!(
+            "the image is open to everybody, but a node with a credential never asks without it, \
+             and {registry} refuses {who}"
+        );
+        return cause("stale-credential", text, renew(user));
+    }
+    let is_empty = user.is_none() && first.auth.username().is_some();
+    if is_empty && (has(Code::HelpersIgnored) || has(Code::EmptyEntry)) {
+        let text = format!(
+            "{who} is empty: the file was copied from a machine whose credentials are with a \
+             helper (credsStore), and the kubelet tries it as it is"
+        );
+        return cause("helpers-only", text, renew(None));
+    }
+    if has(Code::IdentityTokenIgnored) || has(Code::RegistryTokenIgnored) {
+        let text = format!(
+            "{who} has its secret in a token field, which the kubelet does not read; what it \
+             sends instead is refused"
+        );
+        return cause("token-ignored", text, renew(None));
+    }
+    if let Some(expired) = expired {
+        let text = format!("the token of {} has expired", self::who(expired));
+        return cause("credential-expired", text, renew(user));
+    }
+    match answer.kind {
+        AnswerKind::Denied => {
+            let text = format!("{registry} knows {who}, which has no right to this repository");
+            cause("no-right", text, renew(None))
+        }
+        AnswerKind::NotFound => of_name(facts).unwrap_or_else(|| {
+            let text =
+                format!("{registry} does not have it, or hides it from {who}: {}", answer.text);
+            cause("not-found", text, fix::tags(reference))
+        }),
+        _ => {
+            let others = facts.candidates.list.len() - 1;
+            let others = match others {
+                0 => String::new(),
+                1 => " (and the other one)".to_owned(),
+                n => format!(" (and the {n} others)"),
+            };
+            let text = format!(
+                "{registry} refuses {who}{others}: the password or token is wrong, expired or \
+                 withdrawn"
+            );
+            cause("wrong-credential", text, renew(user))
+        }
+    }
+}
+
+/// A candidate, as people call it.
+fn who(candidate: &Candidate) -> String {
+    let origin = match &candidate.origin {
+        Origin::Secret { name, .. } => format!("secret {name}"),
+        Origin::File { path } => format!("file {path}"),
+        Origin::Provider { name } => format!("provider {name}"),
+        Origin::CommandLine => "the command line".to_owned(),
+    };
+    match candidate.auth.username() {
+        Some("") => format!("the credential without a user of {origin}"),
+        Some(user) => format!("user {user} of {origin}"),
+        None => format!("the token of {origin}"),
+    }
+}
+
+/// The request failed before anybody looked at a credential, or the image is not for this node.
+fn of_transport(facts: &Facts<'_>, reference: &Reference, answer: &Answer) -> Cause {
+    let registry = reference.registry();
+    let text = answer.text.clone();
+    match &answer.kind {
+        AnswerKind::RateLimited { retry_after } => {
+            let when = retry_after.map_or_else(String::new, |wait| {
+                format!("; it may be asked again in {} s", wait.as_secs())
+            });
+            let text = format!("{registry} limits how often it may be asked{when}");
+            let fix = fix::first_secret(facts.subject, registry);
+            cause("rate-limited", text, fix)
+        }
+        AnswerKind::HostUnknown => of_name(facts).unwrap_or_else(|| {
+            let text = format!("the host of {registry} has no address, as seen from here");
+            cause("host-unknown", text, fix::look_up(registry))
+        }),
+        AnswerKind::ConnectionRefused => {
+            let text = format!("nothing listens at {registry}, as seen from here");
+            cause("connection-refused", text, fix::connect(registry))
+        }
+        AnswerKind::Unreachable => cause("unreachable", text, fix::connect(registry)),
+        AnswerKind::Tls => cause("tls", text, fix::certificate(registry)),
+        AnswerKind::PlainHttp => {
+            let text = format!("{registry} speaks plain HTTP, and the node wants HTTPS");
+            cause("plain-http", text, fix::plain_http(registry))
+        }
+        AnswerKind::PlatformMissing { offered } => {
+            let text = format!(
+                "there is no image for linux/{} in it, only for {}",
+                facts.architecture,
+                if offered.is_empty() { "nothing".to_owned() } else { offered.join(", ") }
+            );
+            cause("platform-missing", text, fix::platform(reference, facts.architecture))
+        }
+        AnswerKind::NotAnImage { media_type } => {
+            let text = format!("it is there and no image: {media_type}");
+            cause("not-an-image", text, fix::tags(reference))
+        }
+        AnswerKind::Opens
+        | AnswerKind::NotAsked
+        | AnswerKind::Unauthorized
+        | AnswerKind::Denied
+        | AnswerKind::NotFound
+        | AnswerKind::Refused => cause("registry-error", text, fix::connect(registry)),
+    }
+}

@@ -1,0 +1,87 @@
+//! What the kubelet does next about one image: its events and the container's waiting state, in
+//! the texts of `image_policy`.
+
+use image_policy::{Decision, Event, Presence, Refusal, Waiting, decide, event, pull_failure};
+
+use super::answer::AnswerKind;
+use super::cause::Facts;
+use super::report::{EventReport, Prediction, WaitingReport};
+
+/// Predicts the next container start.
+pub(crate) fn predict(facts: &Facts<'_>) -> Prediction {
+    let mut next = Prediction { events: Vec::new(), waiting: None, provided: Vec::new() };
+    let missing = facts.gathered.missing();
+    if !missing.is_empty() {
+        next.events.push(shown(event::failed_to_retrieve_pull_secrets(&missing)));
+    }
+    let image = &facts.image_use.image;
+    let decision = match decide(image, facts.policy, None) {
+        Decision::LookFor(_) => {
+            next.provided.push("the node does not have the image yet".to_owned());
+            decide(image, facts.policy, Some(&Presence::Absent))
+        }
+        decided => decided,
+    };
+    if let Decision::Refuse(refusal) = decision {
+        refuse(refusal, &mut next);
+        return next;
+    }
+    if let Some(broken) = &facts.candidates.broken {
+        // The kubelet makes the error's text the reason itself (kubelet-images.md 2.6).
+        next.events.push(shown(event::failed(&broken.error)));
+        next.waiting = Some(WaitingReport { reason: broken.error.clone(), message: String::new() });
+        return next;
+    }
+    pull(facts, image, &mut next);
+    next
+}
+
+/// One attempt per candidate, or one without any.
+fn pull(facts: &Facts<'_>, image: &str, next: &mut Prediction) {
+    next.events.push(shown(event::pulling(image)));
+    if let Some(why) = &facts.gathered.unknown {
+        next.provided.push(format!("the pod has no other credentials: {why}"));
+    }
+    if let Some(provider) = facts.candidates.providers.first() {
+        next.provided.push(format!("the provider {provider} has no credential for it"));
+    }
+    let anonymous = [facts.anonymous];
+    let answers: Vec<_> = match facts.answers {
+        [] => anonymous.to_vec(),
+        answers => answers.iter().collect(),
+    };
+    if answers.iter().any(|answer| answer.kind == AnswerKind::NotAsked) {
+        next.provided.push("the registry was not asked, so that nothing more is known".to_owned());
+        return;
+    }
+    let mut errors = Vec::new();
+    for answer in answers {
+        if answer.kind == AnswerKind::Opens {
+            next.events.push(EventReport {
+                event_type: "Normal".to_owned(),
+                reason: "Pulled".to_owned(),
+                message: format!("Successfully pulled image {image:?}"),
+            });
+            return;
+        }
+        errors.push(answer.text.clone());
+    }
+    refuse(pull_failure(image, &errors).refusal, next);
+}
+
+fn refuse(refusal: Refusal, next: &mut Prediction) {
+    next.events.extend(refusal.events.into_iter().map(shown));
+    next.waiting = Some(waiting(refusal.waiting));
+}
+
+fn waiting(waiting: Waiting) -> WaitingReport {
+    WaitingReport { reason: waiting.reason, message: waiting.message }
+}
+
+fn shown(event: Event) -> EventReport {
+    EventReport {
+        event_type: event.event_type.as_str().to_owned(),
+        reason: event.reason.to_owned(),
+        message: event.message,
+    }
+}

@@ -1,0 +1,116 @@
+//! What the cluster says about a container now: its waiting state, its last events, and when the
+//! node may try again.
+
+use image_policy::{BACK_OFF_INITIAL, BACK_OFF_MAX};
+use k8s_openapi::api::core::v1::Event;
+
+use super::gathering::Gathered;
+use super::report::{EventReport, Present, WaitingReport};
+use super::subject::{ImageUse, Subject};
+
+/// Events that are shown per container.
+const EVENTS_MAX: usize = 5;
+
+/// The reasons of events about images.
+const REASONS: [&str; 7] = [
+    "Pulling",
+    "Pulled",
+    "Failed",
+    "BackOff",
+    "InspectFailed",
+    "ErrImageNeverPull",
+    "FailedToRetrieveImagePullSecret",
+];
+
+/// The present state of one container, if its pod exists; `now` is in seconds since 1970.
+pub(crate) fn read(
+    subject: &Subject,
+    image_use: &ImageUse,
+    gathered: &Gathered,
+    now: i64,
+) -> Option<Present> {
+    let live = subject.live.as_ref()?;
+    let state = live.states.iter().find(|state| state.container == image_use.name);
+    let waiting = state.and_then(|state| state.waiting.clone());
+    let mut events: Vec<&Event> =
+        gathered.events.iter().filter(|event| is_about(event, image_use)).collect();
+    events.sort_by_key(|event| last_seen(event));
+    let failures: Vec<&&Event> =
+        events.iter().filter(|event| message(event).starts_with("Failed to pull image")).collect();
+    let attempts: u32 = failures.iter().map(|event| count(event)).sum();
+    let is_failing = waiting
+        .as_ref()
+        .is_some_and(|(reason, _)| reason == "ErrImagePull" || reason == "ImagePullBackOff");
+    let last_failure = failures.last().and_then(|event| last_seen(event));
+    let next_attempt_seconds = last_failure.filter(|_| is_failing).map(|last| {
+        let end = last + i64::try_from(window(attempts)).unwrap_or(i64::MAX);
+        u64::try_from(end.saturating_sub(now)).unwrap_or(0)
+    });
+    let skipped = events.len().saturating_sub(EVENTS_MAX);
+    Some(Present {
+        waiting: waiting.map(|(reason, message)| WaitingReport { reason, message }),
+        started: state.is_some_and(|state| state.started),
+        events: events.into_iter().skip(skipped).map(shown).collect(),
+        attempts: (attempts > 0).then_some(attempts),
+        next_attempt_seconds,
+    })
+}
+
+/// Seconds of the back-off after so many failures (kubelet-images.md 3.1).
+fn window(attempts: u32) -> u64 {
+    let doublings = attempts.saturating_sub(1).min(10);
+    (BACK_OFF_INITIAL.as_secs() << doublings).min(BACK_OFF_MAX.as_secs())
+}
+
+fn is_about(event: &Event, image_use: &ImageUse) -> bool {
+    let reason = event.reason.as_deref().unwrap_or_default();
+    if !REASONS.contains(&reason) {
+        return false;
+    }
+    match (&event.involved_object.field_path, &image_use.event_path) {
+        (Some(path), Some(own)) => path == own,
+        (Some(_), None) => false,
+        // Events of the pod itself, or of an image volume, which names no path.
+        (None, _) => {
+            reason == "FailedToRetrieveImagePullSecret" || message(event).contains(&image_use.image)
+        }
+    }
+}
+
+fn message(event: &Event) -> &str {
+    event.message.as_deref().unwrap_or_default()
+}
+
+fn count(event: &Event) -> u32 {
+    let series = event.series.as_ref().and_then(|series| series.count);
+    u32::try_from(series.or(event.count).unwrap_or(1)).unwrap_or(1).max(1)
+}
+
+/// Seconds since 1970.
+fn last_seen(event: &Event) -> Option<i64> {
+    let of_series = event.series.as_ref().and_then(|series| series.last_observed_time.as_ref());
+    of_series
+        .map(|time| time.0.as_second())
+        .or_else(|| event.last_timestamp.as_ref().map(|time| time.0.as_second()))
+        .or_else(|| event.event_time.as_ref().map(|time| time.0.as_second()))
+}
+
+fn shown(event: &Event) -> EventReport {
+    EventReport {
+        event_type: event.type_.clone().unwrap_or_default(),
+        reason: event.reason.clone().unwrap_or_default(),
+        message: message(event).to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// kubelet-images.md 15.7, row P13.
+    #[test]
+    fn windows_follow_the_number_of_failures() {
+        let windows: Vec<u64> = (1..=7).map(window).collect();
+        assert_eq!(windows, [10, 20, 40, 80, 160, 300, 300]);
+    }
+}

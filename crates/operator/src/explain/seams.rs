@@ -1,0 +1,95 @@
+//! What explaining needs from outside: a cluster to read, a registry to ask. The caller brings both.
+
+use std::future::Future;
+
+use credentials::RegistryAuth;
+use k8s_openapi::api::core::v1::{Event, Secret, ServiceAccount};
+use oci_model::{Platform, Reference};
+
+use super::answer::Answer;
+
+/// What somebody who may not see everything knows about an object.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Known<T> {
+    /// It exists.
+    Is(T),
+    /// It does not exist.
+    Absent,
+    /// Nobody could tell: no cluster, no right to read it, no answer.
+    Unknown {
+        /// Text for people.
+        why: String,
+    },
+}
+
+/// A cluster, read with whatever rights there are.
+pub trait Cluster: Sync {
+    /// One secret.
+    fn secret(&self, namespace: &str, name: &str) -> impl Future<Output = Known<Secret>> + Send;
+
+    /// The namespaces that have a secret of this name, sorted.
+    fn namespaces_with_secret(&self, name: &str)
+    -> impl Future<Output = Known<Vec<String>>> + Send;
+
+    /// One service account.
+    fn service_account(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> impl Future<Output = Known<ServiceAccount>> + Send;
+
+    /// The events about one pod.
+    fn events(&self, namespace: &str, pod: &str) -> impl Future<Output = Known<Vec<Event>>> + Send;
+}
+
+/// How a registry is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// As the node will ask: the manifest, and whether it has an image for the platform.
+    Pull,
+    /// Only whether it would answer (HEAD), which counts for no pull allowance.
+    Glance,
+}
+
+/// The registries, asked for manifests and never for layers.
+pub trait Registry: Sync {
+    /// What the registry says about `reference` to one credential, or to nobody in particular.
+    fn ask(
+        &self,
+        reference: &Reference,
+        auth: Option<&RegistryAuth>,
+        platform: &Platform,
+        question: Question,
+    ) -> impl Future<Output = Answer> + Send;
+}
+
+/// No cluster at hand: everything in it is unknown.
+#[derive(Clone, Debug)]
+pub struct NoCluster {
+    /// Why there is none.
+    pub why: String,
+}
+
+impl NoCluster {
+    fn unknown<T>(&self) -> Known<T> {
+        Known::Unknown { why: self.why.clone() }
+    }
+}
+
+impl Cluster for NoCluster {
+    async fn secret(&self, _: &str, _: &str) -> Known<Secret> {
+        self.unknown()
+    }
+
+    async fn namespaces_with_secret(&self, _: &str) -> Known<Vec<String>> {
+        self.unknown()
+    }
+
+    async fn service_account(&self, _: &str, _: &str) -> Known<ServiceAccount> {
+        self.unknown()
+    }
+
+    async fn events(&self, _: &str, _: &str) -> Known<Vec<Event>> {
+        self.unknown()
+    }
+}

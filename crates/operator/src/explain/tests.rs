@@ -1,0 +1,562 @@
+//! Rows of causes, each with the objects that have it and what the registry says.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use credentials::{NodeFileKind, RegistryAuth};
+use k8s_openapi::api::core::v1::{Event, Secret, ServiceAccount};
+use oci_model::{Platform, Reference};
+use serde_json::{Value, json};
+
+use super::*;
+
+const REGISTRY: &str = "r.example:5000";
+const PASSWORD: &str = "canary-password-4711";
+const NOW: i64 = 1_800_000_000;
+
+/// Says 401 to everybody but those it lets in.
+#[derive(Default)]
+struct FakeRegistry {
+    /// Users that it opens the image to; empty is everybody without a credential.
+    opens_to: Vec<&'static str>,
+    /// What it says to the others; 401 if nothing else is said.
+    refusal: Option<AnswerKind>,
+}
+
+impl Registry for FakeRegistry {
+    async fn ask(
+        &self,
+        reference: &Reference,
+        auth: Option<&RegistryAuth>,
+        _: &Platform,
+        _: Question,
+    ) -> Answer {
+        let user = auth.and_then(RegistryAuth::username).unwrap_or_default();
+        let may = match auth {
+            None => self.opens_to.contains(&""),
+            Some(_) => !user.is_empty() && self.opens_to.contains(&user),
+        };
+        if may {
+            return Answer::opens(None);
+        }
+        let kind = self.refusal.clone().unwrap_or(AnswerKind::Unauthorized);
+        let text = format!("{reference}: {}", kind.word());
+        Answer { kind, text, rate_limit: None }
+    }
+}
+
+/// A cluster of JSON objects.
+#[derive(Default)]
+struct FakeCluster {
+    secrets: Vec<Value>,
+    account: Value,
+    events: Vec<Value>,
+    forbidden: bool,
+}
+
+fn as_typed<T: serde::de::DeserializeOwned>(value: &Value) -> T {
+    serde_json::from_value(value.clone()).expect("an object of its type")
+}
+
+impl Cluster for FakeCluster {
+    async fn secret(&self, namespace: &str, name: &str) -> Known<Secret> {
+        if self.forbidden {
+            return Known::Unknown { why: "no right to read secrets".to_owned() };
+        }
+        let is_it =
+            |s: &&Value| s["metadata"]["namespace"] == namespace && s["metadata"]["name"] == name;
+        self.secrets.iter().find(is_it).map_or(Known::Absent, |s| Known::Is(as_typed(s)))
+    }
+
+    async fn namespaces_with_secret(&self, name: &str) -> Known<Vec<String>> {
+        let found = self.secrets.iter().filter(|secret| secret["metadata"]["name"] == name);
+        let namespace = |s: &Value| s["metadata"]["namespace"].as_str().map(str::to_owned);
+        Known::Is(found.filter_map(namespace).collect())
+    }
+
+    async fn service_account(&self, _: &str, _: &str) -> Known<ServiceAccount> {
+        match &self.account {
+            Value::Null => Known::Is(ServiceAccount::default()),
+            Value::Bool(_) => Known::Absent,
+            account => Known::Is(as_typed(account)),
+        }
+    }
+
+    async fn events(&self, _: &str, _: &str) -> Known<Vec<Event>> {
+        Known::Is(self.events.iter().map(as_typed).collect())
+    }
+}
+
+/// What one test says about the world.
+#[derive(Default)]
+struct World {
+    registry: FakeRegistry,
+    cluster: FakeCluster,
+    node: Option<NodeSide>,
+    no_probe: bool,
+}
+
+impl World {
+    fn of(subjects: Vec<Subject>, world: &World) -> Report {
+        let documents = Documents::default();
+        let node = world
+            .node
+            .clone()
+            .unwrap_or(NodeSide::Known { files: Vec::new(), providers: Vec::new() });
+        let inputs = Inputs {
+            documents: &documents,
+            secrets: &[],
+            cluster: &world.cluster,
+            registry: (!world.no_probe).then_some(&world.registry),
+            node: &node,
+            platform: Platform::linux("amd64"),
+            now: NOW,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(explain(&subjects, &inputs))
+    }
+
+    fn explain(&self, pod: &Value, source: Source) -> ImageReport {
+        let subject = Subject::of_object(pod, "team", source).expect("a subject");
+        let report = Self::of(vec![subject], self);
+        let shown = serde_json::to_string(&report).expect("JSON") + &text(&report, Colour::Off);
+        assert!(!shown.contains("canary"), "{shown}");
+        report.subjects[0].images[0].clone()
+    }
+}
+
+fn pod(image: &str, secrets: &[&str]) -> Value {
+    let secrets: Vec<Value> = secrets.iter().map(|name| json!({"name": name})).collect();
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "app", "namespace": "team"},
+        "spec": {"containers": [{"name": "app", "image": image}], "imagePullSecrets": secrets},
+    })
+}
+
+fn secret_with(namespace: &str, name: &str, kind: &str, key: &str, text: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Secret", "type": kind,
+        "metadata": {"name": name, "namespace": namespace, "uid": "u"},
+        "data": {key: STANDARD.encode(text)},
+    })
+}
+
+fn docker(name: &str, text: &str) -> Value {
+    secret_with("team", name, "kubernetes.io/dockerconfigjson", ".dockerconfigjson", text)
+}
+
+fn config(key: &str, user: &str) -> String {
+    let auth = STANDARD.encode(format!("{user}:{PASSWORD}"));
+    json!({"auths": {key: {"auth": auth}}}).to_string()
+}
+
+fn file() -> Source {
+    Source::File { path: "pod.yaml".to_owned() }
+}
+
+fn image() -> String {
+    format!("{REGISTRY}/team/app:v1")
+}
+
+/// Pull secrets by name: what the pod names, what exists, and the cause.
+#[track_caller]
+fn check(named: &[&str], secrets: Vec<Value>, opens_to: &[&'static str], expected: &str) {
+    let world = World {
+        registry: FakeRegistry { opens_to: opens_to.to_vec(), refusal: None },
+        cluster: FakeCluster { secrets, ..FakeCluster::default() },
+        ..World::default()
+    };
+    let found = world.explain(&pod(&image(), named), file());
+    let code = found.cause.as_ref().map_or("pulls", |cause| cause.code.as_str());
+    assert_eq!(code, expected, "{found:#?}");
+    assert_eq!(found.verdict == Verdict::Pulls, expected == "pulls", "{found:#?}");
+}
+
+#[test]
+fn each_mistake_with_a_pull_secret_has_its_cause() {
+    let ok = || docker("s", &config(REGISTRY, "jane"));
+    check(&["s"], vec![ok()], &["jane"], "pulls");
+    check(&[], vec![], &[""], "pulls"); // L6
+    check(&[], vec![], &["jane"], "no-credential");
+    check(&["s"], vec![], &["jane"], "secret-missing");
+    check(&["s"], vec![], &[""], "pulls");
+    let text = config(REGISTRY, "jane");
+    let kind = "kubernetes.io/dockerconfigjson";
+    let elsewhere = secret_with("other", "s", kind, ".dockerconfigjson", &text);
+    check(&["s"], vec![elsewhere], &["jane"], "secret-in-other-namespace");
+    let opaque = secret_with("team", "s", "Opaque", ".dockerconfigjson", &text);
+    check(&["s"], vec![opaque], &["jane"], "secret-wrong-type"); // L11
+    check(&["s"], vec![ok()], &[], "wrong-credential");
+    check(&["s"], vec![ok()], &[""], "stale-credential"); // L7
+    check(&["s"], vec![docker("s", r#"{"credsStore":"desktop"}"#)], &["jane"], "helpers-only");
+    let laptop = json!({"auths": {REGISTRY: {}}, "credsStore": "desktop"}).to_string();
+    check(&["s"], vec![docker("s", &laptop)], &["jane"], "helpers-only"); // A14
+    let broken = r#"{"auths":{"other.example":{"auth":"pants"}}}"#;
+    check(&["s", "t"], vec![ok(), docker("t", broken)], &["jane"], "pull-secret-malformed"); // L12
+    let token = json!({"auths": {REGISTRY: {"identitytoken": PASSWORD}}}).to_string();
+    check(&["s"], vec![docker("s", &token)], &["jane"], "token-ignored");
+    let legacy = secret_with("team", "s", "kubernetes.io/dockercfg", ".dockercfg", &text);
+    check(&["s"], vec![legacy], &["jane"], "secret-unusable"); // L16
+    let second = docker("t", &config(REGISTRY, "john"));
+    check(&["s", "t"], vec![ok(), second], &["john"], "pulls"); // L8
+}
+
+#[test]
+fn keys_that_do_not_match_say_which_would() {
+    for key in [
+        "r.example",                 // M12: the port
+        "r.example:5000/team/app/",  // M5: the slash at the end
+        "https://r.example:5000/v2", // K4: no slash behind the version
+        "HTTPS://r.example:5000",    // K8
+        "r.example:5000/team/*",     // M6
+        "r.example:5000/other",      // the path
+        "R.example:5000",            // M16
+    ] {
+        let secrets = vec![docker("s", &config(key, "jane"))];
+        check(&["s"], secrets, &["jane"], "key-does-not-match");
+    }
+    let world = World {
+        cluster: FakeCluster {
+            secrets: vec![docker("s", &config("r.example", "jane"))],
+            ..FakeCluster::default()
+        },
+        ..World::default()
+    };
+    let found = world.explain(&pod(&image(), &["s"]), file());
+    let texts: Vec<&str> = found.remarks.iter().map(|remark| remark.text.as_str()).collect();
+    assert!(texts.iter().any(|text| text.contains("\"r.example:5000\" would")), "{texts:?}");
+    let command = found.cause.and_then(|cause| cause.command).unwrap_or_default();
+    assert!(command.contains("--docker-server=r.example:5000"), "{command}");
+}
+
+#[test]
+fn candidates_come_in_the_kubelets_order_and_the_first_that_opens_ends_it() {
+    let narrow = docker("b", &config("r.example:5000/team", "narrow"));
+    let wide = docker("a", &config(REGISTRY, "wide"));
+    let node = NodeFile {
+        path: "/var/lib/kubelet/config.json".to_owned(),
+        kind: NodeFileKind::ConfigJson,
+        bytes: config(REGISTRY, "node").into_bytes(),
+    };
+    let hidden = NodeFile { path: "/.docker/config.json".to_owned(), ..node.clone() };
+    let world = World {
+        registry: FakeRegistry { opens_to: vec!["wide"], refusal: None },
+        cluster: FakeCluster { secrets: vec![wide, narrow], ..FakeCluster::default() },
+        node: Some(NodeSide::Known { files: vec![node, hidden], providers: Vec::new() }),
+        no_probe: false,
+    };
+    let found = world.explain(&pod(&image(), &["a", "b"]), file());
+    let users: Vec<(&str, bool, &str)> = found
+        .candidates
+        .iter()
+        .map(|c| (c.user.as_deref().unwrap_or_default(), c.tried, c.answer.kind))
+        .collect();
+    // L3 and L4.
+    assert_eq!(
+        users,
+        [
+            ("narrow", true, "unauthorized"),
+            ("wide", true, "opens"),
+            ("node", false, "unauthorized")
+        ]
+    );
+    assert!(!found.anonymous.tried);
+    assert!(found.remarks.iter().any(|remark| remark.code == "file-hidden"));
+    assert_eq!(found.verdict, Verdict::Pulls);
+}
+
+#[test]
+fn answers_of_the_registry_have_their_causes() {
+    for (refusal, expected) in [
+        (AnswerKind::Denied, "no-right"),
+        (AnswerKind::NotFound, "not-found"),
+        (AnswerKind::RateLimited { retry_after: None }, "rate-limited"),
+        (AnswerKind::HostUnknown, "host-unknown"),
+        (AnswerKind::ConnectionRefused, "connection-refused"),
+        (AnswerKind::Unreachable, "unreachable"),
+        (AnswerKind::Tls, "tls"),
+        (AnswerKind::PlainHttp, "plain-http"),
+        (
+            AnswerKind::PlatformMissing { offered: vec!["linux/arm64".to_owned()] },
+            "platform-missing",
+        ),
+        (AnswerKind::NotAnImage { media_type: "x/y".to_owned() }, "not-an-image"),
+        (AnswerKind::Refused, "registry-error"),
+    ] {
+        let world = World {
+            registry: FakeRegistry { opens_to: vec![], refusal: Some(refusal) },
+            cluster: FakeCluster {
+                secrets: vec![docker("s", &config(REGISTRY, "jane"))],
+                ..FakeCluster::default()
+            },
+            ..World::default()
+        };
+        let found = world.explain(&pod(&image(), &["s"]), file());
+        assert_eq!(found.cause.as_ref().map(|cause| cause.code.as_str()), Some(expected));
+        let last = found.next.events.last().map(|event| event.message.as_str());
+        assert_eq!(last, Some("Error: ErrImagePull"), "{expected}");
+    }
+}
+
+#[test]
+fn expired_tokens_are_told_by_their_end_alone() {
+    let payload = URL_SAFE_NO_PAD.encode(br#"{"exp":1799999999}"#);
+    let auth = STANDARD.encode(format!("jane:canary.{payload}.canary"));
+    let text = json!({"auths": {REGISTRY: {"auth": auth}}}).to_string();
+    let world = World {
+        cluster: FakeCluster { secrets: vec![docker("s", &text)], ..FakeCluster::default() },
+        ..World::default()
+    };
+    let found = world.explain(&pod(&image(), &["s"]), file());
+    assert_eq!(found.cause.map(|cause| cause.code), Some("credential-expired".to_owned()));
+    assert_eq!(found.candidates[0].expires.as_deref(), Some("2027-01-15T07:59:59Z"));
+    assert!(found.candidates[0].expired);
+}
+
+#[test]
+fn service_accounts_count_all_or_nothing_and_only_when_the_pod_is_made() {
+    let account = json!({"metadata": {"name": "default"}, "imagePullSecrets": [{"name": "s"}]});
+    let world = |account: Value| World {
+        registry: FakeRegistry { opens_to: vec!["jane"], refusal: None },
+        cluster: FakeCluster {
+            secrets: vec![docker("s", &config(REGISTRY, "jane"))],
+            account,
+            ..FakeCluster::default()
+        },
+        ..World::default()
+    };
+    let explain = |account: &Value, secrets: &[&str], source: Source| {
+        let found = world(account.clone()).explain(&pod(&image(), secrets), source);
+        found.cause.map_or("pulls".to_owned(), |cause| cause.code)
+    };
+    assert_eq!(explain(&account, &[], file()), "pulls"); // S7
+    assert_eq!(explain(&account, &["t"], file()), "secret-missing"); // S8
+    assert_eq!(explain(&account, &[], Source::Cluster), "account-attached-later");
+    assert_eq!(explain(&json!(false), &[], file()), "service-account-missing"); // S9
+}
+
+#[test]
+fn who_may_not_read_secrets_is_told_so() {
+    let world = World {
+        cluster: FakeCluster { forbidden: true, ..FakeCluster::default() },
+        ..World::default()
+    };
+    let found = world.explain(&pod(&image(), &["s"]), file());
+    assert_eq!(found.verdict, Verdict::Unknown);
+    assert_eq!(found.cause.map(|cause| cause.code), Some("secrets-unreadable".to_owned()));
+    assert_eq!(found.next.events[0].reason, "Pulling", "a secret that is unknown is not missing");
+}
+
+#[test]
+fn events_are_those_of_the_kubelet() {
+    let texts = |world: &World, pod: &Value| -> Vec<String> {
+        let found = world.explain(pod, file());
+        let events = found.next.events.iter();
+        let mut texts: Vec<String> =
+            events.map(|e| format!("{} {}", e.reason, e.message)).collect();
+        texts.extend(found.next.waiting.map(|waiting| waiting.reason));
+        texts
+    };
+    let image = image();
+    let world = World::default();
+    assert_eq!(
+        texts(&world, &pod(&image, &["b", "a"])),
+        [
+            "FailedToRetrieveImagePullSecret Unable to retrieve some image pull secrets (b, a); \
+             attempting to pull the image may not succeed."
+                .to_owned(),
+            format!("Pulling Pulling image {image:?}"),
+            format!("Failed Failed to pull image {image:?}: {image}: unauthorized"),
+            "Failed Error: ErrImagePull".to_owned(),
+            "ErrImagePull".to_owned(),
+        ]
+    ); // P7, P17
+    let broken = World {
+        cluster: FakeCluster {
+            secrets: vec![docker("s", r#"{"auths":{"o":{"auth":"pants"}}}"#)],
+            ..FakeCluster::default()
+        },
+        ..World::default()
+    };
+    let text = "illegal base64 data at input byte 4";
+    assert_eq!(
+        texts(&broken, &pod(&image, &["s"])),
+        [format!("Failed Error: {text}"), text.to_owned()]
+    );
+    let name = texts(&world, &pod("Nginx", &[]));
+    assert_eq!(name.last().map(String::as_str), Some("InvalidImageName"));
+    let mut never = pod("nginx:1", &[]);
+    never["spec"]["containers"][0]["imagePullPolicy"] = json!("Never");
+    assert_eq!(texts(&world, &never).last().map(String::as_str), Some("ErrImageNeverPull")); // P4
+}
+
+#[test]
+fn the_present_state_has_a_countdown() {
+    let mut pod = pod(&image(), &[]);
+    let message = "Back-off pulling image";
+    pod["status"] = json!({"containerStatuses": [{
+        "name": "app", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+        "state": {"waiting": {"reason": "ImagePullBackOff", "message": message}},
+    }]});
+    let at =
+        |seconds: i64| jiff::Timestamp::from_second(NOW - seconds).expect("a time").to_string();
+    let event = |reason: &str, text: &str, count: i32, seconds: i64, path: &str| {
+        json!({
+            "metadata": {"name": format!("{reason}{seconds}"), "namespace": "team"},
+            "involvedObject": {"name": "app", "fieldPath": path},
+            "reason": reason, "message": text, "count": count, "type": "Warning",
+            "lastTimestamp": at(seconds),
+        })
+    };
+    let own = "spec.containers{app}";
+    let world = World {
+        cluster: FakeCluster {
+            events: vec![
+                event("Failed", "Failed to pull image \"x\": 401", 3, 15, own),
+                event("Failed", "Failed to pull image \"x\": 401", 9, 1, "spec.containers{other}"),
+                event("Scheduled", "assigned", 1, 100, own),
+                event("BackOff", message, 5, 2, own),
+            ],
+            ..FakeCluster::default()
+        },
+        ..World::default()
+    };
+    let present = world.explain(&pod, Source::Cluster).present.expect("a live pod");
+    assert_eq!(present.waiting.map(|waiting| waiting.reason), Some("ImagePullBackOff".to_owned()));
+    assert_eq!((present.attempts, present.next_attempt_seconds), (Some(3), Some(25)));
+    let reasons: Vec<&str> = present.events.iter().map(|event| event.reason.as_str()).collect();
+    assert_eq!(reasons, ["Failed", "BackOff"]);
+}
+
+#[test]
+fn nothing_is_promised_without_a_probe() {
+    let world = World { no_probe: true, ..World::default() };
+    let found = world.explain(&pod(&image(), &["s"]), file());
+    assert_eq!(found.verdict, Verdict::Unknown);
+    assert_eq!(found.cause.map(|cause| cause.code), Some("secret-missing".to_owned()));
+    let found = world.explain(&pod("Nginx", &[]), file());
+    assert_eq!(found.verdict, Verdict::Fails, "a bad name is bad for every registry");
+}
+
+#[test]
+fn a_provider_that_matches_decides_and_is_not_run() {
+    let provider = |pattern: &str| Provider {
+        name: "ecr-credential-provider".to_owned(),
+        match_images: vec![pattern.to_owned()],
+    };
+    let verdict = |pattern: &str| {
+        let providers = vec![provider(pattern)];
+        let node = Some(NodeSide::Known { files: Vec::new(), providers });
+        World { node, ..World::default() }.explain(&pod(&image(), &[]), file()).verdict
+    };
+    assert_eq!(verdict("*.example:5000"), Verdict::Unknown);
+    assert_eq!(verdict("*.example"), Verdict::Fails);
+    let text = "kind: CredentialProviderConfig\nproviders:\n- name: p\n  matchImages: ['*.io']\n";
+    let read = read_providers(text).expect("a config");
+    assert_eq!(read, [Provider { name: "p".to_owned(), match_images: vec!["*.io".to_owned()] }]);
+    assert!(read_providers("kind: Pod").is_err());
+}
+
+#[test]
+fn every_kind_and_role_is_read_from_files_with_their_secrets() {
+    let text = r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      imagePullSecrets: [{name: s}]
+      volumes: [{name: v, image: {reference: "r.example:5000/data:1"}}]
+      initContainers: [{name: i, image: "r.example:5000/init:1"}]
+      containers: [{name: c, image: "r.example:5000/app:1"}]
+---
+apiVersion: batch/v1
+kind: CronJob
+metadata: {name: night, namespace: own}
+spec:
+  schedule: "0 0 * * *"
+  jobTemplate: {spec: {template: {spec: {containers: [{name: c, image: busybox}]}}}}
+---
+apiVersion: v1
+kind: List
+items:
+- {apiVersion: v1, kind: Service, metadata: {name: x}}
+- apiVersion: v1
+  kind: Secret
+  metadata: {name: s}
+  type: kubernetes.io/dockerconfigjson
+  stringData:
+    .dockerconfigjson: '{"auths":{"r.example:5000":{"username":"jane","password":"canary"}}}'
+"#;
+    let mut documents = Documents::default();
+    documents.add("all.yaml", text, "team").expect("objects");
+    assert_eq!((documents.subjects.len(), documents.others), (2, 1));
+    let fields: BTreeMap<&str, &str> = documents
+        .subjects
+        .iter()
+        .flat_map(|subject| &subject.images)
+        .map(|image| (image.field.as_str(), image.role.word()))
+        .collect();
+    assert_eq!(
+        fields,
+        BTreeMap::from([
+            ("spec.jobTemplate.spec.template.spec.containers[0].image", "container"),
+            ("spec.template.spec.containers[0].image", "container"),
+            ("spec.template.spec.initContainers[0].image", "initContainer"),
+            ("spec.template.spec.volumes[0].image.reference", "imageVolume"),
+        ])
+    );
+    assert_eq!(documents.subjects[1].namespace, "own");
+    let secret = &documents.secrets[&("team".to_owned(), "s".to_owned())];
+    assert!(secret.data.contains_key(".dockerconfigjson"));
+}
+
+#[test]
+fn mistakes_in_files_are_told_without_their_content() {
+    let told = |text: &str| {
+        let added = Documents::default().add("f.yaml", text, "team");
+        added.expect_err("a mistake").to_string()
+    };
+    for text in [
+        "kind: Secret\nmetadata: {name: s}\ndata: canary",
+        "kind: Secret\nmetadata: {name: s}\ndata: {k: 'canary!'}",
+        "kind: Secret\nstringData: {a: canary\n",
+        "kind: Secret\nstringData:\n  a: \"canary\n b: \t- x",
+    ] {
+        let told = told(text);
+        assert!(!told.contains("canary"), "{told}");
+        assert!(told.starts_with("f.yaml: "), "{told}");
+    }
+    let error = secret_of_file("c.json", b"{\"auths\": canary}").expect_err("no JSON");
+    assert!(!error.contains("canary"), "{error}");
+}
+
+#[test]
+fn a_workload_learns_from_its_pod_what_was_set_on_the_way() {
+    let template = json!({
+        "kind": "Deployment", "metadata": {"name": "web", "namespace": "team"},
+        "spec": {"template": {"spec": {"containers": [
+            {"name": "app", "image": "nginx:1", "imagePullPolicy": "IfNotPresent"},
+        ]}}},
+    });
+    let mut subject = Subject::of_object(&template, "team", Source::Cluster).expect("a subject");
+    let mut made = pod("nginx:1", &[]);
+    made["spec"]["containers"][0]["imagePullPolicy"] = json!("Always");
+    subject.observe(&as_typed(&made));
+    let report = World::of(vec![subject], &World::default());
+    let policy = &report.subjects[0].images[0].policy;
+    assert_eq!((policy.effective.as_str(), policy.origin.as_str()), ("Always", "admission"));
+    assert_eq!(report.subjects[0].pod.as_deref(), Some("app"));
+}
+
+#[test]
+fn text_is_plain_unless_colour_is_asked_for() {
+    let subject = Subject::of_object(&pod("nginx:1\u{1b}[31m", &[]), "team", file());
+    let report = World::of(vec![subject.expect("a subject")], &World::default());
+    assert!(!text(&report, Colour::Off).contains('\u{1b}'));
+    assert!(text(&report, Colour::On).contains("\u{1b}[31mwould not be pulled"));
+}
