@@ -86,7 +86,9 @@ fn verbs_use_what_the_cloud_gives_and_ask_for_it_once() {
         &["copy", &docker, &layout],
     ];
     for (at, arguments) in verbs.iter().enumerate() {
-        let ran = clouds.shipway(arguments, &aws_keys(), "");
+        let mut variables = aws_keys().to_vec();
+        variables.push(("SHIPWAY_LOG", "trace"));
+        let ran = clouds.shipway(arguments, &variables, "");
         let shown = format!("{}{}", ran.stdout, ran.stderr);
         assert!(!shown.contains(CANARY), "{shown}");
         ran.ok();
