@@ -56,7 +56,7 @@ pub enum AllowlistError {
 
 /// A pull secret that opened an image.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SecretCoordinates {
     /// Namespace; sorts first.
     pub namespace: String,
@@ -73,7 +73,7 @@ pub struct SecretCoordinates {
 
 /// A service account whose token opened an image.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AccountCoordinates {
     /// Namespace; sorts first.
     pub namespace: String,
@@ -85,7 +85,7 @@ pub struct AccountCoordinates {
 
 /// Who may use an image under one of its names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PullCredentials {
     /// Secrets that opened it, sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -113,6 +113,25 @@ pub struct PulledRecord {
     /// By image name without tag and digest.
     #[serde(default)]
     pub credential_mapping: BTreeMap<String, PullCredentials>,
+}
+
+/// Whether a record has the version that is written today.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// `v1beta1` (kubelet 1.35 and later).
+    Current,
+    /// `v1alpha1`: to be written anew.
+    Old,
+}
+
+/// A document of another kind or version than a pull record's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it is a {kind} of {api_version}, not a pull record")]
+pub struct NotARecord {
+    /// What it says it is.
+    pub kind: String,
+    /// And of which version.
+    pub api_version: String,
 }
 
 /// Which credential opened an image.
@@ -269,12 +288,36 @@ fn is_same_secret(a: &SecretCoordinates, b: &SecretCoordinates) -> bool {
     a.namespace == b.namespace && a.name == b.name && a.uid == b.uid
 }
 
+const RECORD_KIND: &str = "ImagePulledRecord";
+const RECORD_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
+const RECORD_VERSION_OLD: &str = "kubelet.config.k8s.io/v1alpha1";
+
 impl PulledRecord {
+    /// Checks kind and version of a record that was read; one of the version before becomes
+    /// today's.
+    ///
+    /// # Errors
+    /// [`NotARecord`]: then nobody may rely on it.
+    pub fn checked(mut self) -> Result<(Self, Freshness), NotARecord> {
+        let freshness = match self.api_version.as_str() {
+            RECORD_VERSION => Some(Freshness::Current),
+            RECORD_VERSION_OLD => Some(Freshness::Old),
+            _ => None,
+        };
+        match freshness {
+            Some(freshness) if self.kind == RECORD_KIND => {
+                self.api_version = RECORD_VERSION.to_owned();
+                Ok((self, freshness))
+            }
+            _ => Err(NotARecord { kind: self.kind, api_version: self.api_version }),
+        }
+    }
+
     /// A record that allows nobody yet.
     pub fn new(image_ref: String, last_updated_time: String) -> Self {
         Self {
-            kind: "ImagePulledRecord".to_owned(),
-            api_version: "kubelet.config.k8s.io/v1beta1".to_owned(),
+            kind: RECORD_KIND.to_owned(),
+            api_version: RECORD_VERSION.to_owned(),
             last_updated_time,
             image_ref,
             credential_mapping: BTreeMap::new(),

@@ -121,7 +121,6 @@ impl CredentialSources {
 
     /// The credentials to try in place of one that the registry refused: nothing unless it was
     /// kept from an earlier pull and is another one now.
-    #[expect(dead_code, reason = "the pull manager asks for it once it knows which were refused")]
     pub(crate) async fn renewed(
         &self,
         name: &str,

@@ -3,6 +3,7 @@
 
 mod flights;
 pub(crate) mod outages;
+mod renewal;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -206,23 +207,48 @@ impl Images {
         if reference.registry() == LOCAL_REGISTRY {
             return Ok((Presence::Usable { verified }, Some(found)));
         }
-        let image_ref = found.root.to_string();
-        let provenance = self.records.provenance(&image_ref, request.image);
-        // A broken secret shows itself in the pull that follows.
-        let shown = self.credentials.shown(&name, &provenance, request.pod, request.secrets).await;
-        let shown = shown.unwrap_or_default();
-        match must_pull(&self.verification, request.image, &provenance, &shown) {
-            Verdict::Usable => {}
-            Verdict::UsableAfterRecording(used) => {
-                if let Err(error) =
-                    self.records.note(&image_ref, request.image, used, Timestamp::now())
-                {
-                    tracing::warn!(image = request.image, %error, "pull record not written");
+        // A part of an index is here because of the whole: whoever may use that may use the part.
+        for image_ref in self.image_refs(reference, &found).await {
+            let provenance = self.records.provenance(&image_ref, request.image);
+            let shown =
+                self.credentials.shown(&name, &provenance, request.pod, request.secrets).await;
+            // A broken secret shows itself in the pull that follows.
+            let shown = shown.unwrap_or_default();
+            match must_pull(&self.verification, request.image, &provenance, &shown) {
+                Verdict::MustPull => continue,
+                Verdict::Usable => {}
+                Verdict::UsableAfterRecording(used) => {
+                    let now = Timestamp::now();
+                    if let Err(error) = self.records.note(&image_ref, request.image, used, now) {
+                        tracing::warn!(image = request.image, %error, "pull record not written");
+                    }
                 }
             }
-            Verdict::MustPull => return Ok((Presence::MustProveAccess, Some(found))),
+            return Ok((Presence::Usable { verified }, Some(found)));
         }
-        Ok((Presence::Usable { verified }, Some(found)))
+        Ok((Presence::MustProveAccess, Some(found)))
+    }
+
+    /// What the records may know a present image by: its own identity, unless it is here only as
+    /// part of others and was never pulled itself, and that of those others.
+    async fn image_refs(
+        self: &Arc<Self>,
+        reference: &Reference,
+        found: &LocalImage,
+    ) -> Vec<String> {
+        let own = found.root.to_string();
+        if reference.digest().is_none() {
+            return vec![own];
+        }
+        let (images, asked) = (Arc::clone(self), reference.clone());
+        let holders =
+            blocking(move || images.store.roots(&asked).map_err(|error| error.to_string())).await;
+        let mut refs: Vec<String> =
+            holders.unwrap_or_default().iter().map(ToString::to_string).collect();
+        if !refs.contains(&own) && self.records.knows(&own) {
+            refs.push(own);
+        }
+        refs
     }
 
     async fn find(self: &Arc<Self>, reference: &Reference) -> Result<Option<LocalImage>, String> {
@@ -262,32 +288,20 @@ impl Images {
         })?;
         emit(event::pulling(request.image));
         let began = (self.clock)();
-        let auths = candidates.iter().map(|candidate| candidate.auth.clone()).collect();
         let result = if reference.registry() == LOCAL_REGISTRY {
-            self.local_image(&reference).await
+            self.local_image(&reference).await.map(|landed| (landed, UsedCredential::Node))
         } else if self.queue.admits() {
-            let flight = self.flight(&reference, auths);
-            let tell = |state: &PullState| emit(event::pull_progress(state.message(request.image)));
-            let first = Some(self.limits.progress_after).filter(|after| !after.is_zero());
-            let first = first.unwrap_or(Duration::MAX);
-            flight.end(first, |pause| pause.saturating_mul(2), tell).await
+            self.fetch(request, &reference, &candidates, emit).await
         } else {
-            Err(Failed { errors: vec![RATE_EXCEEDED.to_owned()], outage: None })
+            Err(Failed::of_node(RATE_EXCEEDED))
         };
-        let landed = match result {
+        let (landed, used) = match result {
             Ok(landed) => landed,
             Err(failed) => return Err(self.pull_failed(key, request, failed, emit)),
         };
         let image = landed.image;
-        let note = self.records.note(
-            &image.root.to_string(),
-            request.image,
-            landed
-                .used
-                .and_then(|at| candidates.get(at))
-                .map_or(UsedCredential::Node, |offer| offer.used.clone()),
-            Timestamp::now(),
-        );
+        let note =
+            self.records.note(&image.root.to_string(), request.image, used, Timestamp::now());
         if reference.registry() != LOCAL_REGISTRY
             && let Err(error) = note
         {

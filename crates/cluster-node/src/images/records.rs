@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use image_policy::verification::{
-    Provenance, PulledRecord, UsedCredential, mapping_name, record_file_name,
+    Freshness, Provenance, PulledRecord, UsedCredential, mapping_name, record_file_name,
 };
 use jiff::Timestamp;
 
@@ -33,7 +33,28 @@ impl PullRecords {
         for path in [&records.pulling, &records.pulled] {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
         }
+        records.rewrite_old();
         Ok(records)
+    }
+
+    /// Writes records of an older version anew, and removes what was never finished.
+    fn rewrite_old(&self) {
+        for entry in fs::read_dir(&self.pulled).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|extension| extension == "tmp") {
+                let _ = fs::remove_file(&path);
+                continue;
+            }
+            let Ok(bytes) = fs::read(&path) else { continue };
+            let result = match parse(&bytes) {
+                Ok((record, Freshness::Old)) => self.store(&record).map_err(|e| e.to_string()),
+                Ok((_, Freshness::Current)) => Ok(()),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = result {
+                tracing::warn!(path = %path.display(), error, "pull record skipped");
+            }
+        }
     }
 
     fn intents(&self) -> MutexGuard<'_, HashMap<String, u32>> {
@@ -79,9 +100,7 @@ impl PullRecords {
         now: Timestamp,
     ) -> io::Result<()> {
         let _order = self.intents();
-        let mut record = self
-            .record(image_ref)
-            .unwrap_or_else(|| PulledRecord::new(image_ref.to_owned(), now.to_string()));
+        let mut record = self.record_or_new(image_ref, now);
         record.note(image, used, now.to_string());
         self.store(&record)
     }
@@ -91,23 +110,54 @@ impl PullRecords {
         write(&self.pulled.join(record_file_name(&record.image_ref)), &bytes)
     }
 
-    fn record(&self, image_ref: &str) -> Option<PulledRecord> {
-        let bytes = fs::read(self.pulled.join(record_file_name(image_ref))).ok()?;
-        serde_json::from_slice(&bytes)
-            .map_err(|error| tracing::warn!(image_ref, %error, "pull record is not readable"))
-            .ok()
+    fn record(&self, image_ref: &str) -> Known {
+        let bytes = match fs::read(self.pulled.join(record_file_name(image_ref))) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Known::Nothing,
+            Err(error) => {
+                tracing::warn!(image_ref, %error, "pull record cannot be read");
+                return Known::Unreadable;
+            }
+        };
+        match parse(&bytes) {
+            Ok((record, _)) => Known::Record(record),
+            Err(error) => {
+                tracing::warn!(image_ref, %error, "pull record is not readable");
+                Known::Unreadable
+            }
+        }
+    }
+
+    /// The record to write to: what cannot be read allows nobody.
+    fn record_or_new(&self, image_ref: &str, now: Timestamp) -> PulledRecord {
+        match self.record(image_ref) {
+            Known::Record(record) => record,
+            Known::Nothing | Known::Unreadable => {
+                PulledRecord::new(image_ref.to_owned(), now.to_string())
+            }
+        }
+    }
+
+    /// Whether there is a record of this identity.
+    pub(crate) fn knows(&self, image_ref: &str) -> bool {
+        !matches!(self.record(image_ref), Known::Nothing)
     }
 
     /// How an image that is present under this very name got here.
     ///
     /// A record that does not know the name says that the same content was pulled under another
     /// one; this name was given to it here, by a build or by hand, and counts as preloaded
-    /// (kubernetes#138175: the kubelet then takes the image away from its owner).
+    /// (kubernetes#138175: the kubelet then takes the image away from its owner). A record that
+    /// cannot be read says that it was pulled, and not by whom (kubelet-images.md 8.4, step 1).
     pub(crate) fn provenance(&self, image_ref: &str, image: &str) -> Provenance {
-        if let Some(record) = self.record(image_ref)
-            && record.credential_mapping.contains_key(&mapping_name(image))
-        {
-            return Provenance::Pulled(record);
+        match self.record(image_ref) {
+            Known::Record(record)
+                if record.credential_mapping.contains_key(&mapping_name(image)) =>
+            {
+                return Provenance::Pulled(record);
+            }
+            Known::Unreadable => return Provenance::IntentOnly,
+            Known::Record(_) | Known::Nothing => {}
         }
         if self.intents().contains_key(image) || self.pulling.join(record_file_name(image)).exists()
         {
@@ -128,12 +178,11 @@ impl PullRecords {
             if let Some(image) = image
                 && let Some(image_ref) = find(&image)
             {
-                let mut record = self
-                    .record(&image_ref)
-                    .unwrap_or_else(|| PulledRecord::new(image_ref, now.to_string()));
+                let mut record = self.record_or_new(&image_ref, now);
                 // Known under this name, and open to nobody.
                 record.credential_mapping.entry(mapping_name(&image)).or_default();
                 if let Err(error) = self.store(&record) {
+                    // The intent stays: nobody gets the image without a pull.
                     tracing::warn!(%error, "pull record not written");
                     continue;
                 }
@@ -143,12 +192,32 @@ impl PullRecords {
     }
 }
 
+/// Reads a record strictly: with a field that nobody knows it may mean something else.
+fn parse(bytes: &[u8]) -> Result<(PulledRecord, Freshness), String> {
+    let record: PulledRecord = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    record.checked().map_err(|error| error.to_string())
+}
+
+/// What is on disk about an identity.
+enum Known {
+    Record(PulledRecord),
+    Nothing,
+    Unreadable,
+}
+
+/// Durable when this returns: an image must not outlive the note on whose it is.
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let staged = path.with_extension("tmp");
     let mut options = fs::OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);
-    io::Write::write_all(&mut options.open(&staged)?, bytes)?;
-    fs::rename(staged, path)
+    let mut file = options.open(&staged)?;
+    io::Write::write_all(&mut file, bytes)?;
+    file.sync_all()?;
+    fs::rename(&staged, path)?;
+    match path.parent() {
+        Some(directory) => fs::File::open(directory)?.sync_all(),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -200,6 +269,48 @@ mod tests {
         records.settle(|_| Some("sha256:1".to_owned()), Timestamp::UNIX_EPOCH);
         assert_eq!(fs::read_dir(&records.pulling).expect("directory").count(), 0);
         assert_eq!(verdict(&records, &[secret("a", "h1")]), Verdict::MustPull);
+    }
+
+    /// kubelet-images.md 8.2: old records are written anew; 8.4, step 1: what cannot be read, or
+    /// says more than is known, is nobody's.
+    #[test]
+    fn records_are_read_strictly_and_old_ones_written_anew() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let records = PullRecords::open(dir.path()).expect("records");
+        let used = UsedCredential::Secret(secret("a", "h1"));
+        records.note("sha256:1", "r.example/app:1", used, Timestamp::UNIX_EPOCH).expect("record");
+        let path = records.pulled.join(record_file_name("sha256:1"));
+        let text = fs::read_to_string(&path).expect("a record");
+        assert!(text.contains("kubelet.config.k8s.io/v1beta1"), "{text}");
+        let with = |changed: String| {
+            fs::write(&path, changed).expect("written");
+            let records = PullRecords::open(dir.path()).expect("records");
+            (verdict(&records, &[secret("a", "h1")]), fs::read_to_string(&path).expect("a record"))
+        };
+        let old = text.replace("/v1beta1", "/v1alpha1");
+        assert_eq!(with(old), (Verdict::Usable, text.clone()));
+        for damaged in [
+            text.replace("/v1beta1", "/v2"),
+            text.replace("ImagePulledRecord", "Other"),
+            text.replace(r#""uid":"#, r#""more":1,"uid":"#),
+            text.replace(r#""imageRef":"#, r#""more":1,"imageRef":"#),
+            text[..text.len() - 2].to_owned(),
+            String::new(),
+        ] {
+            let (verdict, left) = with(damaged.clone());
+            assert_eq!((verdict, left), (Verdict::MustPull, damaged.clone()), "{damaged}");
+        }
+    }
+
+    /// kubelet-images.md 15.9, V15, when the power failed between pull and record.
+    #[test]
+    fn unfinished_record_is_removed() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let records = PullRecords::open(dir.path()).expect("records");
+        let staged = records.pulled.join("sha256-x.tmp");
+        fs::write(&staged, "{").expect("written");
+        PullRecords::open(dir.path()).expect("records");
+        assert!(!staged.exists());
     }
 
     #[test]

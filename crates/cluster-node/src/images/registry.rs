@@ -63,6 +63,8 @@ pub(crate) struct PullError {
 pub(crate) enum Trouble {
     /// This image, with this credential.
     Image,
+    /// This credential, which the registry does not take (401).
+    Credential,
     /// All images of the registry; the text names none of them.
     Registry(String),
     /// All images of the registry with this credential: it asks for patience, for so long if it
@@ -86,6 +88,7 @@ impl PullError {
                 let text = format!("registry {registry} asks for patience (429 Too Many Requests)");
                 Trouble::Patience(text, *retry_after)
             }
+            RegistryErrorKind::Unauthorized { .. } => Trouble::Credential,
             _ => Trouble::Image,
         };
         PullError { text: error.to_string(), trouble }

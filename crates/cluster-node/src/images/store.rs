@@ -138,6 +138,26 @@ impl ImageStore {
             .map(|_| *digest))
     }
 
+    /// The images of the repository of a reference by digest that hold the digest: as themselves,
+    /// or as one of their parts.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub(crate) fn roots(&self, reference: &Reference) -> Result<Vec<Digest>, ImageError> {
+        let Some(digest) = reference.digest() else { return Ok(Vec::new()) };
+        let prefix = format!("{PREFIX}{}", reference.name());
+        let refs = self.blobs.refs(&prefix).map_err(|error| ImageError::Store {
+            reference: reference.to_string(),
+            detail: error.to_string(),
+        })?;
+        Ok(refs
+            .iter()
+            .filter(|(name, _)| name.as_str()[prefix.len()..].starts_with([':', '@']))
+            .filter(|(_, digests)| digests.contains(digest))
+            .filter_map(|(_, digests)| digests.first().copied())
+            .collect())
+    }
+
     /// Reads the image behind a manifest or index; `None` when a part of it is missing.
     ///
     /// # Errors

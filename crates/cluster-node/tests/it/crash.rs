@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::fixture::{Cluster, container_of, node};
+use crate::fixture::{Access, Cluster, container_of, node};
 use crate::{Outcome, tests};
 
 tests![row_77_pods_survive_an_agent_that_is_killed_in_the_middle_of_starts];
@@ -26,7 +26,9 @@ pub(crate) fn child(args: &[String]) -> Option<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().ok()?;
     runtime.block_on(async {
         let api_server = api_server.parse().ok()?;
-        let running = node(Path::new(state), Path::new(kubeconfig), api_server).await.ok()?;
+        let running = node(Path::new(state), Path::new(kubeconfig), api_server, &Access::default())
+            .await
+            .ok()?;
         std::future::pending::<()>().await;
         running.shutdown().await;
         Some(ExitCode::SUCCESS)

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use blob_store::BlobStore;
 use cluster_control_plane::ControlPlane;
-use cluster_node::{ImageMirror, Node, Options, Running};
+use cluster_node::{CredentialOptions, ImageMirror, Node, Options, Running};
 use credentials::SearchDirs;
 use image_policy::verification::VerificationPolicy;
 use k8s_openapi::api::core::v1::{Event, Pod};
@@ -35,12 +35,20 @@ const APPLETS: [&str; 16] = [
     "head", "yes", "env", "mkdir",
 ];
 
+/// Who may use which image, and with what.
+#[derive(Clone, Default)]
+pub(crate) struct Access {
+    pub(crate) verification: VerificationPolicy,
+    pub(crate) credentials: CredentialOptions,
+}
+
 /// A running cluster.
 pub(crate) struct Cluster {
     pub(crate) client: kube::Client,
     pub(crate) blobs: BlobStore,
     control: Option<cluster_control_plane::Running>,
     node: Option<Running>,
+    access: Access,
     kubeconfig: PathBuf,
     api_server: std::net::SocketAddr,
     // Removed last.
@@ -49,6 +57,11 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) async fn start() -> Result<Self, Box<dyn Error>> {
+        Self::start_with(Access::default()).await
+    }
+
+    /// Starts a cluster whose node asks for access so.
+    pub(crate) async fn start_with(access: Access) -> Result<Self, Box<dyn Error>> {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = tempfile::Builder::new().prefix("shipway-node-").tempdir()?;
         let state = dir.path();
@@ -70,6 +83,7 @@ impl Cluster {
             api_server: control.address,
             control: Some(control),
             node: None,
+            access,
             dir,
         };
         cluster.start_node().await?;
@@ -81,7 +95,7 @@ impl Cluster {
     }
 
     pub(crate) async fn start_node(&mut self) -> Result<(), Box<dyn Error>> {
-        let node = node(self.dir.path(), &self.kubeconfig, self.api_server).await?;
+        let node = node(self.dir.path(), &self.kubeconfig, self.api_server, &self.access).await?;
         self.node = Some(node);
         Ok(())
     }
@@ -239,6 +253,7 @@ pub(crate) async fn node(
     state: &Path,
     kubeconfig: &Path,
     api_server: std::net::SocketAddr,
+    access: &Access,
 ) -> Result<Running, Box<dyn Error>> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let nowhere = state.join("nowhere");
@@ -255,7 +270,7 @@ pub(crate) async fn node(
         blobs: BlobStore::open(state.join("blobs"))?,
         layers: UnpackedLayers::open(&state.join("layers"))?,
         credential_files_cache: Duration::ZERO,
-        credentials: Default::default(),
+        credentials: access.credentials.clone(),
         insecure_registries: Vec::new(),
         credential_files: SearchDirs {
             root_dir: state.join("kubelet"),
@@ -264,7 +279,7 @@ pub(crate) async fn node(
             filesystem_root: nowhere,
         },
         mirrors: vec![ImageMirror::kaniko_executor()],
-        verification: VerificationPolicy::default(),
+        verification: access.verification.clone(),
         executor_program: Some(program),
         volume_refresh: Duration::from_secs(1),
         cri: cluster_node::CriOptions { socket: Some(state.join("node/cri.sock")) },

@@ -11,6 +11,7 @@ mod images;
 mod lifecycle;
 mod restart;
 mod streams;
+mod tenants;
 
 use std::error::Error;
 use std::future::Future;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         ("config", config::TESTS),
         ("streams", streams::TESTS),
         ("images", images::TESTS),
+        ("tenants", tenants::TESTS),
         ("restart", restart::TESTS),
         ("crash", crash::TESTS),
     ];

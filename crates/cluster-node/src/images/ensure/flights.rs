@@ -37,11 +37,13 @@ pub(crate) struct Failed {
     pub(crate) errors: Vec<String>,
     /// The outage that is to blame: the pull may be tried again when it ends.
     pub(crate) outage: Option<OutageKey>,
+    /// Positions of the credentials that the registry does not take.
+    pub(crate) refused: Vec<usize>,
 }
 
 impl Failed {
-    fn of_node(error: impl Into<String>) -> Self {
-        Failed { errors: vec![error.into()], outage: None }
+    pub(super) fn of_node(error: impl Into<String>) -> Self {
+        Failed { errors: vec![error.into()], outage: None, refused: Vec::new() }
     }
 }
 
@@ -153,6 +155,7 @@ impl Images {
         passed.map_err(|Held { key, cause }| Failed {
             errors: vec![format!("failed to resolve reference \"{reference}\": {cause}")],
             outage: Some(key),
+            refused: Vec::new(),
         })
     }
 
@@ -170,6 +173,7 @@ impl Images {
         self.pass(reference, credentials).await?;
         let mut errors = Vec::new();
         let mut troubles = Vec::new();
+        let mut refused = Vec::new();
         for at in tries {
             meter.begin();
             let auth = at.and_then(|at| auths.get(at)).cloned();
@@ -183,6 +187,7 @@ impl Images {
             };
             errors.push(error.text);
             let is_down = matches!(error.trouble, Trouble::Registry(_));
+            refused.extend(at.filter(|_| error.trouble == Trouble::Credential));
             troubles.push(error.trouble);
             if is_down {
                 // With another credential it would be down as well.
@@ -195,7 +200,7 @@ impl Images {
             .iter()
             .rfind(|trouble| limited || matches!(trouble, Trouble::Registry(_)))
             .and_then(|trouble| self.note_trouble(reference.registry(), credentials, trouble));
-        Err(Failed { errors, outage: blamed })
+        Err(Failed { errors, outage: blamed, refused })
     }
 
     /// Ends a pull that receives nothing for too long.
@@ -216,9 +221,8 @@ impl Images {
                 let text = event::stalled_message(longest, state.bytes, state.bytes_total);
                 return Err(PullError::of_image(text));
             }
-            match tokio::time::timeout(left, &mut pull).await {
-                Ok(done) => return done,
-                Err(_) => {}
+            if let Ok(done) = tokio::time::timeout(left, &mut pull).await {
+                return done;
             }
         }
     }

@@ -162,7 +162,7 @@ impl Images {
         let registry = registry.to_owned();
         let now = (self.clock)();
         match trouble {
-            Trouble::Image => None,
+            Trouble::Image | Trouble::Credential => None,
             Trouble::Registry(cause) => {
                 let key = OutageKey { registry, credentials: None };
                 if self.outages.begin(key.clone(), cause.clone(), now) {

@@ -15,6 +15,8 @@ use super::super::registry::{Arrived, Pull, PullError};
 use super::*;
 use tokio::sync::Semaphore;
 
+mod tenants;
+
 /// Answers per user name; `anonymous` without credential. `ok` succeeds, `hang` never ends.
 struct FakeRegistry {
     blobs: blob_store::BlobStore,
@@ -116,6 +118,9 @@ impl Puller for FakeRegistry {
                         Some(Duration::from_millis(30)),
                     ),
                 }),
+                Some((_, "401")) => {
+                    Err(PullError { text: "401".to_owned(), trouble: Trouble::Credential })
+                }
                 Some((_, error)) => Err(PullError::of_image(*error)),
                 None => Err(PullError::of_image("unexpected user")),
             }
@@ -141,6 +146,14 @@ fn fixture(answers: &[(&'static str, &'static str)]) -> Fixture {
 }
 
 fn fixture_with(answers: &[(&'static str, &'static str)], knobs: Knobs) -> Fixture {
+    fixture_changed(answers, knobs, |_, _| {})
+}
+
+fn fixture_changed(
+    answers: &[(&'static str, &'static str)],
+    knobs: Knobs,
+    change: impl FnOnce(&mut ImagesParts, &Path),
+) -> Fixture {
     let dir = tempfile::tempdir().expect("tempdir");
     let blobs = blob_store::BlobStore::open(dir.path().join("blobs")).expect("blobs");
     let layers = layers::UnpackedLayers::open(&dir.path().join("layers")).expect("layers");
@@ -149,7 +162,7 @@ fn fixture_with(answers: &[(&'static str, &'static str)], knobs: Knobs) -> Fixtu
     let told = Arc::clone(&time);
     let clock: Clock = Arc::new(move || *told.lock().expect("time"));
     let nowhere = |name: &str| dir.path().join("nowhere").join(name);
-    let parts = ImagesParts {
+    let mut parts = ImagesParts {
         store: ImageStore::new(blobs.clone(), layers),
         records: PullRecords::open(dir.path()).expect("records"),
         puller: Box::new(FakeRegistry {
@@ -179,6 +192,7 @@ fn fixture_with(answers: &[(&'static str, &'static str)], knobs: Knobs) -> Fixtu
         limits: knobs.limits,
         clock: if knobs.real_time { crate::images::monotonic() } else { clock },
     };
+    change(&mut parts, dir.path());
     let mut images = Images::new(parts);
     images.outages.pace = outages::Pace {
         probe_first: Duration::from_millis(1),
