@@ -26,6 +26,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) answers: &'a [Answer],
     pub(crate) anonymous: &'a Answer,
     pub(crate) node: &'a NodeSide,
+    /// Whether the node makes the image itself.
+    pub(crate) served_here: bool,
     /// Architecture of the node, such as `amd64`.
     pub(crate) architecture: &'a str,
     /// Seconds since 1970.
@@ -42,6 +44,9 @@ pub(crate) fn conclude(facts: &Facts<'_>) -> (Verdict, Option<Cause>) {
         return found;
     }
     let Some(reference) = &facts.name.reference else { return (Verdict::Unknown, None) };
+    if facts.served_here {
+        return (Verdict::Pulls, None);
+    }
     if facts.answers.iter().any(|answer| answer.kind == AnswerKind::Opens) {
         return (Verdict::Pulls, None);
     }
@@ -110,7 +115,7 @@ fn before_any_request(facts: &Facts<'_>) -> Option<(Verdict, Option<Cause>)> {
         let fix = fix::renew_secret(&subject.namespace, &broken.secret, server, None);
         return Some((Verdict::Fails, Some(cause("pull-secret-malformed", text, fix))));
     }
-    if facts.policy == PullPolicy::Never {
+    if facts.policy == PullPolicy::Never && !facts.served_here {
         let text = "the policy is Never: it starts only where the image is on the node already, \
                     and where the pod may use it";
         let fix = fix::policy(subject, image_use);

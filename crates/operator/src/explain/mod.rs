@@ -28,7 +28,7 @@ use oci_model::{Platform, Reference};
 
 pub use answer::{Answer, AnswerKind};
 pub use documents::{Documents, DocumentsError, pull_secret};
-pub use node_side::{NodeFile, NodeSide, Provider, read_providers};
+pub use node_side::{Mirror, NodeFile, NodeSide, Provider, read_providers};
 pub use report::{
     AnonymousReport, AnswerReport, CandidateReport, Cause, EventReport, ImageReport, OriginReport,
     PolicyReport, Prediction, Present, ReferenceReport, Remark, Report, SCHEMA, SecretReport,
@@ -41,6 +41,8 @@ pub use text::{Colour, text};
 use self::candidates::Candidates;
 use self::cause::Facts;
 use self::gathering::{Gathered, SecretState};
+use self::image_name::ImageName;
+use self::node_side::Served;
 
 /// Candidates that a registry is asked about for one image; the node has no such limit.
 const CANDIDATES_ASKED_MAX: usize = 16;
@@ -140,11 +142,15 @@ async fn explain_image<C: Cluster, R: Registry>(
 ) -> ImageReport {
     let name = image_name::read(&image_use.image);
     let (pull_policy, policy_report) = policy::read(image_use);
+    let (name, served) = effective(name, inputs.node);
     let found = match &name.reference {
-        Some(reference) => candidates::find(&reference.name(), gathered, inputs.node),
-        None => Candidates::default(),
+        Some(reference) if served != Served::Here => {
+            candidates::find(&reference.name(), gathered, inputs.node)
+        }
+        _ => Candidates::default(),
     };
     let (answers, anonymous) = match &name.reference {
+        Some(_) if served == Served::Here => (Vec::new(), Answer::opens(None)),
         Some(reference) if found.broken.is_none() => {
             asked.about(&reference.with_default_tag(), &found.list, inputs).await
         }
@@ -160,6 +166,7 @@ async fn explain_image<C: Cluster, R: Registry>(
         answers: &answers,
         anonymous: &anonymous,
         node: inputs.node,
+        served_here: served == Served::Here,
         architecture: &inputs.platform.architecture,
         now: inputs.now,
     };
@@ -198,6 +205,22 @@ async fn explain_image<C: Cluster, R: Registry>(
         next,
         present: present::read(subject, image_use, gathered, inputs.now),
     }
+}
+
+/// The name under which the node asks, with a remark if it is another one.
+fn effective(mut name: ImageName, node: &NodeSide) -> (ImageName, Served) {
+    let Some(reference) = &name.reference else { return (name, Served::ByName) };
+    let served = node.served(&reference.with_default_tag());
+    let text = match &served {
+        Served::ByName => return (name, served),
+        Served::Here => "the node serves it itself, and asks no registry".to_owned(),
+        Served::As(target) => format!("a mirror of the node serves it as {target}"),
+    };
+    name.remarks.push(Remark::new("node.mirror", text));
+    if let Served::As(target) = &served {
+        name.reference = Some(target.clone());
+    }
+    (name, served)
 }
 
 /// What registries said; nobody is asked the same twice.

@@ -1,7 +1,11 @@
 //! What a node has of its own for every pod: docker config files, and credential providers.
 
 use credentials::NodeFileKind;
+use oci_model::Reference;
 use serde_json::Value;
+
+/// The registry of images that our node makes itself; nobody is asked for them.
+const NODE_REGISTRY: &str = "shipway.local";
 
 /// What is known about the node's side.
 #[derive(Clone, Debug)]
@@ -17,7 +21,58 @@ pub enum NodeSide {
         files: Vec<NodeFile>,
         /// Its exec credential providers.
         providers: Vec<Provider>,
+        /// Its rewrites of image names; the first that matches counts.
+        mirrors: Vec<Mirror>,
     },
+}
+
+/// Serves images from another name (`shipway up --image-mirror`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    /// Registry and repository, or all below a prefix that ends in `/*`.
+    pub from: String,
+    /// What is used instead; without tag and digest it takes those of the original.
+    pub to: String,
+}
+
+/// Where an image really comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Served {
+    /// From where its name says.
+    ByName,
+    /// From another name.
+    As(Reference),
+    /// From the node itself.
+    Here,
+}
+
+impl NodeSide {
+    /// Where the node takes an image from.
+    pub(crate) fn served(&self, reference: &Reference) -> Served {
+        let Self::Known { mirrors, .. } = self else { return Served::ByName };
+        let name = reference.name();
+        let target = mirrors.iter().find_map(|mirror| match mirror.from.strip_suffix("/*") {
+            Some(prefix) => {
+                let rest = name.strip_prefix(prefix).filter(|rest| rest.starts_with('/'))?;
+                Some(format!("{}{rest}", mirror.to.trim_end_matches('/')))
+            }
+            None => (mirror.from == name).then(|| mirror.to.clone()),
+        });
+        let Some(Ok(target)) = target.map(|target| target.parse::<Reference>()) else {
+            return Served::ByName;
+        };
+        if target.registry() == NODE_REGISTRY {
+            return Served::Here;
+        }
+        if target.tag().is_some() || target.digest().is_some() {
+            return Served::As(target);
+        }
+        Served::As(match (reference.digest(), reference.tag()) {
+            (Some(digest), _) => target.with_digest(*digest),
+            (None, Some(tag)) => target.with_tag(tag.clone()),
+            (None, None) => target,
+        })
+    }
 }
 
 /// One docker config file of the node.

@@ -16,15 +16,25 @@ pub(crate) fn predict(facts: &Facts<'_>) -> Prediction {
     }
     let image = &facts.image_use.image;
     let decision = match decide(image, facts.policy, None) {
+        Decision::LookFor(_) if facts.served_here => {
+            decide(image, facts.policy, Some(&Presence::Usable { verified: true }))
+        }
         Decision::LookFor(_) => {
             next.provided.push("the node does not have the image yet".to_owned());
             decide(image, facts.policy, Some(&Presence::Absent))
         }
         decided => decided,
     };
-    if let Decision::Refuse(refusal) = decision {
-        refuse(refusal, &mut next);
-        return next;
+    match decision {
+        Decision::Refuse(refusal) => {
+            refuse(refusal, &mut next);
+            return next;
+        }
+        Decision::Use(event) => {
+            next.events.push(shown(event));
+            return next;
+        }
+        Decision::Pull(_) | Decision::LookFor(_) => {}
     }
     if let Some(broken) = &facts.candidates.broken {
         // The kubelet makes the error's text the reason itself (kubelet-images.md 2.6).

@@ -100,10 +100,7 @@ struct World {
 impl World {
     fn of(subjects: Vec<Subject>, world: &World) -> Report {
         let documents = Documents::default();
-        let node = world
-            .node
-            .clone()
-            .unwrap_or(NodeSide::Known { files: Vec::new(), providers: Vec::new() });
+        let node = world.node.clone().unwrap_or_else(|| known(Vec::new(), Vec::new()));
         let inputs = Inputs {
             documents: &documents,
             secrets: &[],
@@ -124,6 +121,10 @@ impl World {
         assert!(!shown.contains("canary"), "{shown}");
         report.subjects[0].images[0].clone()
     }
+}
+
+fn known(files: Vec<NodeFile>, providers: Vec<Provider>) -> NodeSide {
+    NodeSide::Known { files, providers, mirrors: Vec::new() }
 }
 
 fn pod(image: &str, secrets: &[&str]) -> Value {
@@ -243,7 +244,7 @@ fn candidates_come_in_the_kubelets_order_and_the_first_that_opens_ends_it() {
     let world = World {
         registry: FakeRegistry { opens_to: vec!["wide"], refusal: None },
         cluster: FakeCluster { secrets: vec![wide, narrow], ..FakeCluster::default() },
-        node: Some(NodeSide::Known { files: vec![node, hidden], providers: Vec::new() }),
+        node: Some(known(vec![node, hidden], Vec::new())),
         no_probe: false,
     };
     let found = world.explain(&pod(&image(), &["a", "b"]), file());
@@ -446,8 +447,7 @@ fn a_provider_that_matches_decides_and_is_not_run() {
         match_images: vec![pattern.to_owned()],
     };
     let verdict = |pattern: &str| {
-        let providers = vec![provider(pattern)];
-        let node = Some(NodeSide::Known { files: Vec::new(), providers });
+        let node = Some(known(Vec::new(), vec![provider(pattern)]));
         World { node, ..World::default() }.explain(&pod(&image(), &[]), file()).verdict
     };
     assert_eq!(verdict("*.example:5000"), Verdict::Unknown);
@@ -559,4 +559,128 @@ fn text_is_plain_unless_colour_is_asked_for() {
     let report = World::of(vec![subject.expect("a subject")], &World::default());
     assert!(!text(&report, Colour::Off).contains('\u{1b}'));
     assert!(text(&report, Colour::On).contains("\u{1b}[31mwould not be pulled"));
+}
+
+#[test]
+fn a_node_with_mirrors_is_asked_about_them() {
+    let mirror = |from: &str, to: &str| Mirror { from: from.to_owned(), to: to.to_owned() };
+    let mirrors = vec![
+        mirror("gcr.io/kaniko-project/executor", "shipway.local/executor:1"),
+        mirror("docker.io/library/*", "r.example:5000/hub"),
+    ];
+    let node = NodeSide::Known { files: Vec::new(), providers: Vec::new(), mirrors };
+    let world = World { node: Some(node), ..World::default() };
+    let executor = world.explain(&pod("gcr.io/kaniko-project/executor:v1.23.2", &[]), file());
+    assert_eq!(executor.verdict, Verdict::Pulls, "{executor:#?}");
+    assert!(executor.next.events[0].message.contains("already present on machine"));
+    let hub = world.explain(&pod("busybox", &[]), file());
+    assert!(hub.anonymous.answer.text.starts_with("r.example:5000/hub/busybox:latest: "));
+}
+
+/// Answers of a real HTTP server, by path.
+async fn serve(listener: tokio::net::TcpListener) {
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+    while let Ok((stream, _)) = listener.accept().await {
+        tokio::spawn(async move {
+            let mut stream = BufReader::new(stream);
+            let mut first = String::new();
+            let _ = stream.read_line(&mut first).await;
+            let mut line = first.clone();
+            while line.len() > 2 {
+                line.clear();
+                if stream.read_line(&mut line).await.is_err() {
+                    break;
+                }
+            }
+            let digest = format!("sha256:{}", "0".repeat(64));
+            let index = "application/vnd.oci.image.index.v1+json";
+            let manifest = "application/vnd.oci.image.manifest.v1+json";
+            let arm = json!({
+                "mediaType": manifest, "digest": digest, "size": 2,
+                "platform": {"os": "linux", "architecture": "arm64"},
+            });
+            let of = |kind: &str| {
+                let config = json!({"mediaType": kind, "digest": digest, "size": 2});
+                json!({"schemaVersion": 2, "mediaType": manifest, "config": config, "layers": []})
+            };
+            let (status, header, body) = match first.split('/').nth(2) {
+                Some("denied") => ("403 Forbidden", String::new(), json!({})),
+                Some("limited") => ("429 Too Many", "Retry-After: 30\r\n".to_owned(), json!({})),
+                Some("broken") => ("500 Oops", String::new(), json!({})),
+                Some("arm") => {
+                    let body = json!({"schemaVersion": 2, "mediaType": index, "manifests": [arm]});
+                    ("200 OK", format!("Content-Type: {index}\r\n"), body)
+                }
+                Some("chart") => {
+                    let body = of("application/vnd.cncf.helm.config.v1+json");
+                    ("200 OK", format!("Content-Type: {manifest}\r\n"), body)
+                }
+                Some("image") => {
+                    let body = of("application/vnd.oci.image.config.v1+json");
+                    ("200 OK", format!("Content-Type: {manifest}\r\n"), body)
+                }
+                _ => ("404 Not Found", String::new(), json!({})),
+            };
+            let body = body.to_string();
+            let length = body.len();
+            let body = if first.starts_with("HEAD") { "" } else { &body };
+            let answer = format!(
+                "HTTP/1.1 {status}\r\n{header}ratelimit-remaining: 7;w=60\r\n\
+                 Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+            );
+            let _ = stream.get_mut().write_all(answer.as_bytes()).await;
+        });
+    }
+}
+
+#[test]
+fn answers_of_real_registries_are_sorted() {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let server = tokio::spawn(serve(listener));
+        // One that was just given back: nothing listens there.
+        let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let closed = free.local_addr().expect("an address").to_string();
+        drop(free);
+        let options = registry_client::ClientOptions {
+            retries_max: 0,
+            plain_http_registries: vec![address.clone()],
+            ..Default::default()
+        };
+        let client = registry_client::Client::new(options).expect("a client");
+        let platform = Platform::linux("amd64");
+        let ask = async |name: String, question: Question| {
+            let reference: Reference = name.parse().expect("a reference");
+            client.ask(&reference, None, &platform, question).await
+        };
+        for (name, expected) in [
+            ("denied", AnswerKind::Denied),
+            (
+                "limited",
+                AnswerKind::RateLimited { retry_after: Some(std::time::Duration::from_secs(30)) },
+            ),
+            ("broken", AnswerKind::Refused),
+            ("missing", AnswerKind::NotFound),
+            ("arm", AnswerKind::PlatformMissing { offered: vec!["linux/arm64".to_owned()] }),
+            (
+                "chart",
+                AnswerKind::NotAnImage {
+                    media_type: "application/vnd.cncf.helm.config.v1+json".to_owned(),
+                },
+            ),
+            ("image", AnswerKind::Opens),
+        ] {
+            let answer = ask(format!("{address}/{name}:1"), Question::Pull);
+            assert_eq!(answer.await.kind, expected, "{name}");
+        }
+        let glance = ask(format!("{address}/image:1"), Question::Glance).await;
+        assert_eq!(glance.kind, AnswerKind::Opens);
+        assert_eq!(glance.rate_limit.map(|limit| limit.remaining), Some(7));
+        let refused = ask(format!("{closed}/image:1"), Question::Pull).await;
+        assert_eq!(refused.kind, AnswerKind::ConnectionRefused, "{refused:?}");
+        server.abort();
+    });
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use credentials::{NodeFileKind, SearchDirs, node_file_candidates};
-use operator::explain::{NodeFile, NodeSide, read_providers};
+use operator::explain::{Mirror, NodeFile, NodeSide, read_providers};
 
 use super::read_file;
 use crate::commands::up::record::{Lock, NodeRecord, Record};
@@ -83,7 +83,10 @@ pub(super) fn facts(
         providers = read_providers(&text)
             .map_err(|reason| Failure::usage(format!("{}: {reason}", path.display())))?;
     }
-    Ok(NodeFacts { side: NodeSide::Known { files, providers }, insecure_registries })
+    let mirrors = machine.map(|machine| machine.node.mirrors.clone()).unwrap_or_default();
+    let mirrors = mirrors.into_iter().map(|(from, to)| Mirror { from, to }).collect();
+    let side = NodeSide::Known { files, providers, mirrors };
+    Ok(NodeFacts { side, insecure_registries })
 }
 
 fn kind_of(path: &Path) -> NodeFileKind {

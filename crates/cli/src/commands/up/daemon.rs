@@ -160,8 +160,6 @@ async fn start_node(
         .await
         .context("cannot use the node's kubeconfig")?;
     let client = kube::Client::try_from(config).context("cannot make the node's client")?;
-    let mut mirrors = args.image_mirrors.clone();
-    mirrors.push(ImageMirror::kaniko_executor());
     let working_dir = std::env::current_dir().context("cannot find the working directory")?;
     let layers = layers::UnpackedLayers::open(&state_dir.join("layers"))
         .context("cannot open the store of unpacked layers")?;
@@ -183,7 +181,7 @@ async fn start_node(
         },
         credential_files_cache: args.node_credentials_cache,
         credentials: Default::default(),
-        mirrors,
+        mirrors: image_mirrors(args),
         insecure_registries: args.insecure_registries.clone(),
         verification: match args.image_verification {
             Verification::NeverVerify => VerificationPolicy::NeverVerify,
@@ -202,6 +200,13 @@ async fn start_node(
     Ok(running)
 }
 
+/// The rewrites of image names: those of the flags, then our own.
+fn image_mirrors(args: &UpArgs) -> Vec<ImageMirror> {
+    let mut mirrors = args.image_mirrors.clone();
+    mirrors.push(ImageMirror::kaniko_executor());
+    mirrors
+}
+
 /// Where the node looks for credentials, for those who explain it.
 fn node_record(args: &UpArgs) -> Result<NodeRecord, Failure> {
     Ok(NodeRecord {
@@ -210,6 +215,7 @@ fn node_record(args: &UpArgs) -> Result<NodeRecord, Failure> {
         home: crate::globals::home_dir(),
         filesystem_root: args.credentials_root_dir.clone(),
         insecure_registries: args.insecure_registries.clone(),
+        mirrors: image_mirrors(args).into_iter().map(|mirror| (mirror.from, mirror.to)).collect(),
         credential_provider_config: None,
     })
 }

@@ -53,6 +53,8 @@ pub(crate) struct NodeRecord {
     pub(crate) filesystem_root: PathBuf,
     /// Registries that may speak plain HTTP.
     pub(crate) insecure_registries: Vec<String>,
+    /// Rewrites of image names, as pairs of from and to.
+    pub(crate) mirrors: Vec<(String, String)>,
     /// The configuration of its exec credential providers, if it has some.
     pub(crate) credential_provider_config: Option<PathBuf>,
 }
