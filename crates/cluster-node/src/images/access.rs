@@ -309,7 +309,7 @@ mod tests {
 
     const NODE: &str = r#"{"auths":{"r.example":{"username":"node","password":"x"}}}"#;
 
-    /// kubelet-images.md 15.5, rows L3, L4 and L6.
+    /// kubelet-images.md 15.5, rows L3 and L6.
     #[tokio::test]
     async fn secrets_come_before_node_files_and_specific_keys_first() {
         let root = tempfile::tempdir().expect("tempdir");
@@ -323,6 +323,37 @@ mod tests {
             ["narrow", "wide", "node"]
         );
         assert_eq!(users("other.example/app", &[], files()).await, Vec::<String>::new());
+    }
+
+    /// kubelet-images.md 15.5, row L4.
+    #[tokio::test]
+    async fn secret_node_file_and_provider_come_in_this_order() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let root = tempfile::tempdir().expect("tempdir");
+        write(root.path().join("kubelet/config.json"), NODE);
+        let answer = r#"{"kind":"CredentialProviderResponse","apiVersion":"credentialprovider.kubelet.k8s.io/v1","cacheKeyType":"Image","auth":{"r.example":{"username":"plugin","password":"x"}}}"#;
+        let program = root.path().join("bin/plugin");
+        // Written under another name: no process may hold it open for writing when it is run.
+        let staged = root.path().join("bin/staged");
+        write(staged.clone(), &format!("#!/bin/sh\ncat > /dev/null\necho '{answer}'\n"));
+        std::fs::set_permissions(&staged, std::fs::Permissions::from_mode(0o755)).expect("mode");
+        std::fs::rename(staged, &program).expect("rename");
+        let config = root.path().join("providers.json");
+        let text = r#"{"kind":"CredentialProviderConfig","apiVersion":"kubelet.config.k8s.io/v1","providers":[{"name":"plugin","matchImages":["r.example"],"defaultCacheDuration":"0s","apiVersion":"credentialprovider.kubelet.k8s.io/v1"}]}"#;
+        write(config.clone(), text);
+        let options = crate::ExecProviders { config, bin_dir: root.path().join("bin") };
+        let accounts = Arc::new(FakeAccounts::default());
+        let providers = Providers::open(options, accounts).expect("providers");
+        let sources =
+            CredentialSources { providers: Some(providers), ..sources(dirs(root.path())) };
+        let own = secret("a", r#"{"auths":{"r.example":{"username":"secret","password":"x"}}}"#);
+        let secrets = PullSecrets { found: vec![own], missing: Vec::new() };
+        let pod = PodIdentity::default();
+        let offers = sources.candidates("r.example/app", Some(&pod), &secrets, &|_| {}).await;
+        let offers = offers.expect("candidates");
+        let users: Vec<_> = offers.iter().filter_map(|offer| offer.auth.username()).collect();
+        assert_eq!(users, ["secret", "node", "plugin"]);
     }
 
     /// kubelet-images.md 15.5, rows L13 and L14.

@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use credentials::{ClientConfig, ConfigEntry, RegistryAuth, parse_config_json};
+use credentials::{ClientConfig, ConfigEntry, RegistryAuth, parse_config_json, server_key};
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
 use operator::secret_sync::{SourceError, Sourced};
 
 use super::{SyncArgs, file_changes};
+use crate::cloud::{CloudAnswer, Wants, cloud_credential, is_asked_about};
 use crate::exit::{Failure, Kind};
 use crate::registries::{docker_config_path, stored_credential};
 
@@ -54,18 +55,44 @@ fn path(args: &SyncArgs) -> Result<PathBuf, Failure> {
 async fn of_file(path: PathBuf, registries: Vec<String>) -> Result<Sourced, SourceError> {
     // Helpers are programs that may take their time.
     let read = tokio::task::spawn_blocking(move || {
-        let entries = entries(&path).map_err(|error| SourceError::Unreadable(error.text()))?;
+        let entries = entries(&path, &registries);
+        let entries = entries.map_err(|error| SourceError::Unreadable(error.text()))?;
         Sourced::new(&entries, &registries)
     });
     read.await.unwrap_or_else(|error| Err(SourceError::Unreadable(error.to_string())))
 }
 
-/// All credentials of a config file, those of its helpers included.
-fn entries(path: &Path) -> Result<Vec<ConfigEntry>, Failure> {
+/// All credentials of a config file, those of its helpers included, and for registries of clouds
+/// that were named and of which the file knows nothing, what their cloud gives to this machine.
+fn entries(path: &Path, registries: &[String]) -> Result<Vec<ConfigEntry>, Failure> {
+    let mut entries = entries_of_file(path, registries)?;
+    for registry in registries {
+        let known = server_key(registry);
+        if entries.iter().any(|entry| server_key(&entry.key) == known) {
+            continue;
+        }
+        if let CloudAnswer::Given { credential, .. } = cloud_credential(registry, Wants::Pull) {
+            entries.push(ConfigEntry { key: registry.clone(), auth: credential.auth });
+        }
+    }
+    Ok(entries)
+}
+
+fn entries_of_file(path: &Path, registries: &[String]) -> Result<Vec<ConfigEntry>, Failure> {
     let named = |error: &dyn std::fmt::Display| {
         Failure::usage(format!("cannot read {}: {error}", path.display()))
     };
-    let bytes = std::fs::read(path).map_err(|error| named(&error))?;
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        // A machine whose credentials all come from its cloud has no file.
+        Err(error)
+            if error.kind() == std::io::ErrorKind::NotFound
+                && registries.iter().any(|registry| is_asked_about(registry)) =>
+        {
+            return Ok(Vec::new());
+        }
+        Err(error) => return Err(named(&error)),
+    };
     let config = ClientConfig::parse(&bytes).map_err(|error| named(&error))?;
     let mut entries = parse_config_json(&bytes).map_err(|error| named(&error))?;
     for server in config.helper_servers() {
