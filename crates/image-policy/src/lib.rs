@@ -8,6 +8,7 @@
 
 pub mod admission;
 mod back_off;
+pub mod collection;
 mod decision;
 mod duration;
 pub mod event;
