@@ -12,6 +12,8 @@ const EXPOSE_ALLOWED: &[&str] = &[
     "crates/cli/src/commands/credential_provider.rs",
     "crates/cli/src/commands/demo/session.rs",
     "crates/cli/src/commands/login.rs",
+    // Into a request on the socket of the node, which is of mode 0600.
+    "crates/cli/src/commands/node/pull.rs",
     "crates/cli/src/registries.rs",
     "crates/credentials/src/auth.rs",
     "crates/credentials/src/client_config.rs",

@@ -30,9 +30,14 @@ mod worker;
 
 pub use credential_options::{CredentialOptions, ExecProviders};
 pub use cri::CriOptions;
+pub use images::collection::CollectionOptions;
+pub use images::offline::{NodeImages, NodeImagesError};
 pub use images::providers::ProvidersError;
 pub use images::queue::{OverRate, PullLimits, PullLimitsError};
-pub use images::wire::{ImageDocument, ImageRequest, RemovalDocument, UsageDocument};
+pub use images::wire::{
+    ImageDocument, ImageRequest, PruneDocument, PruneRequest, PullCredential, PullLine,
+    PullRequest, RemovalDocument, UsageDocument,
+};
 pub use node::{Node, NodeError, Running};
 /// Name of the preloaded executor image, made of our own program.
 pub const EXECUTOR_IMAGE: &str = "shipway.local/executor:latest";

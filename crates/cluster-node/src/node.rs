@@ -16,6 +16,7 @@ use crate::dispatcher::{self, Roster};
 use crate::events::{self, Note, Recorder};
 use crate::images::access::{CredentialSources, NodeFiles};
 use crate::images::account::{Accounts, ApiAccounts};
+use crate::images::collection::Collector;
 use crate::images::ensure::{Images, ImagesParts};
 use crate::images::inventory::{BLOB_DELAY, Inventory};
 use crate::images::notes::ImageNotes;
@@ -27,7 +28,7 @@ use crate::images::store::ImageStore;
 use crate::images::{executor, monotonic};
 use crate::options::Options;
 use crate::process::downward::NodeFacts;
-use crate::registration::{self, Machine, Registration};
+use crate::registration::{self, Machine, NodeReport, Registration};
 use crate::shared::Shared;
 use crate::tasks::Tasks;
 use crate::{cri, logs, serve};
@@ -116,6 +117,7 @@ impl Node {
             address: options.address.unwrap_or_else(registration::own_address),
             version: options.kubernetes_version.clone(),
             machine: Machine::read(&directory),
+            images_max: options.collection.status_images_max,
         };
         let mut tasks = Tasks::new();
         let registry = registry_client::Client::new(registry_client::ClientOptions {
@@ -161,7 +163,26 @@ impl Node {
         let (roster_sender, roster) = watch::channel(Arc::new(Roster::new()));
         let client = options.client.clone();
         tasks.spawn(events::run(client.clone(), options.name.clone(), queue));
-        tasks.spawn(registration::keep_status(client.clone(), registration, images.subscribe()));
+        let known = Arc::clone(&images);
+        let collector = Collector {
+            removed: Box::new(move |roots, began| {
+                known.records.forget_absent(|root| roots.contains(root), began);
+                known.refresh_summaries();
+            }),
+            inventory: Arc::clone(&shared.inventory),
+            recorder: recorder.clone(),
+            node_name: options.name.clone(),
+            options: options.collection.clone(),
+            began: Timestamp::now(),
+            pressure: watch::Sender::new(false),
+        };
+        tasks.spawn(registration::keep_status(
+            client.clone(),
+            registration,
+            images.subscribe(),
+            collector.pressure.subscribe(),
+        ));
+        tasks.spawn(collector.run());
         tasks.spawn(registration::keep_lease(client, options.name.clone(), node.metadata.uid));
         tasks.spawn(keep_summaries(Arc::clone(&images)));
         tasks.spawn(logs::rotation::run(Arc::clone(&shared)));
@@ -268,7 +289,7 @@ async fn register(
 ) -> Result<k8s_openapi::api::core::v1::Node, NodeError> {
     let deadline = tokio::time::Instant::now() + REGISTRATION_TIME_MAX;
     loop {
-        match registration::register(&options.client, registration, &[]).await {
+        match registration::register(&options.client, registration, &NodeReport::default()).await {
             Ok(node) => return Ok(node),
             Err(source) if tokio::time::Instant::now() >= deadline => {
                 return Err(NodeError::Register {

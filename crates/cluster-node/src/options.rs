@@ -52,6 +52,8 @@ pub struct Options {
     pub volume_refresh: Duration,
     /// Whether the node's images are served by CRI.
     pub cri: crate::CriOptions,
+    /// When images are removed, and how many are reported.
+    pub collection: crate::CollectionOptions,
 }
 
 /// Serves every image whose name matches from another name.

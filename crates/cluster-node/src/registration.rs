@@ -27,8 +27,6 @@ const STATUS_PERIOD: Duration = Duration::from_secs(300);
 const RETRY_PERIOD: Duration = Duration::from_millis(500);
 /// Most pods on one node.
 pub(crate) const PODS_MAX: u32 = 110;
-/// Most images in the status of the node (`nodeStatusMaxImages`).
-const IMAGES_MAX: usize = 50;
 /// Most names of one image in the status of the node.
 const IMAGE_NAMES_MAX: usize = 5;
 
@@ -103,6 +101,16 @@ pub(crate) struct Registration {
     pub(crate) address: IpAddr,
     pub(crate) version: String,
     pub(crate) machine: Machine,
+    /// Most images in the status; `None` = no limit (`nodeStatusMaxImages`).
+    pub(crate) images_max: Option<usize>,
+}
+
+/// What the status of the node says beside what never changes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct NodeReport {
+    pub(crate) images: Vec<ImageSummary>,
+    /// Whether the disk is short.
+    pub(crate) disk_pressure: bool,
 }
 
 impl Registration {
@@ -134,7 +142,7 @@ impl Registration {
     /// The status to post; `since` are the transition times of the conditions posted before.
     fn status(
         &self,
-        images: &[ImageSummary],
+        report: &NodeReport,
         before: Option<&NodeStatus>,
         now: Timestamp,
     ) -> NodeStatus {
@@ -156,9 +164,9 @@ impl Registration {
             ]),
             allocatable: Some(capacity.clone()),
             capacity: Some(capacity),
-            conditions: Some(conditions(before, now)),
+            conditions: Some(conditions(report.disk_pressure, before, now)),
             daemon_endpoints: Some(NodeDaemonEndpoints::default()),
-            images: Some(image_list(images)),
+            images: Some(image_list(&report.images, self.images_max)),
             node_info: Some(NodeSystemInfo {
                 architecture: machine.architecture.to_owned(),
                 boot_id: machine.boot_id.clone(),
@@ -178,12 +186,12 @@ impl Registration {
 }
 
 /// The largest images first, as the kubelet lists them.
-fn image_list(images: &[ImageSummary]) -> Vec<ContainerImage> {
+fn image_list(images: &[ImageSummary], images_max: Option<usize>) -> Vec<ContainerImage> {
     let mut sorted: Vec<&ImageSummary> = images.iter().collect();
     sorted.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| b.id.cmp(&a.id)));
     sorted
         .into_iter()
-        .take(IMAGES_MAX)
+        .take(images_max.unwrap_or(usize::MAX))
         .map(|image| ContainerImage {
             names: Some(image.names.iter().take(IMAGE_NAMES_MAX).cloned().collect()),
             size_bytes: i64::try_from(image.bytes).ok(),
@@ -191,7 +199,16 @@ fn image_list(images: &[ImageSummary]) -> Vec<ContainerImage> {
         .collect()
 }
 
-fn conditions(before: Option<&NodeStatus>, now: Timestamp) -> Vec<NodeCondition> {
+fn conditions(
+    disk_pressure: bool,
+    before: Option<&NodeStatus>,
+    now: Timestamp,
+) -> Vec<NodeCondition> {
+    let disk = if disk_pressure {
+        ("DiskPressure", "True", "KubeletHasDiskPressure", "kubelet has disk pressure")
+    } else {
+        ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure")
+    };
     let wanted = [
         (
             "MemoryPressure",
@@ -199,7 +216,7 @@ fn conditions(before: Option<&NodeStatus>, now: Timestamp) -> Vec<NodeCondition>
             "KubeletHasSufficientMemory",
             "kubelet has sufficient memory available",
         ),
-        ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        disk,
         ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
         (
             "NetworkUnavailable",
@@ -236,7 +253,7 @@ fn conditions(before: Option<&NodeStatus>, now: Timestamp) -> Vec<NodeCondition>
 pub(crate) async fn register(
     client: &kube::Client,
     registration: &Registration,
-    images: &[ImageSummary],
+    report: &NodeReport,
 ) -> Result<Node, kube::Error> {
     let nodes: Api<Node> = Api::all(client.clone());
     let existing = match nodes.create(&PostParams::default(), &registration.object()).await {
@@ -249,20 +266,24 @@ pub(crate) async fn register(
         }
         Err(error) => return Err(error),
     };
-    let status = registration.status(images, existing.status.as_ref(), Timestamp::now());
+    let status = registration.status(report, existing.status.as_ref(), Timestamp::now());
     let patch = serde_json::json!({ "status": status });
     nodes.patch_status(&registration.name, &PatchParams::default(), &Patch::Merge(patch)).await
 }
 
-/// Posts the node's status whenever the images change, and from time to time.
+/// Posts the node's status whenever images or pressure change, and from time to time.
 pub(crate) async fn keep_status(
     client: kube::Client,
     registration: Registration,
     mut images: watch::Receiver<Vec<ImageSummary>>,
+    mut pressure: watch::Receiver<bool>,
 ) {
     loop {
-        let list = images.borrow_and_update().clone();
-        let pause = match register(&client, &registration, &list).await {
+        let report = NodeReport {
+            images: images.borrow_and_update().clone(),
+            disk_pressure: *pressure.borrow_and_update(),
+        };
+        let pause = match register(&client, &registration, &report).await {
             Ok(_) => STATUS_PERIOD,
             Err(error) => {
                 tracing::warn!(node = registration.name, %error, "node status not posted");
@@ -271,6 +292,11 @@ pub(crate) async fn keep_status(
         };
         tokio::select! {
             changed = images.changed(), if pause == STATUS_PERIOD => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+            changed = pressure.changed(), if pause == STATUS_PERIOD => {
                 if changed.is_err() {
                     return;
                 }
@@ -354,7 +380,25 @@ mod tests {
             address: IpAddr::from([10, 0, 0, 7]),
             version: "v1.35.0".into(),
             machine: Machine::read(std::path::Path::new("/")),
+            images_max: Some(50),
         }
+    }
+
+    #[test]
+    fn short_disk_is_a_condition_with_its_own_time() {
+        let registration = registration();
+        let later = Timestamp::from_second(1000).expect("in range");
+        let first = registration.status(&NodeReport::default(), None, Timestamp::UNIX_EPOCH);
+        let report = NodeReport { disk_pressure: true, ..NodeReport::default() };
+        let second = registration.status(&report, Some(&first), later);
+        let disk =
+            second.conditions.into_iter().flatten().find(|known| known.type_ == "DiskPressure");
+        let disk = disk.expect("a condition");
+        assert_eq!(
+            (disk.status.as_str(), disk.reason.as_deref()),
+            ("True", Some("KubeletHasDiskPressure"))
+        );
+        assert_eq!(disk.last_transition_time, Some(Time(later)));
     }
 
     #[test]
@@ -362,7 +406,7 @@ mod tests {
         let node = registration().object();
         let annotations = node.metadata.annotations.expect("annotations");
         assert!(annotations["shipway.dev/pod-network"].starts_with("host"));
-        let status = registration().status(&[], None, Timestamp::UNIX_EPOCH);
+        let status = registration().status(&NodeReport::default(), None, Timestamp::UNIX_EPOCH);
         let conditions = status.conditions.expect("conditions");
         assert!(conditions.iter().any(|condition| {
             condition.type_ == "NetworkUnavailable"
@@ -373,9 +417,9 @@ mod tests {
     #[test]
     fn transition_times_of_unchanged_conditions_stay() {
         let registration = registration();
-        let first = registration.status(&[], None, Timestamp::UNIX_EPOCH);
+        let first = registration.status(&NodeReport::default(), None, Timestamp::UNIX_EPOCH);
         let later = Timestamp::from_second(1000).expect("in range");
-        let second = registration.status(&[], Some(&first), later);
+        let second = registration.status(&NodeReport::default(), Some(&first), later);
         for condition in second.conditions.expect("conditions") {
             assert_eq!(condition.last_transition_time, Some(Time(Timestamp::UNIX_EPOCH)));
             assert_eq!(condition.last_heartbeat_time, Some(Time(later)));
@@ -391,7 +435,8 @@ mod tests {
                 bytes: n,
             })
             .collect();
-        let list = image_list(&images);
+        assert_eq!(image_list(&images, None).len(), 60);
+        let list = image_list(&images, Some(50));
         assert_eq!(list.len(), 50);
         assert_eq!(list[0].size_bytes, Some(59));
         assert_eq!(list[0].names.as_ref().map(Vec::len), Some(5));

@@ -14,6 +14,7 @@ mod explain;
 mod inspect;
 mod login;
 mod manifest;
+mod node;
 mod pull;
 mod push;
 mod registry;
@@ -98,6 +99,8 @@ enum Verb {
     Up(Box<up::UpArgs>),
     /// Stop what `up` started
     Down(down::DownArgs),
+    /// List, pull, pin and remove the images of the node
+    Node(node::NodeArgs),
     /// Show whether a machine runs, and where it listens
     Status(status::StatusArgs),
     /// Print a completion script for a shell
@@ -150,6 +153,7 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Demo(args) => demo::run(args).await,
         Verb::Up(args) => up::run(*args, globals).await,
         Verb::Down(args) => down::run(&args, globals),
+        Verb::Node(args) => node::run(args, globals).await,
         Verb::Status(args) => status::run(&args, globals),
         Verb::Completions(args) => completions::completions(&args),
         Verb::Man(args) => completions::man(&args),

@@ -24,6 +24,7 @@ mod kaniko_matrix;
 mod kube_rs;
 mod live_view;
 mod machine;
+mod node_images;
 mod outputs;
 mod pod;
 mod real_projects;

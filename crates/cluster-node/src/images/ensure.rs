@@ -360,6 +360,20 @@ impl Images {
         guard.last.remove(&key);
     }
 
+    /// The credentials that the node has for an image itself, without any pod's.
+    ///
+    /// # Errors
+    /// The text of what is wrong with them.
+    pub(crate) async fn credentials_of_node(
+        &self,
+        reference: &Reference,
+    ) -> Result<Vec<RegistryAuth>, String> {
+        let none = PullSecrets::default();
+        let offers = self.credentials.candidates(&reference.name(), None, &none, &|_| {}).await;
+        let offers = offers.map_err(|error| error.to_string())?;
+        Ok(offers.into_iter().map(|offer| offer.auth).collect())
+    }
+
     /// Pulls an image for nobody in particular: CRI clients, `node pull`, images that are kept.
     ///
     /// No policy, no back-off, no events and no record of who may use it: it counts as preloaded

@@ -6,6 +6,7 @@ use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use image_policy::collection::Disk;
 use jiff::Timestamp;
 use layers::RemovedLayers;
 use oci_model::{DiffId, Digest, Reference};
@@ -22,6 +23,9 @@ const USE_GRANULARITY: Duration = Duration::from_secs(60);
 /// How long a blob of a removed image stays after somebody else used it: a push to the registry
 /// of this machine may take so long between a layer and the manifest.
 pub(crate) const BLOB_DELAY: Duration = Duration::from_secs(3600);
+/// How long an unpacked layer that no image wants is kept: whoever made it may be about to name
+/// an image of it.
+const LOOSE_LAYER_AGE: Duration = Duration::from_secs(3600);
 /// Shortest beginning of an id that is taken for one.
 const ID_PREFIX_MIN: usize = 6;
 
@@ -55,6 +59,26 @@ pub(crate) enum Pin {
     KeptList,
     /// It was built or put here by hand and cannot be fetched again.
     Local,
+    /// The node needs it and makes it itself.
+    BuiltIn,
+}
+
+/// What a removal of unused images takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// What the node fetched.
+    Fetched,
+    /// Also what was made or loaded here.
+    All,
+}
+
+/// Whether a removal happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// It does.
+    Apply,
+    /// It is only told.
+    Plan,
 }
 
 /// One image of the node.
@@ -65,6 +89,8 @@ pub(crate) struct NodeImage {
     pub(crate) pin: Option<Pin>,
     /// Pods (`namespace/name`) with a container in any state, or a volume, of the image.
     pub(crate) used_by: BTreeSet<String>,
+    /// Whether a start has it in hand at this moment.
+    pub(crate) in_hand: bool,
     /// `None` = not since the node started.
     pub(crate) last_used: Option<Timestamp>,
     pub(crate) detected: Timestamp,
@@ -76,6 +102,11 @@ impl NodeImage {
     /// The identity that CRI knows, `sha256:…`.
     pub(crate) fn id(&self) -> String {
         self.stored.facts.id.to_string()
+    }
+
+    /// Whether something uses it now.
+    pub(crate) fn is_used(&self) -> bool {
+        self.in_hand || !self.used_by.is_empty()
     }
 }
 
@@ -127,6 +158,7 @@ impl Pin {
             Pin::Person => "pinned by hand",
             Pin::KeptList => "on the list of kept images",
             Pin::Local => "made or loaded on this machine, so that it cannot be pulled again",
+            Pin::BuiltIn => "part of the node",
         }
     }
 }
@@ -178,6 +210,7 @@ impl Inventory {
             list.push(NodeImage {
                 pin: self.pin_of(&stored, &pinned, &kept),
                 used_by,
+                in_hand,
                 last_used: known.last_used,
                 detected: known.detected,
                 unpacked_bytes: unpacked.sum(),
@@ -195,18 +228,16 @@ impl Inventory {
         kept: &BTreeSet<String>,
     ) -> Option<Pin> {
         let any = |is: &dyn Fn(&StoredName) -> bool| image.names.iter().any(is);
+        if any(&|name| name.reference.registry() == LOCAL_REGISTRY) {
+            return Some(Pin::BuiltIn);
+        }
         if any(&|name| pinned.contains(name.text())) {
             return Some(Pin::Person);
         }
         if any(&|name| kept.contains(name.text())) {
             return Some(Pin::KeptList);
         }
-        any(&|name| self.is_local(name)).then_some(Pin::Local)
-    }
-
-    /// Whether the node did not fetch what the name stands for.
-    fn is_local(&self, name: &StoredName) -> bool {
-        name.reference.registry() == LOCAL_REGISTRY || self.arrival(name).is_none()
+        any(&|name| self.arrival(name).is_none()).then_some(Pin::Local)
     }
 
     fn arrival(&self, name: &StoredName) -> Option<SystemTime> {
@@ -239,6 +270,50 @@ impl Inventory {
         let mut removed = self.give_up(&image.stored, &names)?;
         removed.freed_bytes += self.free_waiting()?;
         Ok(removed)
+    }
+
+    /// Removes every image that nothing uses and nobody pinned; returns the images and what was
+    /// freed.
+    ///
+    /// # Errors
+    /// The names cannot be read. What cannot be removed stays.
+    pub(crate) fn prune(
+        &self,
+        scope: Scope,
+        mode: Mode,
+        now: Timestamp,
+    ) -> Result<(Vec<NodeImage>, Removed), InventoryError> {
+        let may_go = |image: &NodeImage| match image.pin {
+            None => true,
+            Some(Pin::Local) => scope == Scope::All,
+            Some(Pin::Person | Pin::KeptList | Pin::BuiltIn) => false,
+        };
+        let unused = self.list(now)?.into_iter().filter(|image| !image.is_used() && may_go(image));
+        if mode == Mode::Plan {
+            return Ok((unused.collect(), Removed::default()));
+        }
+        let (mut gone, mut sum) = (Vec::new(), Removed::default());
+        for image in unused {
+            match self.remove_image(&image) {
+                Ok(removed) => {
+                    sum.names.extend(removed.names);
+                    sum.freed_bytes += removed.freed_bytes;
+                    sum.waiting_bytes += removed.waiting_bytes;
+                    gone.push(image);
+                }
+                Err(error) => tracing::warn!(image = image.id(), %error, "image not removed"),
+            }
+        }
+        sum.freed_bytes += self.free_waiting()? + self.free_loose_layers(now)?;
+        Ok((gone, sum))
+    }
+
+    /// Removes an image under all its names; the caller has decided that it may go.
+    ///
+    /// # Errors
+    /// [`InventoryError::InUse`] if a start has it in hand; a failure of the store.
+    pub(crate) fn remove_image(&self, image: &NodeImage) -> Result<Removed, InventoryError> {
+        self.give_up(&image.stored, &image.stored.names)
     }
 
     fn give_up(
@@ -290,7 +365,7 @@ impl Inventory {
     ///
     /// # Errors
     /// The store of layers fails.
-    pub(crate) fn free_layers(&self, stack: &[DiffId]) -> Result<RemovedLayers, InventoryError> {
+    fn free_layers(&self, stack: &[DiffId]) -> Result<RemovedLayers, InventoryError> {
         // Looked up when the locks are held, once for the whole stack.
         let wanted = OnceCell::new();
         let is_wanted = |diff_id: &DiffId| {
@@ -303,6 +378,46 @@ impl Inventory {
             .layers
             .remove_unheld(stack, is_wanted)
             .map_err(|error| InventoryError::Blobs { what: "*".to_owned(), detail: chain(&error) })
+    }
+
+    /// Removes unpacked layers of which no image is known, such as those of a name that moved and
+    /// those that a builder left, unless they are young; returns the bytes.
+    ///
+    /// # Errors
+    /// The store of layers fails.
+    pub(crate) fn free_loose_layers(&self, now: Timestamp) -> Result<u64, InventoryError> {
+        let failed = |error: layers::UnpackError| InventoryError::Blobs {
+            what: "*".to_owned(),
+            detail: chain(&error),
+        };
+        let now = SystemTime::from(now);
+        let mut bytes = 0;
+        for layer in self.store.layers.list().map_err(failed)? {
+            let home = layer.path.parent().unwrap_or(&layer.path);
+            let made = std::fs::metadata(home.join("record.json")).and_then(|data| data.modified());
+            let age = made.ok().and_then(|made| now.duration_since(made).ok());
+            if age.is_some_and(|age| age >= LOOSE_LAYER_AGE) {
+                bytes += self.free_layers(&[layer.diff_id])?.bytes;
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// The manifests and indexes that names stand for.
+    ///
+    /// # Errors
+    /// The names cannot be read.
+    pub(crate) fn roots(&self) -> Result<BTreeSet<String>, InventoryError> {
+        let images = self.store.images()?;
+        Ok(images.iter().flat_map(StoredImage::roots).map(|root| root.to_string()).collect())
+    }
+
+    /// The file system of the images.
+    ///
+    /// # Errors
+    /// The operating system does not tell.
+    pub(crate) fn disk(&self) -> Result<Disk, String> {
+        usage::disk(&self.store)
     }
 
     /// `None` if it cannot be known.
@@ -437,4 +552,4 @@ fn pick<'a>(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

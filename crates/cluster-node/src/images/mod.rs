@@ -2,11 +2,13 @@
 
 pub(crate) mod access;
 pub(crate) mod account;
+pub(crate) mod collection;
 pub(crate) mod ensure;
 pub(crate) mod executor;
 pub(crate) mod hold;
 pub(crate) mod inventory;
 pub(crate) mod notes;
+pub(crate) mod offline;
 pub(crate) mod progress;
 pub(crate) mod providers;
 pub(crate) mod queue;

@@ -166,6 +166,23 @@ impl PullRecords {
         Provenance::Preloaded
     }
 
+    /// Deletes the records of images that are gone and that were last updated before `began`
+    /// (kubelet-images.md 8.3).
+    pub(crate) fn forget_absent(&self, is_here: impl Fn(&str) -> bool, began: Timestamp) {
+        let _order = self.intents();
+        let Ok(entries) = fs::read_dir(&self.pulled) else { return };
+        for entry in entries.flatten() {
+            // One that cannot be read keeps its image from everybody: it stays.
+            let parsed = fs::read(entry.path()).ok().and_then(|bytes| parse(&bytes).ok());
+            let Some((record, _)) = parsed else { continue };
+            let is_older =
+                record.last_updated_time.parse::<Timestamp>().is_ok_and(|updated| updated < began);
+            if is_older && !is_here(&record.image_ref) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
     /// After a restart: pulls that were under way and whose image is here count as pulled, for
     /// nobody. `find` gives the identity of a local image.
     pub(crate) fn settle(&self, find: impl Fn(&str) -> Option<String>, now: Timestamp) {
@@ -320,6 +337,22 @@ mod tests {
         let used = UsedCredential::Secret(secret("a", "h1"));
         records.note("sha256:1", "r.example/other:1", used, Timestamp::UNIX_EPOCH).expect("record");
         assert_eq!(verdict(&records, &[]), Verdict::Usable);
+    }
+
+    /// kubelet-images.md 8.3, "after a space-driven GC".
+    #[test]
+    fn records_of_vanished_images_go_unless_they_are_new() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let records = PullRecords::open(dir.path()).expect("records");
+        let at = |second| Timestamp::from_second(second).expect("in range");
+        for (image_ref, second) in [("sha256:gone", 1), ("sha256:here", 1), ("sha256:new", 9)] {
+            records
+                .note(image_ref, "r.example/app:1", UsedCredential::Node, at(second))
+                .expect("it");
+        }
+        records.forget_absent(|image_ref| image_ref == "sha256:here", at(5));
+        let left = |image_ref: &str| records.knows(image_ref);
+        assert_eq!(["sha256:gone", "sha256:here", "sha256:new"].map(left), [false, true, true]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use image_policy::collection::Disk;
 use jiff::Timestamp;
 
 use super::store::{ImageStore, chain};
@@ -67,13 +68,13 @@ pub(crate) struct ImageFileSystem {
     pub(crate) at: Timestamp,
 }
 
-/// Size of the file system and what is free of it, in bytes.
+/// Size of the file system and what is free of it.
 ///
 /// # Errors
 /// The operating system does not tell.
-pub(crate) fn disk(store: &ImageStore) -> Result<(u64, u64), String> {
+pub(crate) fn disk(store: &ImageStore) -> Result<Disk, String> {
     let space = store.blobs.disk_space().map_err(|error| chain(&error))?;
-    Ok((space.total, space.free))
+    Ok(Disk { capacity_bytes: space.total, available_bytes: space.free })
 }
 
 /// What the images of the node take (CRI `ImageFsInfo`).
@@ -81,7 +82,7 @@ pub(crate) fn disk(store: &ImageStore) -> Result<(u64, u64), String> {
 /// # Errors
 /// Blobs or layers cannot be listed.
 pub(crate) fn file_system(store: &ImageStore) -> Result<ImageFileSystem, String> {
-    let (capacity_bytes, available_bytes) = disk(store)?;
+    let Disk { capacity_bytes, available_bytes } = disk(store)?;
     let (mut used_bytes, mut inodes_used) = (0, 0);
     let counted = store.blobs.for_each_blob(|_, bytes| -> Result<(), blob_store::DiskError> {
         used_bytes += bytes;

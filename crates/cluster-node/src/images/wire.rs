@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use credentials::{RegistryAuth, Secret};
 use serde::{Deserialize, Serialize};
 
 use super::inventory::{NodeImage, Pin, Removed};
+use super::progress::PullState;
 use super::usage::ImageFileSystem;
 
 /// One image of the node.
@@ -21,7 +23,7 @@ pub struct ImageDocument {
     pub bytes: u64,
     /// Bytes of the archives of those layers that are unpacked.
     pub unpacked_bytes: u64,
-    /// Why it is never collected: `byHand`, `keptList` or `local`; absent if it may be.
+    /// Why it is never collected: `byHand`, `keptList`, `local` or `builtIn`; absent if it may be.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub pinned: Option<String>,
     /// Pods (`namespace/name`) that have a container in any state, or a volume, of it.
@@ -77,12 +79,128 @@ pub struct ImageRequest {
     pub force: bool,
 }
 
+/// Which unused images go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PruneRequest {
+    /// Also those that were made or loaded here and cannot be pulled again.
+    pub all: bool,
+    /// Only tell.
+    pub dry_run: bool,
+}
+
+/// What went, or would.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PruneDocument {
+    /// Whether nothing happened yet.
+    pub dry_run: bool,
+    /// The images.
+    pub images: Vec<ImageDocument>,
+    /// Bytes of blobs and unpacked layers that were freed.
+    pub freed_bytes: u64,
+    /// Bytes that follow later, because somebody else used the blobs lately.
+    pub waiting_bytes: u64,
+}
+
+/// A pull for the node itself. Travels over the node's socket only, which is root's.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PullRequest {
+    /// Name with tag or digest.
+    pub image: String,
+    /// Whether its name is pinned as soon as it is here.
+    #[serde(default)]
+    pub pin: bool,
+    /// Credentials to try in order; absent = those that the node has itself.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub credentials: Option<Vec<PullCredential>>,
+}
+
+/// One credential of a [`PullRequest`].
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PullCredential {
+    /// User and password.
+    Basic {
+        /// User name.
+        username: String,
+        /// Password.
+        password: String,
+    },
+    /// A refresh token.
+    IdentityToken(String),
+    /// A bearer token.
+    RegistryToken(String),
+}
+
+/// One line of the answer to a [`PullRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PullLine {
+    /// How far it is.
+    Progress {
+        /// Place in the queue of the node; absent once the pull runs.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        place: Option<usize>,
+        /// Bytes that came in.
+        bytes: u64,
+        /// Bytes that have to come in; 0 before they are known.
+        bytes_total: u64,
+        /// Layers that are not complete yet.
+        layers_left: usize,
+        /// Layers of the image; 0 before they are known.
+        layers_total: usize,
+    },
+    /// The image is here.
+    Done {
+        /// Canonical name.
+        image: String,
+        /// Digest of the manifest or index.
+        digest: String,
+        /// Compressed size.
+        bytes: u64,
+    },
+    /// The pull failed.
+    Failed(String),
+}
+
+impl From<PullCredential> for RegistryAuth {
+    fn from(credential: PullCredential) -> Self {
+        match credential {
+            PullCredential::Basic { username, password } => {
+                let (password, email) = (Secret::from(password), String::new());
+                RegistryAuth::Basic { username, password, email }
+            }
+            PullCredential::IdentityToken(token) => {
+                RegistryAuth::IdentityToken { token: token.into() }
+            }
+            PullCredential::RegistryToken(token) => {
+                RegistryAuth::RegistryToken { token: token.into() }
+            }
+        }
+    }
+}
+
+impl From<&PullState> for PullLine {
+    fn from(state: &PullState) -> Self {
+        PullLine::Progress {
+            place: state.place,
+            bytes: state.bytes,
+            bytes_total: state.bytes_total,
+            layers_left: state.layers_left,
+            layers_total: state.layers_total,
+        }
+    }
+}
+
 impl From<&NodeImage> for ImageDocument {
     fn from(image: &NodeImage) -> Self {
         let pinned = image.pin.map(|pin| match pin {
             Pin::Person => "byHand",
             Pin::KeptList => "keptList",
             Pin::Local => "local",
+            Pin::BuiltIn => "builtIn",
         });
         ImageDocument {
             id: image.id(),

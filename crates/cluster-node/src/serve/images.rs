@@ -1,24 +1,36 @@
 //! `/shipway/v1/images`: the image store for `shipway node`; only root reaches the socket.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Json, State};
 use axum::http::{StatusCode, header};
 use axum::response::Response;
 use axum::routing::{get, post};
+use credentials::RegistryAuth;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, stream};
 use jiff::Timestamp;
+use oci_model::Reference;
 use serde::Serialize;
+use tokio::sync::watch;
 
 use super::{Context, Refusal};
-use crate::images::inventory::{Inventory, InventoryError, Removal};
-use crate::images::store::chain;
-use crate::images::wire::{ImageDocument, ImageRequest, RemovalDocument, UsageDocument};
+use crate::images::ensure::Images;
+use crate::images::inventory::{Inventory, InventoryError};
+use crate::images::offline;
+use crate::images::progress::PullState;
+use crate::images::store::{LocalImage, chain};
+use crate::images::wire::{ImageRequest, PruneRequest, PullLine, PullRequest, UsageDocument};
 
 pub(super) fn router() -> Router<Context> {
     Router::new()
         .route("/shipway/v1/images", get(list))
         .route("/shipway/v1/images/usage", get(usage))
         .route("/shipway/v1/images/remove", post(remove))
+        .route("/shipway/v1/images/prune", post(prune))
+        .route("/shipway/v1/images/pull", post(pull))
         .route("/shipway/v1/images/pin", post(pin))
         .route("/shipway/v1/images/unpin", post(unpin))
 }
@@ -54,11 +66,7 @@ async fn answer<T: Serialize + Send + 'static>(
 }
 
 async fn list(State(context): State<Context>) -> Result<Response, Refusal> {
-    answer(context, |inventory| {
-        let list = inventory.list(Timestamp::now())?;
-        Ok(list.iter().map(ImageDocument::from).collect::<Vec<_>>())
-    })
-    .await
+    answer(context, |inventory| Ok(offline::list(inventory)?)).await
 }
 
 async fn usage(State(context): State<Context>) -> Result<Response, Refusal> {
@@ -74,15 +82,25 @@ async fn remove(
     Json(request): Json<ImageRequest>,
 ) -> Result<Response, Refusal> {
     let images = context.shared.images.clone();
-    let answered = answer(context, move |inventory| {
-        let removal = if request.force { Removal::Forced } else { Removal::Unused };
-        let removed = inventory.remove(&request.image, removal, Timestamp::now())?;
-        Ok(RemovalDocument::from(removed))
-    });
-    let response = answered.await;
-    let refreshed = tokio::task::spawn_blocking(move || images.refresh_summaries()).await;
-    refreshed.map_err(|error| Refusal(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    response
+    answer(context, move |inventory| {
+        let removed = offline::remove(inventory, &request)?;
+        images.refresh_summaries();
+        Ok(removed)
+    })
+    .await
+}
+
+async fn prune(
+    State(context): State<Context>,
+    Json(request): Json<PruneRequest>,
+) -> Result<Response, Refusal> {
+    let images = context.shared.images.clone();
+    answer(context, move |inventory| {
+        let pruned = offline::prune(inventory, request)?;
+        images.refresh_summaries();
+        Ok(pruned)
+    })
+    .await
 }
 
 async fn pin(
@@ -97,4 +115,80 @@ async fn unpin(
     Json(request): Json<ImageRequest>,
 ) -> Result<Response, Refusal> {
     answer(context, move |inventory| Ok(inventory.unpin(&request.image, Timestamp::now())?)).await
+}
+
+/// A pull on its way to the client; it ends with the connection.
+enum Pulling {
+    Running { work: BoxFuture<'static, PullLine>, progress: watch::Receiver<PullState> },
+    Over,
+}
+
+/// Answers with one JSON document per line: progress, then the end.
+async fn pull(
+    State(context): State<Context>,
+    Json(request): Json<PullRequest>,
+) -> Result<Response, Refusal> {
+    let reference: Reference = request
+        .image
+        .parse()
+        .map_err(|error| Refusal::bad_request(format!("image {:?}: {error}", request.image)))?;
+    let reference = reference.with_default_tag();
+    let (images, inventory) = (context.shared.images.clone(), context.shared.inventory.clone());
+    let (states, progress) = watch::channel(PullState::default());
+    let work = async move {
+        match pull_image(&images, &inventory, &reference, request, &states).await {
+            Ok(image) => PullLine::Done {
+                image: reference.to_string(),
+                digest: image.root.to_string(),
+                bytes: image.bytes,
+            },
+            Err(text) => PullLine::Failed(text),
+        }
+    };
+    let lines =
+        stream::unfold(Pulling::Running { work: work.boxed(), progress }, |pulling| async move {
+            let Pulling::Running { mut work, mut progress } = pulling else { return None };
+            tokio::select! {
+                biased;
+                end = &mut work => Some((line(&end), Pulling::Over)),
+                Ok(()) = progress.changed() => {
+                    let state = PullLine::from(&*progress.borrow_and_update());
+                    Some((line(&state), Pulling::Running { work, progress }))
+                }
+            }
+        });
+    let mut response = Response::new(Body::from_stream(lines));
+    let kind = header::HeaderValue::from_static("application/x-ndjson");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    Ok(response)
+}
+
+fn line(document: &PullLine) -> Result<Vec<u8>, serde_json::Error> {
+    let mut line = serde_json::to_vec(document)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+async fn pull_image(
+    images: &Arc<Images>,
+    inventory: &Arc<Inventory>,
+    reference: &Reference,
+    request: PullRequest,
+    states: &watch::Sender<PullState>,
+) -> Result<LocalImage, String> {
+    let auths = match request.credentials {
+        Some(credentials) => credentials.into_iter().map(RegistryAuth::from).collect(),
+        None => images.credentials_of_node(reference).await?,
+    };
+    let tell = |state: &PullState| {
+        states.send_replace(state.clone());
+    };
+    let image = images.pull_for_node(reference, &auths, &tell).await?;
+    if request.pin {
+        let (inventory, name) = (Arc::clone(inventory), reference.to_string());
+        let pinned =
+            tokio::task::spawn_blocking(move || inventory.pin(&name, Timestamp::now())).await;
+        pinned.map_err(|error| error.to_string())?.map_err(|error| chain(&error))?;
+    }
+    Ok(image)
 }

@@ -284,6 +284,7 @@ pub(crate) async fn node(
         volume_refresh: Duration::from_secs(1),
         cri: cluster_node::CriOptions { socket: Some(state.join("node/cri.sock")) },
         pull_limits: Default::default(),
+        collection: cluster_node::CollectionOptions::default(),
     })
     .await?;
     Ok(node)

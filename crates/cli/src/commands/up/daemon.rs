@@ -192,6 +192,7 @@ async fn start_node(
         },
         executor_program: Some(std::env::current_exe().context("cannot find our own program")?),
         volume_refresh: VOLUME_REFRESH,
+        collection: args.collection.options()?,
         cri: args.cri.options(&state_dir.join("node")),
         pull_limits: args.pulls.limits(),
     })

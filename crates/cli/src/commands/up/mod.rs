@@ -3,6 +3,7 @@
 //! The verb starts a daemon (this program again, with `--foreground`) and waits until it is ready.
 
 mod admission_flags;
+mod collection_flags;
 mod cri_flags;
 mod daemon;
 mod pull_flags;
@@ -83,6 +84,8 @@ pub(crate) struct UpArgs {
         default_value = "never-verify-preloaded-images"
     )]
     image_verification: Verification,
+    #[command(flatten)]
+    collection: collection_flags::CollectionFlags,
     #[command(flatten)]
     cri: cri_flags::CriFlags,
     #[command(flatten)]

@@ -10,7 +10,7 @@ use crate::images::store::LocalImage;
 pub(crate) struct Place {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) store: ImageStore,
-    pub(crate) inventory: Inventory,
+    pub(crate) inventory: std::sync::Arc<Inventory>,
 }
 
 pub(crate) fn now() -> Timestamp {
@@ -25,7 +25,7 @@ pub(crate) fn place() -> Place {
         UnpackedLayers::open(&dir.path().join("layers")).expect("layers"),
     )
     .with_notes(ImageNotes::open(directories.image_notes()));
-    let inventory = Inventory::new(store.clone(), directories, BLOB_DELAY);
+    let inventory = Inventory::new(store.clone(), directories, BLOB_DELAY).into();
     Place { dir, store, inventory }
 }
 
@@ -313,4 +313,29 @@ fn removal_never_takes_a_part_of_what_a_start_was_given() {
         }
         starter.join().expect("no start failed");
     });
+}
+
+#[test]
+fn prune_takes_local_images_only_when_told_and_pinned_ones_never() {
+    let place = place();
+    drop(place.pull("r.example/app:1", "1"));
+    drop(place.pull("r.example/pinned:1", "2"));
+    place.inventory.pin("r.example/pinned:1", now()).expect("pinned");
+    place.run("p", &place.pull("r.example/used:1", "3"));
+    let built = place.pull("r.example/x:1", "4").digests;
+    place.store.blobs.set_ref(&"images/r.example/x:2".parse().expect("it"), &built).expect("it");
+    let tags = |images: &[NodeImage]| -> Vec<String> {
+        images.iter().flat_map(|image| image.stored.tags()).collect()
+    };
+    let (planned, sum) = place.inventory.prune(Scope::Fetched, Mode::Plan, now()).expect("a plan");
+    assert_eq!((tags(&planned), sum), (vec!["r.example/app:1".to_owned()], Removed::default()));
+    assert_eq!(place.names().len(), 5);
+    let (gone, sum) = place.inventory.prune(Scope::Fetched, Mode::Apply, now()).expect("done");
+    assert_eq!(tags(&gone), ["r.example/app:1"]);
+    assert!(sum.freed_bytes > 0);
+    let (gone, _) = place.inventory.prune(Scope::All, Mode::Apply, now()).expect("done");
+    assert_eq!(tags(&gone), ["r.example/x:1", "r.example/x:2"]);
+    let mut left = place.names();
+    left.sort();
+    assert_eq!(left, ["r.example/pinned:1", "r.example/used:1"]);
 }
