@@ -135,6 +135,8 @@ fn of_cloud(provider: CloudProvider, host: &str) -> Option<RegistryAuth> {
     match cloud_credential(host, Wants::Push) {
         CloudAnswer::Given { credential, .. } => Some(credential.auth),
         CloudAnswer::None => None,
+        // Many of its images are for everybody.
+        CloudAnswer::Refused(error) if error.is_for_want_of_identity() => None,
         CloudAnswer::Refused(error) => {
             let hint = error.hint.clone().unwrap_or_default();
             tracing::warn!(host, reason = %error, hint, "the cloud gives no credential");

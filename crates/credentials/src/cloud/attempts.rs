@@ -63,6 +63,22 @@ pub(crate) fn heed_retry_after(performer: &dyn Performer, response: &Response) {
 }
 
 impl CloudError {
+    /// No answer came from a metadata service. One that is there answers at once: whoever waited
+    /// in vain is on another machine, and does not wait again.
+    pub(crate) fn no_metadata(
+        provider: &'static str,
+        step: &'static str,
+        place: impl Into<String>,
+        error: &SendError,
+    ) -> Self {
+        match (Self::unsent(provider, step, place, error), error) {
+            (unsent, SendError::Timeout) => unsent
+                .retryable(false)
+                .hint("this may be no machine of that cloud: docs/cloud-credentials.md, Identity"),
+            (unsent, _) => unsent,
+        }
+    }
+
     /// No answer came.
     pub(crate) fn unsent(
         provider: &'static str,

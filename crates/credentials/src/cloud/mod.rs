@@ -87,6 +87,11 @@ fn id_of(request_id: &Option<String>) -> String {
 }
 
 impl CloudError {
+    /// Whether this machine simply is nobody at the cloud, as most machines are.
+    pub fn is_for_want_of_identity(&self) -> bool {
+        self.step.starts_with("find ")
+    }
+
     /// An error that no second try mends.
     pub(crate) fn new(
         provider: &'static str,

@@ -93,7 +93,7 @@ fn session(performer: &dyn Performer, base: &str) -> Result<Secret, CloudError> 
                  modify-instance-metadata-options --http-put-response-hop-limit 2, or use IRSA or \
                  pod identity",
             )),
-        Err(error) => Err(CloudError::unsent(PROVIDER, INSTANCE, base, &error)),
+        Err(error) => Err(CloudError::no_metadata(PROVIDER, INSTANCE, base, &error)),
     })?;
     match response.status {
         200 => Ok(Secret::new(response.body.expose().trim())),
@@ -112,7 +112,7 @@ fn send(
     attempts(performer, Pace::METADATA, |_| {
         let response = performer
             .send(request)
-            .map_err(|error| CloudError::unsent(PROVIDER, step, base, &error))?;
+            .map_err(|error| CloudError::no_metadata(PROVIDER, step, base, &error))?;
         if is_passing(response.status) {
             let reason = format!("status {}", response.status);
             return Err(CloudError::new(PROVIDER, step, base, reason).retryable(true));

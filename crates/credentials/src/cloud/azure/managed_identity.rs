@@ -151,7 +151,7 @@ fn send(
     attempts(performer, Pace::METADATA, |_| {
         let response = performer
             .send(request)
-            .map_err(|error| CloudError::unsent(PROVIDER, STEP, service.name(), &error))?;
+            .map_err(|error| CloudError::no_metadata(PROVIDER, STEP, service.name(), &error))?;
         // 404 and 410 come while the service is updated.
         if is_passing(response.status) || matches!(response.status, 404 | 410) {
             let reason = format!("status {}", response.status);

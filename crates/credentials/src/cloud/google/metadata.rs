@@ -47,7 +47,7 @@ pub(super) fn access_token(
     attempts(performer, Pace::METADATA, |_| {
         let response = performer
             .send(&request)
-            .map_err(|error| CloudError::unsent(PROVIDER, STEP, base.clone(), &error))?;
+            .map_err(|error| CloudError::no_metadata(PROVIDER, STEP, base.clone(), &error))?;
         if is_passing(response.status) {
             return Err(failed(&format!("status {}", response.status)).retryable(true));
         }

@@ -121,7 +121,7 @@ fn of_instance(
     let send = |request: &Request| {
         attempts(performer, Pace::METADATA, |_| {
             let response = performer.send(request).map_err(|error| {
-                CloudError::unsent(PROVIDER, STEP, INSTANCE, &error).hint(
+                CloudError::no_metadata(PROVIDER, STEP, INSTANCE, &error).hint(
                     "no API key and no token of a pod was found, and this may be no instance of \
                      IBM's: set ICR_APIKEY",
                 )

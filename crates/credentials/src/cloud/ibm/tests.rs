@@ -151,3 +151,14 @@ fn a_look_alike_is_not_ibms_and_entitled_software_is_not_asked_for() {
         assert!(!is(host), "{host}");
     }
 }
+
+#[test]
+fn a_machine_elsewhere_does_not_wait_again_for_a_metadata_service() {
+    // cloud-credentials.md 13, theme 8.
+    let url = "http://169.254.169.254/instance_identity/v1/token?version=2022-03-01";
+    let nobody = Err(super::super::SendError::Timeout);
+    let world = World::new().server(Method::Put, url, nobody);
+    let error = failure(&world);
+    assert!(error.hint.expect("a hint").contains("ICR_APIKEY"));
+    assert_eq!(world.sent.borrow().len(), 1);
+}

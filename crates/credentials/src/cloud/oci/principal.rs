@@ -223,7 +223,7 @@ impl Instance {
             attempts(performer, Pace::METADATA, |_| {
                 let response = performer
                     .send(&request)
-                    .map_err(|error| CloudError::unsent(PROVIDER, STEP, base, &error))?;
+                    .map_err(|error| CloudError::no_metadata(PROVIDER, STEP, base, &error))?;
                 if is_passing(response.status) {
                     let reason = format!("status {}", response.status);
                     return Err(CloudError::new(PROVIDER, STEP, base, reason).retryable(true));
