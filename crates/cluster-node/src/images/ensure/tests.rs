@@ -105,7 +105,7 @@ impl Puller for FakeRegistry {
                 let text = format!("failed to resolve reference \"{reference}\": {cause}");
                 return Err(PullError { text, trouble: Trouble::Registry(cause) });
             }
-            if self.answers.iter().any(|answer| *answer == (user.as_str(), "hang")) {
+            if self.answers.contains(&(user.as_str(), "hang")) {
                 std::future::pending::<()>().await;
             }
             count.0 = None;
