@@ -10,11 +10,10 @@ use anyhow::{Context as _, anyhow};
 use blob_store::BlobStore;
 use cluster_control_plane::ControlPlane;
 use cluster_node::{ImageMirror, Node};
-use image_policy::verification::VerificationPolicy;
 use registry_server::{Anonymous, RegistryOptions, RegistryServer};
 
 use super::record::{Lock, NodeRecord, Record};
-use super::{AnonymousAccess, UpArgs, Verification, already_running};
+use super::{AnonymousAccess, UpArgs, already_running};
 use crate::commands::down;
 use crate::exit::{Failure, Kind};
 use crate::output;
@@ -180,16 +179,10 @@ async fn start_node(
             filesystem_root: args.credentials_root_dir.clone(),
         },
         credential_files_cache: args.node_credentials_cache,
-        credentials: Default::default(),
+        credentials: args.providers.options()?,
         mirrors: image_mirrors(args),
         insecure_registries: args.insecure_registries.clone(),
-        verification: match args.image_verification {
-            Verification::NeverVerify => VerificationPolicy::NeverVerify,
-            Verification::NeverVerifyPreloadedImages => {
-                VerificationPolicy::NeverVerifyPreloadedImages
-            }
-            Verification::AlwaysVerify => VerificationPolicy::AlwaysVerify,
-        },
+        verification: args.verification.policy()?,
         executor_program: Some(std::env::current_exe().context("cannot find our own program")?),
         volume_refresh: VOLUME_REFRESH,
         collection: args.collection.options()?,

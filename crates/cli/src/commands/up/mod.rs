@@ -6,8 +6,10 @@ mod admission_flags;
 mod collection_flags;
 mod cri_flags;
 mod daemon;
+mod provider_flags;
 mod pull_flags;
 pub(crate) mod record;
+mod verification_flags;
 
 use std::fs::OpenOptions;
 use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
@@ -77,13 +79,10 @@ pub(crate) struct UpArgs {
     insecure_registries: Vec<String>,
     #[command(flatten)]
     admission: admission_flags::AdmissionFlags,
-    /// Which images that are on the node need a proof of access (KEP-2535)
-    #[arg(
-        long,
-        env = "SHIPWAY_IMAGE_VERIFICATION",
-        default_value = "never-verify-preloaded-images"
-    )]
-    image_verification: Verification,
+    #[command(flatten)]
+    verification: verification_flags::VerificationFlags,
+    #[command(flatten)]
+    providers: provider_flags::ProviderFlags,
     #[command(flatten)]
     collection: collection_flags::CollectionFlags,
     #[command(flatten)]
@@ -102,16 +101,6 @@ enum AnonymousAccess {
     Pull,
     /// Pull and push.
     Push,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Verification {
-    /// None.
-    NeverVerify,
-    /// Those that the node pulled.
-    NeverVerifyPreloadedImages,
-    /// All.
-    AlwaysVerify,
 }
 
 /// Starts the machine.

@@ -342,7 +342,7 @@ fn only_troubles_of_the_whole_registry_hold_others_back() {
             ),
         ),
         (RegistryErrorKind::NotFound { what: text() }, Trouble::Image),
-        (RegistryErrorKind::Unauthorized { reason: text() }, Trouble::Image),
+        (RegistryErrorKind::Unauthorized { reason: text() }, Trouble::Credential),
     ] {
         assert_eq!(PullError::new(&kind.into(), "r.example").trouble, expected);
     }
