@@ -134,11 +134,23 @@ pub(crate) fn kind_of(fd: impl AsFd) -> rustix::io::Result<Kind> {
     })
 }
 
-/// Opens a path below a volume without leaving it, creating missing directories (0750).
+/// Whether what is missing is made on the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// As directories with mode 0750.
+    Create,
+    Refuse,
+}
+
+/// Opens a path below a volume without leaving it.
 ///
 /// Unlike in a container's root an absolute symbolic link is refused: it would mean another
 /// place on the host (mini-kubernetes.md 8.4, subPath).
-pub(crate) fn open_beneath(base: &Path, path: &Path) -> rustix::io::Result<OwnedFd> {
+pub(crate) fn open_beneath(
+    base: &Path,
+    path: &Path,
+    missing: Missing,
+) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let mut reached =
         rustix::fs::openat(rustix::fs::CWD, base, flags | OFlags::DIRECTORY, Mode::empty())?;
@@ -163,7 +175,7 @@ pub(crate) fn open_beneath(base: &Path, path: &Path) -> rustix::io::Result<Owned
             Err(Errno::AGAIN)
         };
         reached = match open() {
-            Err(Errno::NOENT) => {
+            Err(Errno::NOENT) if missing == Missing::Create => {
                 rustix::fs::mkdirat(&reached, name, Mode::from_raw_mode(0o750))?;
                 open()?
             }

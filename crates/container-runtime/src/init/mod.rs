@@ -8,6 +8,7 @@ mod become_program;
 mod credentials;
 mod devices;
 mod inside;
+mod layers;
 mod mounts;
 mod namespaces;
 mod program;
@@ -94,7 +95,7 @@ fn prepare(init: &Init<'_>, parent: &mut Channel, stubs: &mut Vec<PathBuf>) -> R
     .map_err(|error| Failure::setup("separate the mounts from the host's", error))?;
     let root = root::mount(sandbox, &mounts::stubs(&plan))?;
     let inside = Inside::new(&root, stubs);
-    mounts::perform(&mut plan, inside)?;
+    mounts::perform(sandbox, &mut plan, inside)?;
     let inside = Inside::new(&root, stubs);
     if init.terminal != Terminal::None {
         devices::console_mount_point(inside)?;

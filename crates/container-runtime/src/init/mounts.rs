@@ -10,9 +10,9 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
-use super::inside::{self, Inside, Kind};
+use super::inside::{self, Inside, Kind, Missing};
 use super::root::{MOUNT_ATTR_NODEV, MOUNT_ATTR_RDONLY, RootMount, Stub};
-use super::{devices, namespaces};
+use super::{devices, layers, namespaces};
 use crate::cgroup::CgroupView;
 use crate::syscall::{self, MountChange};
 use crate::wire::{
@@ -35,6 +35,8 @@ enum What {
     New(NewFs),
     /// A detached copy of host mounts.
     Clone { tree: OwnedFd, change: MountChange },
+    /// The union of directories, mounted when no mount can reach the host any more.
+    Layers { lowers: Vec<PathBuf>, beneath: Option<PathBuf> },
     /// `/dev` with its nodes and links.
     Dev(devices::HostDevices),
     /// The control groups of the container at `/sys/fs/cgroup`.
@@ -83,7 +85,11 @@ pub(super) fn stubs(plan: &[Planned]) -> Vec<Stub> {
             .any(|stub| stub.kind == Kind::Directory && planned.target.starts_with(&stub.path));
         let kind = match &planned.what {
             What::Clone { tree, .. } => inside::kind_of(tree),
-            What::New(_) | What::Dev(_) | What::Cgroups(_) => Ok(Kind::Directory),
+            // Whether it is a file is only known once it is mounted.
+            What::Layers { beneath: Some(_), .. } => continue,
+            What::New(_) | What::Dev(_) | What::Cgroups(_) | What::Layers { .. } => {
+                Ok(Kind::Directory)
+            }
         };
         if let (false, Ok(kind)) = (covered, kind) {
             stubs.push(Stub { path: planned.target.clone(), kind });
@@ -159,7 +165,7 @@ fn host_tree(path: &str, change: MountChange) -> Option<Planned> {
     Some(Planned { target: path.into(), what: What::Clone { tree, change } })
 }
 
-fn clone_tree(path: &Path) -> Result<OwnedFd, Failure> {
+pub(super) fn clone_tree(path: &Path) -> Result<OwnedFd, Failure> {
     open_tree(CWD, path, clone_flags())
         .map_err(|error| Failure::setup(format!("bind {}", path.display()), error))
 }
@@ -168,7 +174,7 @@ fn clone_flags() -> OpenTreeFlags {
     OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE
 }
 
-fn clone_of(fd: impl AsFd) -> rustix::io::Result<OwnedFd> {
+pub(super) fn clone_of(fd: impl AsFd) -> rustix::io::Result<OwnedFd> {
     open_tree(fd, "", clone_flags() | OpenTreeFlags::AT_EMPTY_PATH)
 }
 
@@ -187,7 +193,8 @@ fn requested(sandbox: &Sandbox, mount: &Mount) -> Result<Planned, Failure> {
             let tree = match beneath {
                 None => clone_tree(path)?,
                 Some(below) => {
-                    inside::open_beneath(path, below).and_then(clone_of).map_err(|error| {
+                    let opened = inside::open_beneath(path, below, Missing::Create);
+                    opened.and_then(clone_of).map_err(|error| {
                         let shown = format!("bind {} of {}", below.display(), path.display());
                         Failure::setup(shown, beneath_error(error))
                     })?
@@ -207,10 +214,14 @@ fn requested(sandbox: &Sandbox, mount: &Mount) -> Result<Planned, Failure> {
             };
             Ok(Planned { target, what: What::Clone { tree, change } })
         }
+        MountSource::Layers { lowers, beneath } => {
+            let what = What::Layers { lowers: lowers.clone(), beneath: beneath.clone() };
+            Ok(Planned { target, what })
+        }
     }
 }
 
-fn beneath_error(error: Errno) -> String {
+pub(super) fn beneath_error(error: Errno) -> String {
     match error {
         Errno::XDEV => "the path leads out of the volume".to_owned(),
         error => error.to_string(),
@@ -218,7 +229,11 @@ fn beneath_error(error: Errno) -> String {
 }
 
 /// Makes the mounts.
-pub(super) fn perform(plan: &mut Vec<Planned>, mut inside: Inside<'_>) -> Result<(), Failure> {
+pub(super) fn perform(
+    sandbox: &Sandbox,
+    plan: &mut Vec<Planned>,
+    mut inside: Inside<'_>,
+) -> Result<(), Failure> {
     for planned in plan.drain(..) {
         let target = &planned.target;
         let failed = |error: String| Failure::setup(format!("mount {}", target.display()), error);
@@ -231,6 +246,16 @@ pub(super) fn perform(plan: &mut Vec<Planned>, mut inside: Inside<'_>) -> Result
             What::Clone { tree, change } => {
                 let kind = inside::kind_of(&tree).map_err(|error| failed(error.to_string()))?;
                 syscall::mount_setattr(&tree, change).map_err(|error| failed(error.to_string()))?;
+                place(&mut inside, target, kind, &tree)
+                    .map_err(|error| failed(error.to_string()))?;
+            }
+            What::Layers { lowers, beneath } => {
+                let tree =
+                    layers::mount(sandbox, &lowers, beneath.as_deref()).map_err(|error| {
+                        let target = target.display().to_string();
+                        Failure::Layers { target, message: error.to_string() }
+                    })?;
+                let kind = inside::kind_of(&tree).map_err(|error| failed(error.to_string()))?;
                 place(&mut inside, target, kind, &tree)
                     .map_err(|error| failed(error.to_string()))?;
             }

@@ -22,6 +22,8 @@ const FSCONFIG_BYTES_MAX: usize = 255;
 
 pub(super) const MOUNT_ATTR_RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
 pub(super) const MOUNT_ATTR_NODEV: u64 = libc::MOUNT_ATTR_NODEV;
+pub(super) const MOUNT_ATTR_NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
+pub(super) const MOUNT_ATTR_NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
 
 /// The root of a container, attached but not yet moved into.
 pub(crate) struct RootMount {
@@ -65,7 +67,7 @@ pub(super) fn mount(sandbox: &Sandbox, stubs: &[Stub]) -> Result<RootMount, Fail
     Ok(RootMount { fd, attached_at })
 }
 
-fn attach(mount: &OwnedFd, at: &Path) -> rustix::io::Result<()> {
+pub(super) fn attach(mount: &OwnedFd, at: &Path) -> rustix::io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
     move_mount(mount, "", CWD, at, flags)
 }
@@ -86,7 +88,7 @@ fn by_fd(fd: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
-fn overlay(
+pub(super) fn overlay(
     sandbox: &Sandbox,
     lowers: &[PathBuf],
     upper: Option<(&PathBuf, &PathBuf)>,

@@ -32,6 +32,14 @@ pub enum Failure {
         /// What the kernel answered.
         message: String,
     },
+    /// The layers of a mount could not be shown ([`crate::MountSource::Layers`]).
+    #[error("layers at {target}: {message}")]
+    Layers {
+        /// Where in the container.
+        target: String,
+        /// What went wrong.
+        message: String,
+    },
     /// A fresh `/proc` is refused here; a step can run with the caller's one instead.
     #[error("mount proc: {message}")]
     FreshProcRefused {

@@ -206,6 +206,15 @@ pub enum MountSource {
         /// Mode of its root directory.
         mode: u32,
     },
+    /// The union of directories of the host, whatever the mount says read-only and without
+    /// execution, devices and set-user-ID.
+    Layers {
+        /// The topmost first, at most 500; none is an empty directory.
+        lowers: Vec<PathBuf>,
+        /// A path in the union that is mounted instead (`subPath`); a missing one or a symbolic
+        /// link that leads out fails the start.
+        beneath: Option<PathBuf>,
+    },
 }
 
 /// Whether later mounts pass between host and container (`mountPropagation`).

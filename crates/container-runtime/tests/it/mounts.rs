@@ -21,6 +21,10 @@ crate::tests!(
     file_below_a_volume_is_mounted_alone,
     path_out_of_a_volume_is_refused,
     missing_path_below_a_volume_is_created,
+    union_of_layers_is_read_and_nothing_else,
+    part_of_a_union_is_mounted_alone_and_twice,
+    union_of_one_layer_or_none_is_a_directory,
+    path_that_a_union_lacks_is_not_created,
     target_cannot_leave_the_root,
     tmpfs_has_its_size_and_mode,
     host_mounts_appear_with_slave_propagation,
@@ -186,6 +190,90 @@ fn path_out_of_a_volume_is_refused() -> Outcome {
             .map_err(|_| format!("{below}: {text:?}"))?;
     }
     Ok(())
+}
+
+fn layers(fixture: &Fixture, names: &[&str], below: Option<&str>, target: &str) -> Mount {
+    let lowers = names.iter().map(|name| fixture.path(name)).collect();
+    let source = MountSource::Layers { lowers, beneath: below.map(Into::into) };
+    Mount { target: target.into(), source, readonly: false, propagation: Propagation::Private }
+}
+
+/// Two layers: the upper one hides `gone` of the lower one and has a program.
+fn two_layers(fixture: &Fixture) -> Outcome {
+    for (path, content) in [
+        ("bottom/dir/model", "weights\n"),
+        ("bottom/gone", "old\n"),
+        ("top/dir/card", "a model\n"),
+        ("top/tool", "#!/bin/sh\necho ran\n"),
+    ] {
+        let path = fixture.path(path);
+        fs::create_dir_all(path.parent().ok_or("a parent")?)?;
+        fs::write(&path, content)?;
+    }
+    host(&format!("chmod 755 {}", fixture.path("top/tool").display()))?;
+    host(&format!("mknod {} c 0 0", fixture.path("top/gone").display()))
+}
+
+fn union_of_layers_is_read_and_nothing_else() -> Outcome {
+    let fixture = Fixture::new()?;
+    two_layers(&fixture)?;
+    let script = "cat /m/dir/model /m/dir/card; ls /m; touch /m/f 2>/dev/null || echo read-only; \
+        /m/tool 2>/dev/null || echo no execution; grep -c ' /m .*noexec' /proc/self/mountinfo";
+    let mut spec = fixture.script("a", script)?;
+    spec.sandbox.mounts = vec![layers(&fixture, &["top", "bottom"], None, "/m")];
+    let expected = "weights\na model\ndir\ntool\nread-only\nno execution\n1\n";
+    same(fixture.run("a", &spec)?.output.as_str(), expected)?;
+    same(fixture.path("top/f").exists(), false)
+}
+
+fn part_of_a_union_is_mounted_alone_and_twice() -> Outcome {
+    let fixture = Fixture::new()?;
+    two_layers(&fixture)?;
+    let script = "ls /m; cat /card; ls /all; touch /m/f 2>/dev/null || echo read-only";
+    let mut spec = fixture.script("a", script)?;
+    spec.sandbox.mounts = vec![
+        layers(&fixture, &["top", "bottom"], Some("dir"), "/m"),
+        layers(&fixture, &["top", "bottom"], Some("dir/card"), "/card"),
+        layers(&fixture, &["top", "bottom"], None, "/all"),
+    ];
+    let expected = "card\nmodel\na model\ndir\ntool\nread-only\n";
+    same(fixture.run("a", &spec)?.output.as_str(), expected)
+}
+
+fn union_of_one_layer_or_none_is_a_directory() -> Outcome {
+    let fixture = Fixture::new()?;
+    two_layers(&fixture)?;
+    let script = "ls /one /part; ls /none | wc -l; touch /one/f /none/f 2>/dev/null || echo no; \
+        cp /bin/busybox /none/sh 2>/dev/null || echo no";
+    let mut spec = fixture.script("a", script)?;
+    spec.sandbox.mounts = vec![
+        layers(&fixture, &["bottom"], None, "/one"),
+        layers(&fixture, &["bottom"], Some("dir"), "/part"),
+        layers(&fixture, &[], None, "/none"),
+    ];
+    let expected = "/one:\ndir\ngone\n\n/part:\nmodel\n0\nno\nno\n";
+    same(fixture.run("a", &spec)?.output.as_str(), expected)?;
+    same(fixture.path("bottom/f").exists(), false)
+}
+
+fn path_that_a_union_lacks_is_not_created() -> Outcome {
+    let fixture = Fixture::new()?;
+    two_layers(&fixture)?;
+    symlink("/etc", fixture.path("bottom/out"))?;
+    let mut spec = fixture.script("a", "true")?;
+    for (names, below, expected) in [
+        (&["bottom"][..], "none/at/all", "No such file or directory"),
+        (&["top", "bottom"], "none", "No such file or directory"),
+        (&["top", "bottom"], "gone", "No such file or directory"),
+        (&[], "any", "No such file or directory"),
+        (&["top", "bottom"], "out", "the path leads out of the volume"),
+    ] {
+        spec.sandbox.mounts = vec![layers(&fixture, names, Some(below), "/x")];
+        let refused = fixture.runtime.create("a", &spec).map_err(|error| error.to_string());
+        let text = refused.err().unwrap_or_default();
+        same(text.contains(expected), true).map_err(|_| format!("{below}: {text:?}"))?;
+    }
+    same(fixture.path("bottom/none").exists(), false)
 }
 
 fn missing_path_below_a_volume_is_created() -> Outcome {
