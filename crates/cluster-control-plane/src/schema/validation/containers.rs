@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
+use super::pods::Owner;
 use super::{Errors, names};
 use crate::error::FieldError;
 use crate::object;
 use crate::schema::quantity::{FORMAT_ERROR, Quantity};
 
-const POLICIES: [&str; 3] = ["Always", "IfNotPresent", "Never"];
+pub(super) const POLICIES: [&str; 3] = ["Always", "IfNotPresent", "Never"];
 const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
 const HANDLERS: [&str; 4] = ["exec", "httpGet", "tcpSocket", "grpc"];
 const STANDARD_RESOURCES: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
@@ -41,6 +42,7 @@ pub(super) struct Around<'a> {
     pub(super) volumes: &'a [&'a str],
     /// `hostNetwork`.
     pub(super) host_network: bool,
+    pub(super) owner: Owner,
 }
 
 /// Validates one list of containers; `seen` are the names of the lists before it.
@@ -70,7 +72,7 @@ fn one(errors: &mut Errors, path: &str, container: &Value, role: Role, around: &
     let image = object::text(container, &["image"]);
     if image.is_empty() {
         errors.required(format!("{path}.image"), "");
-    } else if image.trim() != image {
+    } else if around.owner == Owner::Pod && image.trim() != image {
         let text = "must not have leading or trailing whitespace";
         errors.invalid(format!("{path}.image"), image, text);
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 
 use super::containers::{self, Around, Role};
+use super::pods::Owner;
 use super::{Errors, difference};
 use crate::error::FieldError;
 use crate::object;
@@ -64,7 +65,7 @@ fn list(errors: &mut Errors, pod: &Value) {
     let mut seen: BTreeSet<&str> = targets.iter().copied().collect();
     let volumes = names("volumes");
     let host_network = object::at(pod, &["spec", "hostNetwork"]) == Some(&Value::Bool(true));
-    let around = Around { volumes: &volumes, host_network };
+    let around = Around { volumes: &volumes, host_network, owner: Owner::Pod };
     let stripped: Vec<Value> = of("ephemeralContainers").iter().map(allowed).collect();
     containers::list(errors, PATH, &stripped, (Role::Main, &around), &mut seen);
     for (index, container) in of("ephemeralContainers").iter().enumerate() {

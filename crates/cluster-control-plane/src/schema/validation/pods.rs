@@ -17,10 +17,18 @@ const MUTABLE: &str = "pod updates may not change fields other than `spec.contai
     to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it \
     was previously negative)";
 
+/// Whether a pod spec is a pod's already: some mistakes of a template show only in its pods
+/// (kubelet-images.md 1.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    Pod,
+    Template,
+}
+
 /// Validates a pod.
 pub(super) fn validate(errors: &mut Errors, new: &Value, old: Option<&Value>) {
     if let Some(spec) = new.get("spec") {
-        self::spec(errors, "spec", spec);
+        self::spec(errors, "spec", spec, Owner::Pod);
     } else {
         errors.required("spec.containers", "");
     }
@@ -40,22 +48,23 @@ pub(super) fn template(errors: &mut Errors, path: &str, template: &Value) {
     let annotations = object::at(template, &["metadata", "annotations"]);
     metadata::annotations(errors, &format!("{path}.metadata.annotations"), annotations);
     let empty = json!({});
-    spec(errors, &format!("{path}.spec"), template.get("spec").unwrap_or(&empty));
+    let found = template.get("spec").unwrap_or(&empty);
+    spec(errors, &format!("{path}.spec"), found, Owner::Template);
     if !object::list(template, &["spec", "ephemeralContainers"]).is_empty() {
         let field = format!("{path}.spec.ephemeralContainers");
         errors.forbidden(field, "ephemeral containers not allowed in pod template");
     }
 }
 
-fn spec(errors: &mut Errors, path: &str, spec: &Value) {
+fn spec(errors: &mut Errors, path: &str, spec: &Value, owner: Owner) {
     let text = |key: &str| object::text(spec, &[key]);
-    volumes::list(errors, &format!("{path}.volumes"), object::list(spec, &["volumes"]));
+    volumes::list(errors, &format!("{path}.volumes"), object::list(spec, &["volumes"]), owner);
     let names: Vec<&str> = object::list(spec, &["volumes"])
         .iter()
         .map(|volume| object::text(volume, &["name"]))
         .collect();
     let host_network = object::at(spec, &["hostNetwork"]) == Some(&Value::Bool(true));
-    let around = Around { volumes: &names, host_network };
+    let around = Around { volumes: &names, host_network, owner };
     let mut seen = BTreeSet::new();
     let main = object::list(spec, &["containers"]);
     if main.is_empty() {

@@ -224,6 +224,47 @@ fn pods_are_refused_with_path_and_reason() {
     assert!(mount("a/../..")[0].ends_with("must not contain '..'"));
 }
 
+// kubelet-images.md 1.3 and 2.1.
+#[test]
+fn images_of_volumes_are_required_in_pods_and_not_in_templates() {
+    let volume = |image: Value| json!([{"name": "v", "image": image}]);
+    let of_pod = |image: Value| created(&PODS, pod(json!({"volumes": volume(image)})));
+    assert_eq!(
+        of_pod(json!({"reference": ""})),
+        ["spec.volumes[0].image.reference: Required value"]
+    );
+    assert_eq!(of_pod(json!({})), ["spec.volumes[0].image.reference: Required value"]);
+    assert_eq!(of_pod(json!({"reference": "r.example/a:1"})), Vec::<String>::new());
+    assert_eq!(
+        of_pod(json!({"reference": "r.example/a:1", "pullPolicy": "Foo"})),
+        [
+            "spec.volumes[0].image.pullPolicy: Unsupported value: \"Foo\": supported values: \"Always\", \"IfNotPresent\", \"Never\""
+        ]
+    );
+    for (reference, policy) in [("a", "Always"), ("a:latest", "Always"), ("a:1", "IfNotPresent")] {
+        let found =
+            complete(&PODS, pod(json!({"volumes": volume(json!({"reference": reference}))})));
+        let stored = object::text(&found["spec"]["volumes"][0], &["image", "pullPolicy"]);
+        assert_eq!(stored, policy, "{reference}");
+    }
+    let job = |template: Value| {
+        let mut spec =
+            json!({"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]});
+        json_patch::merge(&mut spec, &template);
+        let job = json!({"metadata": {"name": "j"}, "spec": {"template": {"spec": spec}}});
+        created(&JOBS, job)
+    };
+    assert_eq!(job(json!({"volumes": volume(json!({"reference": ""}))})), Vec::<String>::new());
+    let blanks = json!([{"name": "c", "image": " "}, {"name": "d", "image": " nginx"}]);
+    assert_eq!(job(json!({"containers": blanks})), Vec::<String>::new());
+    assert_eq!(
+        created(&PODS, pod(json!({"containers": [{"name": "c", "image": " nginx"}]}))),
+        [
+            "spec.containers[0].image: Invalid value: \" nginx\": must not have leading or trailing whitespace"
+        ]
+    );
+}
+
 // mini-kubernetes.md 14, row 58.
 #[test]
 fn pod_update_may_change_images_and_little_else() {

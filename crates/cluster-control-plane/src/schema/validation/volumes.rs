@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::containers::relative;
+use super::containers::{POLICIES, relative};
+use super::pods::Owner;
 use super::{Errors, names};
 use crate::error::FieldError;
 use crate::object;
@@ -23,7 +24,7 @@ const HOST_PATH_TYPES: [&str; 8] = [
 const MODE_MAX: i64 = 0o777;
 
 /// Validates a pod's volumes.
-pub(super) fn list(errors: &mut Errors, path: &str, volumes: &[Value]) {
+pub(super) fn list(errors: &mut Errors, path: &str, volumes: &[Value], owner: Owner) {
     let mut seen = BTreeSet::new();
     for (index, volume) in volumes.iter().enumerate() {
         let path = format!("{path}[{index}]");
@@ -50,12 +51,12 @@ pub(super) fn list(errors: &mut Errors, path: &str, volumes: &[Value]) {
             errors.forbidden(format!("{path}.{extra}"), "may not specify more than 1 volume type");
         }
         for source in sources.into_iter().take(1) {
-            one(errors, &format!("{path}.{source}"), source, &volume[source.as_str()]);
+            one(errors, &format!("{path}.{source}"), source, &volume[source.as_str()], owner);
         }
     }
 }
 
-fn one(errors: &mut Errors, path: &str, kind: &str, source: &Value) {
+fn one(errors: &mut Errors, path: &str, kind: &str, source: &Value, owner: Owner) {
     let need = |errors: &mut Errors, key: &str| {
         if object::text(source, &[key]).is_empty() {
             errors.required(format!("{path}.{key}"), "");
@@ -72,7 +73,13 @@ fn one(errors: &mut Errors, path: &str, kind: &str, source: &Value) {
         }
         "downwardAPI" => downward(errors, path, source),
         "persistentVolumeClaim" => need(errors, "claimName"),
-        "image" => need(errors, "reference"),
+        "image" => {
+            if owner == Owner::Pod {
+                need(errors, "reference");
+            }
+            let policy = object::text(source, &["pullPolicy"]);
+            errors.one_of(&format!("{path}.pullPolicy"), policy, &POLICIES);
+        }
         "hostPath" => {
             need(errors, "path");
             let place = object::text(source, &["path"]);
