@@ -31,6 +31,8 @@ const MESSAGE_BYTES_MAX: u64 = 4096;
 const MESSAGE_LOG_BYTES_MAX: usize = 2048;
 /// And at most this many lines.
 const MESSAGE_LOG_LINES_MAX: usize = 80;
+/// How the text begins when the layers of an image volume are not mounted (kubelet-images.md 2.8).
+pub(crate) const IMAGE_VOLUME_FAILED: &str = "ImageVolumeMountFailed";
 /// Where the termination message is read from unless the container says otherwise.
 const MESSAGE_PATH_DEFAULT: &str = "/dev/termination-log";
 
@@ -140,7 +142,7 @@ pub(crate) async fn create(
         stop_signal: stop_signal(container, config.stop_signal.as_deref()),
         log: log_path(shared, pod, &container.name, context.restart_count),
         termination_message: run.join("termination-log"),
-        layers: context.image.config.rootfs.diff_ids.iter().map(|id| id.0.to_string()).collect(),
+        layers: layers_of(context),
         process: process.clone(),
     };
     let mounts = mounts(shared, context, &environment, &record)?;
@@ -203,6 +205,9 @@ fn create_error(error: CreateError) -> StartError {
     match &error {
         CreateError::Refused(container_runtime::Failure::Program { code, .. }) => {
             StartError::Run { message: chain(&error), code: i32::from(*code) }
+        }
+        CreateError::Refused(container_runtime::Failure::Layers { .. }) => {
+            StartError::Create(format!("{IMAGE_VOLUME_FAILED}: {}", chain(&error)))
         }
         _ => StartError::Create(chain(&error)),
     }
@@ -341,6 +346,17 @@ fn mounts(
     Ok(mounts)
 }
 
+/// Unpacked layers that a container uses: its image's, and those of the image volumes it mounts.
+fn layers_of(context: &StartContext<'_>) -> Vec<String> {
+    let own = context.image.config.rootfs.diff_ids.iter().map(|id| id.0.to_string());
+    let mounts = context.container.volume_mounts.iter().flatten();
+    let of_volumes = mounts.filter_map(|mount| match context.volumes.get(&mount.name)? {
+        VolumePlace::Image(tree) => Some(&tree.layers),
+        VolumePlace::Path { .. } => None,
+    });
+    own.chain(of_volumes.flatten().cloned()).collect()
+}
+
 fn volume_mount(
     wanted: &VolumeMount,
     place: &VolumePlace,
@@ -364,13 +380,19 @@ fn volume_mount(
             )));
         }
     }
+    let beneath = sub_path.map(PathBuf::from);
+    let (source, is_read_only) = match place {
+        VolumePlace::Path { path, read_only } => {
+            (MountSource::Bind { path: path.clone(), beneath }, *read_only)
+        }
+        VolumePlace::Image(tree) => {
+            (MountSource::Layers { lowers: tree.lowers.clone(), beneath }, true)
+        }
+    };
     Ok(Mount {
         target: normal(&wanted.mount_path),
-        source: MountSource::Bind {
-            path: place.path.clone(),
-            beneath: sub_path.map(PathBuf::from),
-        },
-        readonly: place.read_only || wanted.read_only == Some(true),
+        source,
+        readonly: is_read_only || wanted.read_only == Some(true),
         propagation: match wanted.mount_propagation.as_deref() {
             Some("HostToContainer") => Propagation::Slave,
             Some("Bidirectional") => Propagation::Shared,
@@ -469,7 +491,7 @@ mod tests {
     fn sub_path_expression_is_expanded_and_must_stay_inside() {
         let environment =
             Environment { variables: vec![("POD".into(), "p1".into())], skipped: Vec::new() };
-        let place = VolumePlace { path: "/v".into(), read_only: false };
+        let place = VolumePlace::Path { path: "/v".into(), read_only: false };
         let build = |expression: &str| {
             let wanted = VolumeMount {
                 name: "v".into(),

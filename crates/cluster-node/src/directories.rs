@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `pods/<uid>/pod.json` | the pod as last seen, for orphans |
 //! | `pods/<uid>/volumes/<name>` | a volume |
+//! | `pods/<uid>/image-volumes.json` | what its image volumes stand for |
 //! | `pods/<uid>/etc/` | hosts, hostname, resolv.conf |
 //! | `pods/<uid>/containers/<name>/<restart>/` | record, overlay directories, termination message |
 //! | `containers/<id>/` | the runtime's |
 //! | `image_manager/` | pull records, and pins and arrivals of images |
 //! | `logs/<namespace>_<pod>_<uid>/<container>/<restart>.log` | output in CRI's log format |
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -38,7 +40,7 @@ pub(crate) struct RunRecord {
     pub(crate) log: PathBuf,
     /// File mounted at `terminationMessagePath`.
     pub(crate) termination_message: PathBuf,
-    /// Blobs and layers that the run uses.
+    /// Unpacked layers that the run uses, those of its image volumes included.
     pub(crate) layers: Vec<String>,
     /// The process as the runtime was told, for `exec`.
     pub(crate) process: container_runtime::Process,
@@ -105,6 +107,20 @@ impl Directories {
 
     pub(crate) fn store_run(&self, uid: &str, name: &str, record: &RunRecord) -> io::Result<()> {
         write_json(&self.run(uid, name, record.restart_count).join("run.json"), record)
+    }
+
+    /// Writes down what a pod's image volumes stand for: digested references by volume.
+    pub(crate) fn store_image_volumes(
+        &self,
+        uid: &str,
+        images: &BTreeMap<String, String>,
+    ) -> io::Result<()> {
+        write_json(&self.pod(uid).join("image-volumes.json"), images)
+    }
+
+    /// What the pod's image volumes stood for when they were first pulled.
+    pub(crate) fn load_image_volumes(&self, uid: &str) -> BTreeMap<String, String> {
+        read_json(&self.pod(uid).join("image-volumes.json")).unwrap_or_default()
     }
 
     /// The runs of a container of which a record exists, oldest first.

@@ -139,7 +139,7 @@ impl Node {
             volumes_directory: options.volumes_directory.clone(),
             volume_refresh: options.volume_refresh,
             images: Arc::clone(&images),
-            inventory,
+            inventory: Arc::clone(&inventory),
             runtime,
             recorder: recorder.clone(),
             facts: NodeFacts {
@@ -190,7 +190,7 @@ impl Node {
         let pods = Arc::clone(&shared);
         tasks.spawn_stoppable(|stop| dispatcher::run(pods, roster_sender, stop));
         if let Some(listener) = cri_socket {
-            let service = cri::Service::new(images);
+            let service = cri::Service::new(images, inventory);
             tasks.spawn_stoppable(|stop| cri::run(listener, service, stop));
         }
         tasks.spawn_stoppable(|stop| serve::run(listener, shared, roster, stop));

@@ -36,6 +36,7 @@ use crate::pods::{phase, status};
 use crate::process::security::full_name;
 use crate::shared::Shared;
 use crate::volumes::content;
+use crate::volumes::image::ImageVolumes;
 use crate::volumes::setup::{self, TokenCache, VolumeError, VolumePlace};
 
 /// Reports that may wait for the loop.
@@ -122,6 +123,7 @@ pub(crate) struct Worker {
     schedule: Schedule,
     live: BTreeMap<String, Live>,
     volumes: Option<BTreeMap<String, VolumePlace>>,
+    image_volumes: Arc<ImageVolumes>,
     tokens: Option<TokenCache>,
     volume_retry: Duration,
     volumes_at: Option<Instant>,
@@ -163,6 +165,7 @@ impl Worker {
             schedule: Schedule::default(),
             live: BTreeMap::new(),
             volumes: None,
+            image_volumes: Arc::default(),
             tokens: Some(TokenCache::default()),
             volume_retry: VOLUME_RETRY_FIRST,
             volumes_at: None,

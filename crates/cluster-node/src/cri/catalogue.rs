@@ -1,24 +1,17 @@
 //! The images of the node as CRI sees them: one per config digest, under all its names.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
-use oci_model::{Digest, Reference};
+use jiff::Timestamp;
+use oci_model::Reference;
 
 use super::message::{Image, ImageSpec, Int64Value};
-use crate::images::store::{ImageError, ImageStore, LocalImage};
-
-/// Names that stand for one image.
-#[derive(Clone, Debug)]
-pub(super) struct Entry {
-    /// Digest of the config: `Image.id`, and `image_ref` of a pull.
-    pub(super) id: Digest,
-    /// Names with tag or digest, each with what it stands for.
-    pub(super) names: Vec<(Reference, LocalImage)>,
-}
+use crate::images::inventory::{Inventory, InventoryError, NodeImage};
+use crate::images::stored::{StoredImage, StoredName};
 
 /// What is on the node at one moment.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Catalogue(Vec<Entry>);
+pub(super) struct Catalogue(Vec<NodeImage>);
 
 /// Why a text names no one image.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,44 +21,34 @@ pub(super) struct Ambiguous {
 }
 
 impl Catalogue {
-    /// Reads the store; an image that is damaged or of another platform is left out, because its
-    /// id cannot be known.
+    /// Reads the store.
     ///
     /// # Errors
-    /// The list of names cannot be read.
-    pub(super) fn read(store: &ImageStore) -> Result<Self, ImageError> {
-        let mut entries: BTreeMap<Digest, Vec<(Reference, LocalImage)>> = BTreeMap::new();
-        for reference in store.names()? {
-            match store.find(&reference) {
-                Ok(Some(image)) => {
-                    entries.entry(image.config_digest()).or_default().push((reference, image));
-                }
-                Ok(None) => {}
-                Err(error) => tracing::debug!(%reference, %error, "image not listed"),
-            }
-        }
-        Ok(Catalogue(entries.into_iter().map(|(id, names)| Entry { id, names }).collect()))
+    /// The names cannot be read.
+    pub(super) fn read(inventory: &Inventory) -> Result<Self, InventoryError> {
+        inventory.list(Timestamp::now()).map(Catalogue)
     }
 
     /// The image that a text stands for: an id, a name, or the beginning of one id.
     ///
     /// # Errors
     /// The text is no name of an image and begins several ids.
-    pub(super) fn find(&self, text: &str) -> Result<Option<&Entry>, Ambiguous> {
+    pub(super) fn find(&self, text: &str) -> Result<Option<&NodeImage>, Ambiguous> {
         let hex = text.strip_prefix("sha256:").unwrap_or(text);
-        if let Some(entry) = self.0.iter().find(|entry| entry.id.encoded() == hex) {
-            return Ok(Some(entry));
+        if let Some(image) = self.0.iter().find(|image| image.stored.facts.id.encoded() == hex) {
+            return Ok(Some(image));
         }
         if let Ok(reference) = text.parse::<Reference>()
-            && let Some(entry) = self.0.iter().find(|entry| entry.answers_to(&reference))
+            && let Some(image) = self.0.iter().find(|image| answers_to(&image.stored, &reference))
         {
-            return Ok(Some(entry));
+            return Ok(Some(image));
         }
         let is_hex = |c: char| matches!(c, '0'..='9' | 'a'..='f');
         if hex.is_empty() || !hex.chars().all(is_hex) {
             return Ok(None);
         }
-        let mut begun = self.0.iter().filter(|entry| entry.id.encoded().starts_with(hex));
+        let mut begun =
+            self.0.iter().filter(|image| image.stored.facts.id.encoded().starts_with(hex));
         match (begun.next(), begun.next()) {
             (Some(_), Some(_)) => Err(Ambiguous { text: text.to_owned() }),
             (found, _) => Ok(found),
@@ -76,7 +59,7 @@ impl Catalogue {
     ///
     /// # Errors
     /// The filter begins several ids.
-    pub(super) fn select(&self, filter: Option<&str>) -> Result<Vec<&Entry>, Ambiguous> {
+    pub(super) fn select(&self, filter: Option<&str>) -> Result<Vec<&NodeImage>, Ambiguous> {
         let Some(text) = filter.filter(|text| !text.is_empty()) else {
             return Ok(self.0.iter().collect());
         };
@@ -86,11 +69,9 @@ impl Catalogue {
             .filter(|reference| reference.tag().is_none() && reference.digest().is_none());
         if let Some(repository) = repository {
             let name = repository.name();
-            let of_repository: Vec<&Entry> = self
-                .0
-                .iter()
-                .filter(|entry| entry.names.iter().any(|(known, _)| known.name() == name))
-                .collect();
+            let is_of = |known: &StoredName| known.reference.name() == name;
+            let of_repository: Vec<&NodeImage> =
+                self.0.iter().filter(|image| image.stored.names.iter().any(is_of)).collect();
             if !of_repository.is_empty() {
                 return Ok(of_repository);
             }
@@ -99,51 +80,33 @@ impl Catalogue {
     }
 }
 
-impl Entry {
-    fn answers_to(&self, reference: &Reference) -> bool {
-        let wanted = reference.with_default_tag();
-        self.names.iter().any(|(known, image)| match reference.digest() {
-            Some(digest) => known.name() == reference.name() && image.root == *digest,
-            None => *known == wanted,
-        })
-    }
+fn answers_to(image: &StoredImage, reference: &Reference) -> bool {
+    let wanted = reference.with_default_tag();
+    image.names.iter().any(|known| match reference.digest() {
+        Some(digest) => known.reference.name() == reference.name() && known.root() == Some(*digest),
+        None => known.reference == wanted,
+    })
+}
 
-    /// The image; all names stand for the same config.
-    pub(super) fn image(&self) -> Option<&LocalImage> {
-        self.names.first().map(|(_, image)| image)
-    }
-
-    /// The image as a CRI message.
-    pub(super) fn message(&self, pinned: bool) -> Image {
-        let mut repo_tags = Vec::new();
-        let mut repo_digests = Vec::new();
-        for (reference, image) in &self.names {
-            let digested = format!("{}@{}", reference.name(), image.root);
-            if !repo_digests.contains(&digested) {
-                repo_digests.push(digested);
-            }
-            if reference.digest().is_none() {
-                repo_tags.push(reference.to_string());
-            }
-        }
-        let (uid, username) = user(self.image().map_or("", |image| &image.config.config.user));
-        let id = self.id.to_string();
-        Image {
-            spec: Some(ImageSpec {
-                image: id.clone(),
-                annotations: HashMap::new(),
-                image_ref: id.clone(),
-                ..ImageSpec::default()
-            }),
-            id,
-            repo_tags,
-            repo_digests,
-            // Zero would mean "not set" to the caller.
-            size: self.image().map_or(1, |image| image.bytes.max(1)),
-            uid,
-            username,
-            pinned,
-        }
+/// An image as a CRI message.
+pub(super) fn message(image: &NodeImage) -> Image {
+    let (uid, username) = user(&image.stored.facts.user);
+    let id = image.id();
+    Image {
+        spec: Some(ImageSpec {
+            image: id.clone(),
+            annotations: HashMap::new(),
+            image_ref: id.clone(),
+            ..ImageSpec::default()
+        }),
+        id,
+        repo_tags: image.stored.tags(),
+        repo_digests: image.stored.repo_digests(),
+        // Zero would mean "not set" to the caller.
+        size: image.stored.facts.bytes.max(1),
+        uid,
+        username,
+        pinned: image.pin.is_some(),
     }
 }
 
@@ -184,9 +147,9 @@ mod tests {
         fixture.put("r.example/app:1", &a);
         fixture.put("r.example/app:2", &a);
         fixture.put("docker.io/library/busybox:1", &b);
-        let catalogue = Catalogue::read(&fixture.images.store).expect("a catalogue");
+        let catalogue = Catalogue::read(&fixture.inventory).expect("a catalogue");
         let entry = catalogue.find("r.example/app:1").expect("found").expect("an image");
-        let message = entry.message(false);
+        let message = message(entry);
         assert_eq!(message.repo_tags, ["r.example/app:1", "r.example/app:2"]);
         assert_eq!(message.repo_digests, [format!("r.example/app@{}", a.root())]);
         assert_eq!(
@@ -203,10 +166,10 @@ mod tests {
         let (a, b) = (image("a", ""), image("b", ""));
         fixture.put("r.example/app:latest", &a);
         fixture.put("docker.io/library/busybox:1", &b);
-        let catalogue = Catalogue::read(&fixture.images.store).expect("a catalogue");
+        let catalogue = Catalogue::read(&fixture.inventory).expect("a catalogue");
         let found = |text: &str| {
             let entry = catalogue.find(text).expect("not ambiguous");
-            entry.map(|entry| entry.id.to_string())
+            entry.map(NodeImage::id)
         };
         let (id_a, id_b) = (a.id(), b.id());
         let hex = id_a.trim_start_matches("sha256:").to_owned();
@@ -240,7 +203,7 @@ mod tests {
         for number in 0..17 {
             fixture.put(&format!("r.example/app:{number}"), &image(&number.to_string(), ""));
         }
-        let catalogue = Catalogue::read(&fixture.images.store).expect("a catalogue");
+        let catalogue = Catalogue::read(&fixture.inventory).expect("a catalogue");
         // Seventeen ids over sixteen digits: at least one digit begins two of them.
         let digits = "0123456789abcdef".chars();
         assert!(digits.into_iter().any(|digit| catalogue.find(&digit.to_string()).is_err()));
@@ -253,7 +216,7 @@ mod tests {
         fixture.put("r.example/app:1", &a);
         fixture.put("r.example/app:2", &b);
         fixture.put("r.example/other:1", &c);
-        let catalogue = Catalogue::read(&fixture.images.store).expect("a catalogue");
+        let catalogue = Catalogue::read(&fixture.inventory).expect("a catalogue");
         let count = |filter: Option<&str>| catalogue.select(filter).expect("a list").len();
         for (filter, expected) in [
             (None, 3),

@@ -11,9 +11,11 @@ use image_policy::verification::VerificationPolicy;
 use oci_model::{Digest, Reference};
 use tokio::sync::watch;
 
+use crate::directories::Directories;
 use crate::images::access::{CredentialSources, NodeFiles};
 use crate::images::account::tests::FakeAccounts;
 use crate::images::ensure::{Images, ImagesParts};
+use crate::images::inventory::Inventory;
 use crate::images::progress::Meter;
 use crate::images::records::PullRecords;
 use crate::images::registry::{Arrived, Pull, PullError, Puller};
@@ -99,6 +101,7 @@ impl Puller for FakeRegistry {
 /// A node's images.
 pub(super) struct Fixture {
     pub(super) images: Arc<Images>,
+    pub(super) inventory: Arc<Inventory>,
     pub(super) calls: Arc<Mutex<Vec<String>>>,
     pub(super) dir: tempfile::TempDir,
 }
@@ -138,7 +141,10 @@ impl Fixture {
             limits: crate::PullLimits::default(),
             clock: crate::images::monotonic(),
         };
-        Fixture { images: Arc::new(Images::new(parts)), calls, dir }
+        let inventory =
+            Inventory::new(parts.store.clone(), Directories::new(dir.path()), Duration::ZERO);
+        let images = Arc::new(Images::new(parts));
+        Fixture { images, inventory: Arc::new(inventory), calls, dir }
     }
 
     /// Gives an image a name.

@@ -11,7 +11,6 @@ mod grpc;
 mod message;
 mod service;
 mod socket;
-mod usage;
 
 use std::path::PathBuf;
 

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use oci_model::Reference;
 
 use super::auth;
-use super::catalogue::{Catalogue, Entry};
+use super::catalogue::{self, Catalogue};
 use super::grpc::{self, Code, Status};
 use super::message::{
     Empty, FilesystemIdentifier, FilesystemUsage, Image, ImageFsInfoResponse, ImageSpec,
@@ -20,8 +20,8 @@ use super::message::{
     PullImageRequest, PullImageResponse, RemoveImageRequest, RuntimeCondition, RuntimeStatus,
     StatusResponse, UInt64Value, VersionResponse,
 };
-use super::usage::UsageCache;
 use crate::images::ensure::Images;
+use crate::images::inventory::{Inventory, InventoryError, NodeImage, Removal};
 
 /// Images in one message of `StreamImages`.
 const STREAM_IMAGES: usize = 64;
@@ -32,12 +32,12 @@ const CONFIG_BYTES_MAX: u64 = 8 << 20;
 #[derive(Clone)]
 pub(crate) struct Service {
     images: Arc<Images>,
-    usage: Arc<UsageCache>,
+    inventory: Arc<Inventory>,
 }
 
 impl Service {
-    pub(crate) fn new(images: Arc<Images>) -> Self {
-        Service { images, usage: Arc::default() }
+    pub(crate) fn new(images: Arc<Images>, inventory: Arc<Inventory>) -> Self {
+        Service { images, inventory }
     }
 }
 
@@ -132,52 +132,65 @@ fn unknown_error(error: impl std::fmt::Display) -> Status {
 }
 
 impl Service {
-    async fn catalogue(&self) -> Result<Catalogue, Status> {
-        let images = Arc::clone(&self.images);
-        tokio::task::spawn_blocking(move || Catalogue::read(&images.store))
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Service) -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        let service = self.clone();
+        tokio::task::spawn_blocking(move || work(&service))
             .await
-            .map_err(|error| Status::new(Code::Internal, error.to_string()))?
-            .map_err(unknown_error)
+            .map_err(|error| Status::new(Code::Internal, error.to_string()))
     }
 
-    fn message(&self, entry: &Entry) -> Image {
-        entry.message(false)
+    async fn catalogue(&self) -> Result<Catalogue, Status> {
+        let read = self.blocking(|service| Catalogue::read(&service.inventory)).await?;
+        read.map_err(unknown_error)
     }
 
     async fn list(&self, request: ListImagesRequest) -> Result<Vec<Image>, Status> {
         let filter = request.filter.and_then(|filter| filter.image).map(|spec| spec.image);
         let catalogue = self.catalogue().await?;
         let entries = catalogue.select(filter.as_deref()).map_err(unknown_error)?;
-        Ok(entries.into_iter().map(|entry| self.message(entry)).collect())
+        Ok(entries.into_iter().map(catalogue::message).collect())
     }
 
     /// An absent image is an answer, not an error.
     async fn status(&self, request: ImageStatusRequest) -> Result<ImageStatusResponse, Status> {
         let text = text_of(request.image)?;
         let catalogue = self.catalogue().await?;
-        let Some(entry) = catalogue.find(&text).map_err(unknown_error)? else {
+        let Some(image) = catalogue.find(&text).map_err(unknown_error)?.cloned() else {
             return Ok(ImageStatusResponse::default());
         };
-        let info = if request.verbose { self.info(entry) } else { HashMap::new() };
-        Ok(ImageStatusResponse { image: Some(self.message(entry)), info })
+        let message = catalogue::message(&image);
+        let verbose = request.verbose;
+        let info = self.blocking(move |service| service.info(&image, verbose)).await?;
+        Ok(match info {
+            Some(info) => ImageStatusResponse { image: Some(message), info },
+            // It has a name and no container could start from it: a pull mends that.
+            None => ImageStatusResponse::default(),
+        })
     }
 
     /// What containerd shows under the same key: the chain of layers and the image's config.
-    fn info(&self, entry: &Entry) -> HashMap<String, String> {
-        let Some(image) = entry.image() else { return HashMap::new() };
-        let config = self
-            .images
-            .store
+    /// `None` if the image is not complete.
+    fn info(&self, image: &NodeImage, verbose: bool) -> Option<HashMap<String, String>> {
+        let store = &self.images.store;
+        let name = image.stored.names.first()?;
+        let local = store.read(&name.reference, name.root()?).ok()??;
+        if !verbose {
+            return Some(HashMap::new());
+        }
+        let config = store
             .blobs
-            .read(&entry.id, CONFIG_BYTES_MAX)
+            .read(&image.stored.facts.id, CONFIG_BYTES_MAX)
             .ok()
             .and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
-        let chain = oci_model::ChainId::of(&image.config.rootfs.diff_ids);
+        let chain = oci_model::ChainId::of(&local.config.rootfs.diff_ids);
         let info = serde_json::json!({
             "chainID": chain.map(|chain| chain.0.to_string()),
             "imageSpec": config,
         });
-        HashMap::from([("info".to_owned(), info.to_string())])
+        Some(HashMap::from([("info".to_owned(), info.to_string())]))
     }
 
     /// Pulls again even what is here: the name may stand for something else by now. Layers that
@@ -200,43 +213,35 @@ impl Service {
         Ok(PullImageResponse { image_ref: image.config_digest().to_string() })
     }
 
-    /// Takes all names of the image away; absent is success. What a container uses stays on the
-    /// disk until it is gone.
+    /// Takes all names of the image away, also when it is pinned or in use; absent is success. The
+    /// unpacked layers of a running container stay until it is gone.
     async fn remove(&self, request: RemoveImageRequest) -> Result<Empty, Status> {
         let text = text_of(request.image)?;
         let catalogue = self.catalogue().await?;
-        let Some(entry) = catalogue.find(&text).map_err(unknown_error)?.cloned() else {
+        let Some(id) = catalogue.find(&text).map_err(unknown_error)?.map(NodeImage::id) else {
             return Ok(Empty {});
         };
-        let images = Arc::clone(&self.images);
-        let removed = tokio::task::spawn_blocking(move || {
-            for (reference, _) in &entry.names {
-                images.store.forget(reference)?;
-            }
-            images.refresh_summaries();
-            Ok::<_, crate::images::store::ImageError>(())
-        });
-        removed
-            .await
-            .map_err(|error| Status::new(Code::Internal, error.to_string()))?
-            .map_err(unknown_error)?;
-        Ok(Empty {})
+        let removed = self
+            .blocking(move |service| {
+                let removed = service.inventory.remove(&id, Removal::Forced, Timestamp::now());
+                service.images.refresh_summaries();
+                removed
+            })
+            .await?;
+        match removed {
+            Ok(_) | Err(InventoryError::Absent { .. }) => Ok(Empty {}),
+            Err(error) => Err(unknown_error(error)),
+        }
     }
 
     async fn usage(&self) -> Result<ImageFsInfoResponse, Status> {
-        let service = self.clone();
-        let (mountpoint, usage) = tokio::task::spawn_blocking(move || {
-            let store = &service.images.store;
-            let usage = service.usage.of(&[store.blobs.root(), store.layers.root()]);
-            (store.layers.root().display().to_string(), usage)
-        })
-        .await
-        .map_err(|error| Status::new(Code::Internal, error.to_string()))?;
+        let usage = self.blocking(|service| service.inventory.usage()).await?;
+        let usage = usage.map_err(unknown_error)?;
         let filesystem = FilesystemUsage {
-            timestamp: i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX),
-            fs_id: Some(FilesystemIdentifier { mountpoint }),
-            used_bytes: Some(UInt64Value { value: usage.bytes }),
-            inodes_used: Some(UInt64Value { value: usage.inodes }),
+            timestamp: i64::try_from(usage.at.as_nanosecond()).unwrap_or(i64::MAX),
+            fs_id: Some(FilesystemIdentifier { mountpoint: usage.path }),
+            used_bytes: Some(UInt64Value { value: usage.used_bytes }),
+            inodes_used: Some(UInt64Value { value: usage.inodes_used }),
         };
         Ok(ImageFsInfoResponse {
             image_filesystems: vec![filesystem.clone()],

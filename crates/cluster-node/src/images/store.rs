@@ -259,29 +259,6 @@ impl ImageStore {
         self.blobs.set_ref(&name, &image.digests).map_err(|error| failed(error.to_string()))
     }
 
-    /// The names of all images, with tag or digest.
-    ///
-    /// # Errors
-    /// The refs cannot be read.
-    pub(crate) fn names(&self) -> Result<Vec<Reference>, ImageError> {
-        let refs = self.blobs.refs(PREFIX).map_err(|error| ImageError::Store {
-            reference: "list".to_owned(),
-            detail: error.to_string(),
-        })?;
-        Ok(refs.iter().filter_map(|(name, _)| name.as_str()[PREFIX.len()..].parse().ok()).collect())
-    }
-
-    /// Takes a name away, durably; a name that is not there is no error.
-    ///
-    /// # Errors
-    /// The ref cannot be removed.
-    pub(crate) fn forget(&self, reference: &Reference) -> Result<(), ImageError> {
-        let failed =
-            |detail: String| ImageError::Store { reference: reference.to_string(), detail };
-        let name = ref_name(&reference.to_string()).map_err(&failed)?;
-        self.blobs.remove_ref(&name).map_err(|error| failed(error.to_string()))
-    }
-
     /// Unpacks what is not unpacked yet; returns the overlay's lower directories, topmost first.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 pub(crate) mod content;
 pub(crate) mod host_path;
+pub(crate) mod image;
 pub(crate) mod ownership;
 pub(crate) mod reclaim;
 pub(crate) mod setup;

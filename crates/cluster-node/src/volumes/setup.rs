@@ -16,6 +16,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::content::{self, TokenNeed};
 use super::host_path;
+use super::image::ImageTree;
 use super::ownership::{Owner, give_tree_to_group};
 use super::writer;
 use crate::process::environment::Objects;
@@ -37,10 +38,15 @@ pub(crate) struct VolumeError {
 
 /// Where a volume is on the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct VolumePlace {
-    pub(crate) path: PathBuf,
-    /// The volume itself is read-only, whatever the mounts say.
-    pub(crate) read_only: bool,
+pub(crate) enum VolumePlace {
+    /// A file or directory.
+    Path {
+        path: PathBuf,
+        /// The volume itself is read-only, whatever the mounts say.
+        read_only: bool,
+    },
+    /// The layers of an image.
+    Image(ImageTree),
 }
 
 /// A token and when it has to be renewed.
@@ -66,14 +72,18 @@ pub(crate) async fn set_up(
     let mut places = BTreeMap::new();
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
     for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+        if volume.image.is_some() {
+            // Pulled with the images of the containers.
+            continue;
+        }
         let failed = |detail: String| VolumeError { volume: volume.name.clone(), detail };
         let directory = shared.directories.volume(uid, &volume.name);
         let place = if content::is_projected(volume) {
             project(shared, pod, volume, &directory, tokens).await.map_err(failed)?;
-            VolumePlace { path: directory, read_only: true }
+            VolumePlace::Path { path: directory, read_only: true }
         } else if let Some(claim) = &volume.persistent_volume_claim {
             let path = claim_path(shared, pod, &claim.claim_name).await.map_err(failed)?;
-            VolumePlace { path, read_only: claim.read_only == Some(true) }
+            VolumePlace::Path { path, read_only: claim.read_only == Some(true) }
         } else {
             plain(pod, volume, &directory).map_err(failed)?
         };
@@ -93,7 +103,7 @@ fn plain(pod: &Pod, volume: &Volume, directory: &Path) -> Result<VolumePlace, St
         let path = PathBuf::from(&host.path);
         host_path::check(&path, host.type_.as_deref().unwrap_or_default())
             .map_err(|error| error.to_string())?;
-        return Ok(VolumePlace { path, read_only: false });
+        return Ok(VolumePlace::Path { path, read_only: false });
     }
     let Some(empty) = &volume.empty_dir else {
         return Err("this kind of volume is not supported by this node".to_owned());
@@ -116,7 +126,7 @@ fn plain(pod: &Pod, volume: &Volume, directory: &Path) -> Result<VolumePlace, St
         }
     })();
     result.map_err(|error| error.to_string())?;
-    Ok(VolumePlace { path: directory.to_owned(), read_only: false })
+    Ok(VolumePlace::Path { path: directory.to_owned(), read_only: false })
 }
 
 /// Fetches the objects of a projected-type volume and writes its files.

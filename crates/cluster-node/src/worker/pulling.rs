@@ -62,6 +62,7 @@ impl Worker {
         });
         if waits && let Some((container, _)) = self.container(name) {
             self.shared.images.forget_back_off(&self.uid, image_of(&container));
+            self.forget_volume_failures();
             self.schedule.retry_at.remove(name);
         }
     }

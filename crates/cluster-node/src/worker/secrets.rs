@@ -10,6 +10,7 @@ use kube::runtime::watcher::{self, Event};
 
 use super::{Happening, Worker};
 use crate::pods::state::{Phase, all_containers, image_of};
+use crate::volumes::image;
 
 impl Worker {
     /// Watches the namespace's secrets while a pull waits; does nothing without pull secrets.
@@ -61,6 +62,15 @@ impl Worker {
         }
     }
 
+    /// Lets the next start pull image volumes at once.
+    pub(super) fn forget_volume_failures(&self) {
+        for (_, volume) in image::of(&self.pod) {
+            let reference = volume.reference.as_deref().unwrap_or_default();
+            self.shared.images.forget_back_off(&self.uid, reference);
+        }
+        self.image_volumes.forget_failures();
+    }
+
     /// Lets waiting pulls start at once.
     pub(super) fn take_secrets_changed(&mut self) {
         for (container, _) in self.pod.spec.iter().flat_map(all_containers) {
@@ -70,6 +80,7 @@ impl Worker {
             });
             if waits {
                 self.shared.images.forget_back_off(&self.uid, image_of(container));
+                self.forget_volume_failures();
                 self.schedule.retry_at.remove(&container.name);
             }
         }

@@ -1,5 +1,6 @@
 //! Starting one container: secrets, image, sandbox, program, `postStart`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use container_runtime::{ContainerError, State};
@@ -9,7 +10,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use tokio::sync::{mpsc, watch};
 
 use super::{CONFIG_ERROR, Happening, Live, StartOutcome, Worker, container_id};
-use crate::containers::{self, StartContext, StartError};
+use crate::containers::{self, IMAGE_VOLUME_FAILED, StartContext, StartError};
 use crate::directories::RunRecord;
 use crate::images::access;
 use crate::images::account::PodIdentity;
@@ -18,6 +19,7 @@ use crate::images::store::{LocalImage, chain};
 use crate::pods::state::{ContainerKind, Phase, Termination, image_of};
 use crate::prober::{self, Target};
 use crate::shared::Shared;
+use crate::volumes::image::{ImageTree, ImageVolumes};
 use crate::volumes::setup::VolumePlace;
 
 /// Everything that a start takes with it.
@@ -27,7 +29,8 @@ struct Start {
     container: Container,
     kind: ContainerKind,
     restart_count: i32,
-    volumes: std::collections::BTreeMap<String, VolumePlace>,
+    volumes: BTreeMap<String, VolumePlace>,
+    image_volumes: Arc<ImageVolumes>,
     pod_pid: Option<u32>,
     cancel: watch::Receiver<bool>,
     held: Option<LocalImage>,
@@ -60,6 +63,7 @@ impl Worker {
             kind,
             restart_count,
             volumes: self.volumes.clone().unwrap_or_default(),
+            image_volumes: Arc::clone(&self.image_volumes),
             pod_pid: self.pod_pid(),
             cancel: self.cancel.subscribe(),
             held: self.held_image(container),
@@ -187,15 +191,17 @@ impl Start {
         let _ = cancel.wait_for(|cancelled| *cancelled).await;
     }
 
-    async fn run(self) -> StartOutcome {
-        let image = tokio::select! {
-            image = self.image() => image,
+    async fn run(mut self) -> StartOutcome {
+        let images = tokio::select! {
+            images = self.images() => images,
             () = self.cancelled() => return StartOutcome::Cancelled,
         };
-        let image = match image {
-            Ok(image) => image,
+        let (image, trees) = match images {
+            Ok(images) => images,
             Err(outcome) => return outcome,
         };
+        let trees = trees.into_iter().map(|(name, tree)| (name, VolumePlace::Image(tree)));
+        self.volumes.extend(trees);
         let context = StartContext {
             pod: &self.pod,
             container: &self.container,
@@ -262,15 +268,31 @@ impl Start {
         StartOutcome::Done
     }
 
-    async fn image(&self) -> Result<LocalImage, StartOutcome> {
-        if let Some(image) = &self.held {
-            return Ok(image.clone());
+    /// The image of the container and the image volumes that it mounts.
+    async fn images(&self) -> Result<(LocalImage, BTreeMap<String, ImageTree>), StartOutcome> {
+        let image = match &self.held {
+            Some(image) => image.clone(),
+            None => self.pulled().await?,
+        };
+        let trees = self.image_volumes.trees(&self.shared, &self.container).await;
+        match trees {
+            Ok(trees) => Ok((image, trees)),
+            Err(error) => Err(StartOutcome::Failed {
+                reason: "CreateContainerError",
+                message: format!("{IMAGE_VOLUME_FAILED}: {error}"),
+                image: Box::new(image),
+            }),
         }
+    }
+
+    /// Pulls the pod's image volumes, then the image of the container.
+    async fn pulled(&self) -> Result<LocalImage, StartOutcome> {
         let secrets = access::pull_secrets(&self.shared.client, &self.pod).await;
         if !secrets.missing.is_empty() {
             let event = event::failed_to_retrieve_pull_secrets(&secrets.missing);
             self.shared.recorder.pod(&self.pod, None, event);
         }
+        self.image_volumes.ensure(&self.shared, &self.pod, &secrets).await;
         let image = image_of(&self.container);
         let policy = self
             .container
@@ -288,7 +310,10 @@ impl Start {
             }
             self.shared.recorder.pod(&self.pod, self.field_path(), event);
         };
-        self.shared.images.ensure(&request, &emit).await.map_err(StartOutcome::Image)
+        let local =
+            self.shared.images.ensure(&request, &emit).await.map_err(StartOutcome::Image)?;
+        self.image_volumes.check(&self.container, &emit).map_err(StartOutcome::Image)?;
+        Ok(local)
     }
 
     /// What an error of the runtime means for the container.

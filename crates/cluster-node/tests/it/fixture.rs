@@ -94,6 +94,29 @@ impl Cluster {
         self.dir.path()
     }
 
+    /// Puts an image on the node: files by layer, the lowest first.
+    pub(crate) fn put_image(
+        &self,
+        name: &str,
+        layers: &[&[(&str, &str)]],
+    ) -> Result<(), Box<dyn Error>> {
+        let layers = layers.iter().map(|files| {
+            let mut layer = VirtualLayer::new();
+            for (path, content) in *files {
+                if let Some((directory, _)) = path.rsplit_once('/') {
+                    layer.insert(
+                        Entry::directory(directory, 0o755),
+                        ContentSource::Bytes(Vec::new()),
+                    );
+                }
+                let file = Entry::file(*path, 0o644, content.len() as u64);
+                layer.insert(file, ContentSource::Bytes(content.as_bytes().to_vec()));
+            }
+            layer
+        });
+        put_image(&self.blobs, name, layers.collect(), ContainerConfig::default())
+    }
+
     pub(crate) async fn start_node(&mut self) -> Result<(), Box<dyn Error>> {
         let node = node(self.dir.path(), &self.kubeconfig, self.api_server, &self.access).await?;
         self.node = Some(node);
@@ -343,35 +366,52 @@ fn put_busybox(blobs: &BlobStore) -> Result<(), Box<dyn Error>> {
     let file = Entry::new("etc/passwd", EntryKind::File { size: passwd.len() as u64 }, 0o644);
     layer.insert(file, ContentSource::Bytes(passwd.as_bytes().to_vec()));
 
-    let sink = LayerSink::new(blobs.ingest()?, Compression::GZIP_DEFAULT);
-    let mut writer = LayerWriter::new(sink, Timestamps::Set(0));
-    layer.write(&mut writer)?;
-    let (blob, ingest) = writer.finish()?.finish()?;
-    ingest.commit(&blob.digest)?;
+    let config = ContainerConfig {
+        env: vec!["PATH=/bin".to_owned(), "FROM_IMAGE=yes".to_owned()],
+        cmd: Some(vec!["sh".to_owned()]),
+        ..ContainerConfig::default()
+    };
+    put_image(blobs, BUSYBOX, vec![layer], config)
+}
+
+fn put_image(
+    blobs: &BlobStore,
+    name: &str,
+    layers: Vec<VirtualLayer>,
+    config: ContainerConfig,
+) -> Result<(), Box<dyn Error>> {
+    let (mut descriptors, mut diff_ids) = (Vec::new(), Vec::new());
+    for layer in layers {
+        let sink = LayerSink::new(blobs.ingest()?, Compression::GZIP_DEFAULT);
+        let mut writer = LayerWriter::new(sink, Timestamps::Set(0));
+        layer.write(&mut writer)?;
+        let (blob, ingest) = writer.finish()?.finish()?;
+        ingest.commit(&blob.digest)?;
+        let kind = MediaType::OCI_LAYER_GZIP;
+        descriptors.push(Descriptor::new(kind, blob.digest, blob.blob_bytes));
+        diff_ids.push(blob.diff_id);
+    }
     let platform = Platform::host();
     let config = RawConfig::from_config(ImageConfig {
         architecture: platform.architecture,
         os: platform.os,
-        config: ContainerConfig {
-            env: vec!["PATH=/bin".to_owned(), "FROM_IMAGE=yes".to_owned()],
-            cmd: Some(vec!["sh".to_owned()]),
-            ..ContainerConfig::default()
-        },
-        rootfs: RootFs { kind: "layers".to_owned(), diff_ids: vec![blob.diff_id] },
+        config,
+        rootfs: RootFs { kind: "layers".to_owned(), diff_ids },
         ..ImageConfig::default()
     });
     let config_digest = blobs.put(config.bytes())?;
+    let mut digests: Vec<_> = descriptors.iter().map(|layer| layer.digest).collect();
     let manifest = RawManifest::from_image(ImageManifest {
         schema_version: 2,
         media_type: Some(MediaType::OCI_MANIFEST),
         artifact_type: None,
         config: config.descriptor(MediaType::OCI_CONFIG),
-        layers: vec![Descriptor::new(MediaType::OCI_LAYER_GZIP, blob.digest, blob.blob_bytes)],
+        layers: descriptors,
         subject: None,
         annotations: BTreeMap::new(),
     });
     let root = blobs.put(manifest.bytes())?;
-    let name = format!("images/{BUSYBOX}").parse()?;
-    blobs.set_ref(&name, &[root, config_digest, blob.digest])?;
+    digests.splice(0..0, [root, config_digest]);
+    blobs.set_ref(&format!("images/{name}").parse()?, &digests)?;
     Ok(())
 }

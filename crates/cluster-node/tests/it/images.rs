@@ -51,7 +51,9 @@ async fn row_64_unreachable_registry_backs_off() -> Outcome {
 
 /// A registry that shows the busybox manifest to `ada` with password `right`; the blobs are on the
 /// node already. Returns `host:port`.
-async fn private_registry(cluster: &Cluster) -> Result<String, Box<dyn std::error::Error>> {
+pub(crate) async fn private_registry(
+    cluster: &Cluster,
+) -> Result<String, Box<dyn std::error::Error>> {
     let digests = cluster.blobs.get_ref(&format!("images/{BUSYBOX}").parse()?)?.ok_or("busybox")?;
     let manifest = cluster.blobs.read(&digests[0], 1 << 20)?;
     let root = digests[0].to_string();
@@ -82,7 +84,7 @@ async fn private_registry(cluster: &Cluster) -> Result<String, Box<dyn std::erro
     Ok(address)
 }
 
-fn pull_secret(name: &str, registry: &str, password: &str) -> serde_json::Value {
+pub(crate) fn pull_secret(name: &str, registry: &str, password: &str) -> serde_json::Value {
     let config = json!({"auths": {registry: {"username": "ada", "password": password}}});
     json!({"metadata": {"name": name}, "type": "kubernetes.io/dockerconfigjson",
         "data": {".dockerconfigjson": BASE64.encode(config.to_string())}})

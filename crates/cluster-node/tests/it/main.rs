@@ -7,6 +7,7 @@
 mod config;
 mod crash;
 mod fixture;
+mod image_volumes;
 mod images;
 mod lifecycle;
 mod restart;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         ("streams", streams::TESTS),
         ("images", images::TESTS),
         ("tenants", tenants::TESTS),
+        ("image_volumes", image_volumes::TESTS),
         ("restart", restart::TESTS),
         ("crash", crash::TESTS),
     ];

@@ -24,7 +24,7 @@ impl Client {
     fn new(fixture: Fixture) -> Self {
         let socket = fixture.dir.path().join("cri.sock");
         let listener = crate::cri::bind(&socket).expect("a socket");
-        let service = Service::new(Arc::clone(&fixture.images));
+        let service = Service::new(Arc::clone(&fixture.images), Arc::clone(&fixture.inventory));
         let mut tasks = Tasks::new();
         tasks.spawn_stoppable(|stop| crate::cri::run(listener, service, stop));
         Client { fixture, socket, _tasks: tasks }
@@ -294,7 +294,7 @@ async fn file_system_is_told_with_what_images_take() {
     let answer: ImageFsInfoResponse = client.one("ImageService/ImageFsInfo", &Empty {}).await;
     let [filesystem] = &answer.image_filesystems[..] else { panic!("one file system") };
     let mountpoint = filesystem.fs_id.as_ref().map(|id| id.mountpoint.clone());
-    assert_eq!(mountpoint, Some(client.fixture.dir.path().join("layers").display().to_string()));
+    assert_eq!(mountpoint, Some(client.fixture.dir.path().join("blobs").display().to_string()));
     assert!(0 < filesystem.timestamp);
     assert!(filesystem.used_bytes.is_some_and(|bytes| 0 < bytes.value));
     assert!(filesystem.inodes_used.is_some_and(|inodes| 0 < inodes.value));
