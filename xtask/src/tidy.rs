@@ -7,21 +7,19 @@ use anyhow::{Context as _, Result, ensure};
 /// Files and folders in which `Secret::expose` may be called: where a header, a form, a helper's
 /// standard input, the user's own config file or a credential's hash is made.
 const EXPOSE_ALLOWED: &[&str] = &[
+    "crates/cli/src/auth_files.rs",
     "crates/cli/src/cloud/mod.rs",
+    "crates/cli/src/cloud/program.rs",
     "crates/cli/src/commands/credential_helper.rs",
     "crates/cli/src/commands/credential_provider.rs",
     "crates/cli/src/commands/demo/session.rs",
-    "crates/cli/src/commands/login.rs",
     // Into a request on the socket of the node, which is of mode 0600.
     "crates/cli/src/commands/node/pull.rs",
-    "crates/cli/src/registries.rs",
     "crates/credentials/src/auth.rs",
     "crates/credentials/src/client_config.rs",
     "crates/credentials/src/cloud/",
     "crates/credentials/src/expiry.rs",
     "crates/credentials/src/helper.rs",
-    // Looks for line breaks and blanks in it, and shows none of it.
-    "crates/credentials/src/lint/entry.rs",
     "crates/credentials/src/provider/protocol.rs",
     // Masks it where a program repeated it.
     "crates/credentials/src/provider/stderr.rs",
@@ -31,7 +29,9 @@ const EXPOSE_ALLOWED: &[&str] = &[
     "crates/credentials/src/secret.rs",
     "crates/operator/src/secret_sync/content.rs",
     "crates/registry-client/src/cloud_http.rs",
+    "crates/registry-client/src/client.rs",
     "crates/registry-client/src/tls.rs",
+    "crates/registry-client/src/token_service.rs",
     "crates/registry-client/src/transport.rs",
 ];
 

@@ -7,11 +7,13 @@
     reason = "doc comments of flags are help texts, in which brackets mean optional"
 )]
 
+mod auth_files;
 mod build;
 mod cloud;
 mod commands;
 mod exit;
 mod globals;
+mod helper_process;
 mod issuer_keys;
 mod local_images;
 mod output;

@@ -14,8 +14,9 @@ pub(crate) fn read(from_stdin: bool, prompt: &str) -> Result<String, Failure> {
     if from_stdin {
         let mut text = String::new();
         std::io::stdin().lock().take(PASSWORD_BYTES_MAX).read_to_string(&mut text)?;
-        // What `echo` and editors add is not part of it.
-        return Ok(text.trim_end_matches(['\r', '\n']).to_owned());
+        // The one line break that `echo` and editors add is not part of it.
+        let text = text.strip_suffix('\n').unwrap_or(&text);
+        return Ok(text.strip_suffix('\r').unwrap_or(text).to_owned());
     }
     if !std::io::stdin().is_terminal() {
         return Err(

@@ -1,19 +1,16 @@
-//! How verbs reach registries: flags and environment to a client, docker's config to credentials.
+//! How verbs reach registries: flags and environment to a client, files to credentials.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use clap::Args;
-use credentials::{ClientConfig, HelperError, HelperRequest, Lookup, RegistryAuth};
 use oci_model::Reference;
 use registry_client::{Client, ClientOptions, Proxy, RegistryError, RegistryErrorKind};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
+use crate::auth_files;
 use crate::exit::{Failure, Kind};
-use crate::globals::docker_config_dir;
 
 /// Flags of every verb that talks to a registry.
 #[derive(Args, Clone, Debug, Default)]
@@ -27,6 +24,16 @@ pub(crate) struct RegistryArgs {
     /// File with certificates (PEM) to trust beside the system's; repeatable
     #[arg(long = "registry-ca", value_name = "FILE")]
     pub(crate) certificates: Vec<PathBuf>,
+    /// Host (HOST[:PORT]) that may receive credentials as the token service of a registry of
+    /// another domain; repeatable
+    #[arg(
+        long = "token-service",
+        value_name = "HOST",
+        env = "SHIPWAY_TOKEN_SERVICES",
+        value_delimiter = ',',
+        hide_env_values = true
+    )]
+    pub(crate) token_services: Vec<String>,
 }
 
 /// Makes the client that the flags and the environment describe.
@@ -41,6 +48,8 @@ pub(crate) fn client(args: &RegistryArgs) -> Result<Client, Failure> {
         extra_roots_pem,
         proxy: proxy_of_environment(),
         mirrors: BTreeMap::new(),
+        token_services: args.token_services.clone(),
+        headers: auth_files::http_headers(),
         ..ClientOptions::default()
     };
     Client::new(options).map_err(|error| Failure::new(Kind::Usage, error))
@@ -119,103 +128,6 @@ pub(crate) fn proxy_of_environment() -> Option<Proxy> {
     Some(Proxy { http, https, no_proxy })
 }
 
-/// Where docker's config file is, whether it exists or not.
-pub(crate) fn docker_config_path() -> Result<PathBuf, Failure> {
-    docker_config_dir().map(|directory| directory.join("config.json")).ok_or_else(|| {
-        Failure::new(Kind::Environment, anyhow::anyhow!("there is no home directory"))
-            .hint("set HOME or DOCKER_CONFIG")
-    })
-}
-
-/// Docker's config file; an absent one is empty.
-pub(crate) fn docker_config() -> Result<ClientConfig, Failure> {
-    let path = match docker_config_path() {
-        Ok(path) => path,
-        // A process without a home, as in a pod, has no credentials of its own.
-        Err(_) => return Ok(ClientConfig::default()),
-    };
-    Ok(config_at(&path)?.unwrap_or_default())
-}
-
-/// A config file as docker writes it, if it is there.
-pub(crate) fn config_at(path: &Path) -> Result<Option<ClientConfig>, Failure> {
-    match std::fs::read(path) {
-        Ok(bytes) => ClientConfig::parse(&bytes)
-            .map(Some)
-            .map_err(|error| Failure::usage(format!("{}: {error}", path.display()))),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Failure::new(
-            Kind::Environment,
-            anyhow::anyhow!("cannot read {}: {error}", path.display()),
-        )),
-    }
-}
-
-/// The credential that a config holds for a server, from the file or from its helper.
-pub(crate) fn stored_credential(
-    config: &ClientConfig,
-    server: &str,
-    repository: &str,
-) -> Result<Option<RegistryAuth>, Failure> {
-    match config.lookup(server, repository).map_err(Failure::usage)? {
-        Lookup::Absent => Ok(None),
-        Lookup::Found(auth) => Ok(Some(auth)),
-        Lookup::Ask { request, otherwise } => {
-            if is_builtin(&request.program, server) {
-                tracing::debug!(
-                    program = request.program,
-                    server,
-                    "not installed; asked in-process"
-                );
-                return Ok(otherwise);
-            }
-            let (succeeded, output) = run_helper(&request)?;
-            match request.read_credential(succeeded, &output) {
-                Ok(auth) => Ok(Some(auth)),
-                Err(HelperError::NotFound) => Ok(otherwise),
-                Err(error) => Err(Failure::new(Kind::Environment, error)),
-            }
-        }
-    }
-}
-
-/// Whether a helper that is not installed is one of a cloud's, whose work is done in-process.
-fn is_builtin(program: &str, server: &str) -> bool {
-    crate::commands::credential_helper::clouds_of_program(program).is_some()
-        && !is_installed(program)
-        && crate::cloud::is_asked_about(server)
-}
-
-/// Whether a program is found on the path.
-fn is_installed(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
-}
-
-/// Runs a credential helper; returns whether it succeeded, and its standard output.
-pub(crate) fn run_helper(request: &HelperRequest) -> Result<(bool, Vec<u8>), Failure> {
-    let failed = |error: std::io::Error| {
-        Failure::new(
-            Kind::Environment,
-            anyhow::anyhow!("cannot run credential helper {}: {error}", request.program),
-        )
-        .hint("install the helper, or remove credsStore and credHelpers from config.json")
-    };
-    let mut child = Command::new(&request.program)
-        .arg(request.action.argument())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
-        .spawn()
-        .map_err(failed)?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A helper that does not read its input says so in its own words.
-        let _ = stdin.write_all(request.stdin.expose().as_bytes());
-    }
-    let output = child.wait_with_output().map_err(failed)?;
-    Ok((output.status.success(), output.stdout))
-}
-
 /// Gives a registry's error the exit code and the hint that fit it.
 pub(crate) fn failure(error: RegistryError) -> Failure {
     let (kind, hint) = match error.kind() {
@@ -252,6 +164,7 @@ pub(crate) fn failure(error: RegistryError) -> Failure {
         | RegistryErrorKind::Status { .. }
         | RegistryErrorKind::Interrupted { .. } => (Kind::Failed, None),
     };
+    let hint = error.advice().or(hint);
     let failure = Failure::new(kind, error);
     match hint {
         Some(hint) => failure.hint(hint),

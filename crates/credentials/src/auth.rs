@@ -104,6 +104,12 @@ mod tests {
             "353258b53f5e9a57b059eab3f05312fc35bbeb874f08ce101e7bf0bf46977423",
         );
         check(
+            "grace",
+            "squash",
+            "grace@example.com",
+            "f949b3837a1eb733a951b6aeda0b3327c09ec50c917de9ca35818e8fbf567e29",
+        );
+        check(
             "rex",
             "tiny arms",
             "rex@example.com",

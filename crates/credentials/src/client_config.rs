@@ -4,8 +4,9 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::config_file::{decode_auth, field};
-use crate::{ConfigFileError, HelperRequest, RegistryAuth, Secret};
+use crate::base64_go::{self, Padding};
+use crate::config_file::field;
+use crate::{ConfigFileError, HelperError, HelperRequest, RegistryAuth, Secret};
 
 /// The key under which docker keeps the credential of Docker Hub.
 const HUB_KEY: &str = "https://index.docker.io/v1/";
@@ -30,6 +31,21 @@ pub enum ClientConfigError {
         /// What is wrong with it.
         error: ConfigFileError,
     },
+    /// An entry's `auth` names nobody.
+    #[error("entry {key:?}: auth has no user name")]
+    NoUser {
+        /// The key of the entry.
+        key: String,
+    },
+    /// What `DOCKER_AUTH_CONFIG` may not hold: it is for `auth` entries only.
+    #[error("{what} is not allowed there, only auths with auth")]
+    NotForEnvironment {
+        /// The field, or the entry without `auth`.
+        what: String,
+    },
+    /// The helper for the server cannot be asked.
+    #[error(transparent)]
+    Helper(#[from] HelperError),
 }
 
 /// Where the credential of a server is.
@@ -37,12 +53,12 @@ pub enum ClientConfigError {
 pub enum Lookup {
     /// In the file.
     Found(RegistryAuth),
-    /// Perhaps at a helper; if that knows nothing, `otherwise` counts.
+    /// At a helper, if anywhere: what it does not know, nobody knows.
     Ask {
         /// The call to make.
         request: HelperRequest,
-        /// The entry in the file, if any.
-        otherwise: Option<RegistryAuth>,
+        /// The key of an entry with a credential in the file, which the helper hides.
+        shadowed: Option<String>,
     },
     /// Nowhere.
     Absent,
@@ -79,6 +95,40 @@ impl ClientConfig {
         }
     }
 
+    /// Reads `.dockercfg`, the bare map of entries that came before `config.json`.
+    ///
+    /// # Errors
+    /// [`ClientConfigError::Syntax`].
+    pub fn parse_dockercfg(bytes: &[u8]) -> Result<Self, ClientConfigError> {
+        let auths = Self::parse(bytes)?.document;
+        Ok(Self { document: Map::from_iter([("auths".to_owned(), Value::Object(auths))]) })
+    }
+
+    /// Reads the value of `DOCKER_AUTH_CONFIG`, which docker asks before any file: `auths` with
+    /// `auth` and nothing else.
+    ///
+    /// # Errors
+    /// [`ClientConfigError::NotForEnvironment`] for anything else; docker then warns and goes on
+    /// with its file.
+    pub fn parse_environment(bytes: &[u8]) -> Result<Self, ClientConfigError> {
+        let refuse =
+            |what: &str| ClientConfigError::NotForEnvironment { what: format!("{what:?}") };
+        let config = Self::parse(bytes)?;
+        if let Some(other) = config.document.keys().find(|name| !name.eq_ignore_ascii_case("auths"))
+        {
+            return Err(refuse(other));
+        }
+        for (key, entry) in config.auths().into_iter().flatten() {
+            let entry_fields = entry.as_object().ok_or_else(|| refuse(key))?;
+            if let Some(other) = entry_fields.keys().find(|name| !name.eq_ignore_ascii_case("auth"))
+            {
+                return Err(refuse(other));
+            }
+            text_of(entry, "auth").ok_or_else(|| refuse(key))?;
+        }
+        Ok(config)
+    }
+
     /// The file's text, unknown fields as they were, in docker's indentation.
     pub fn to_text(&self) -> Secret {
         let mut bytes = Vec::new();
@@ -105,45 +155,60 @@ impl ClientConfig {
             .filter(|helper| !helper.is_empty())
     }
 
-    /// Finds the credential for `server` (`host[:port]`) and `repository`; an entry for a path of
-    /// the registry (as in podman's files) beats the entry for the registry.
+    /// Finds the credential for `server` (`host[:port]`) and `repository`, as docker does: the
+    /// server's own helper, else the general one, else the file. An entry for a path of the
+    /// registry (as in podman's files) beats the entry for the registry.
     ///
     /// # Errors
-    /// [`ClientConfigError::Entry`] if the entry that would be used is malformed.
+    /// [`ClientConfigError::Entry`] and [`ClientConfigError::NoUser`] if the entry that would be
+    /// used is malformed; [`ClientConfigError::Helper`] if the helper's name is none.
     pub fn lookup(&self, server: &str, repository: &str) -> Result<Lookup, ClientConfigError> {
-        let in_file = self.entry_for(server, repository)?;
-        match (self.helper_for(server), in_file) {
-            (Some(helper), otherwise) => Ok(Lookup::Ask {
-                request: HelperRequest::get(helper, &server_key(server)),
-                otherwise,
-            }),
-            (None, Some(auth)) => Ok(Lookup::Found(auth)),
-            (None, None) => Ok(Lookup::Absent),
+        let entry = self.entry_for(server, repository);
+        let Some(helper) = self.helper_for(server) else {
+            let found = entry.map_or(Ok(None), read_entry)?;
+            return Ok(found.map_or(Lookup::Absent, Lookup::Found));
+        };
+        // Helpers keep no registry tokens; they are the one thing that counts beside one.
+        if let Some((_, value)) = entry
+            && let Some(token) = registry_token(value)
+        {
+            return Ok(Lookup::Found(token));
         }
+        let shadowed = entry.filter(|(_, value)| holds_something(value));
+        Ok(Lookup::Ask {
+            request: HelperRequest::get(helper, &server_key(server))?,
+            shadowed: shadowed.map(|(key, _)| key.clone()),
+        })
     }
 
-    fn entry_for(
-        &self,
-        server: &str,
-        repository: &str,
-    ) -> Result<Option<RegistryAuth>, ClientConfigError> {
-        let Some(auths) = self.auths() else { return Ok(None) };
+    fn entry_for(&self, server: &str, repository: &str) -> Option<(&String, &Value)> {
+        let auths = self.auths()?;
         let key = server_key(server);
         let host = hostname_of(server);
         let mut path = format!("{host}/{repository}");
         while path.len() > host.len() {
             if let Some(found) = auths.get_key_value(&path) {
-                return read_entry(found);
+                return Some(found);
             }
             path.truncate(path.rfind('/').unwrap_or(host.len()));
         }
         let exact = auths.get_key_value(&key).or_else(|| auths.get_key_value(host));
-        let found = exact.or_else(|| {
+        exact.or_else(|| {
             auths
                 .iter()
                 .find(|(written, _)| server_key(written) == key && is_whole_registry(written))
-        });
-        found.map_or(Ok(None), read_entry)
+        })
+    }
+
+    /// `HttpHeaders`: what docker adds to every request to a registry, without its `User-Agent`.
+    pub fn http_headers(&self) -> Vec<(String, Secret)> {
+        let headers = field(&self.document, "HttpHeaders").and_then(Value::as_object);
+        headers
+            .into_iter()
+            .flatten()
+            .filter(|(name, _)| !name.eq_ignore_ascii_case("user-agent"))
+            .filter_map(|(name, value)| Some((name.clone(), Secret::new(value.as_str()?))))
+            .collect()
     }
 
     /// Puts `auth` under the key of `server`, as `docker login` does; a helper's server gets the
@@ -198,26 +263,63 @@ fn is_whole_registry(key: &str) -> bool {
     }
 }
 
+fn text_of<'a>(entry: &'a Value, name: &str) -> Option<&'a str> {
+    let text = field(entry.as_object()?, name)?.as_str()?;
+    (!text.is_empty()).then_some(text)
+}
+
+fn registry_token(entry: &Value) -> Option<RegistryAuth> {
+    let token = text_of(entry, "registrytoken")?;
+    Some(RegistryAuth::RegistryToken { token: Secret::new(token) })
+}
+
+/// Whether an entry holds a credential of any kind; docker leaves empty ones beside helpers.
+fn holds_something(entry: &Value) -> bool {
+    ["auth", "username", "password", "identitytoken"]
+        .iter()
+        .any(|name| text_of(entry, name).is_some())
+}
+
+/// A registry token, else an identity token, else user and password, as docker prefers them.
 fn read_entry((key, value): (&String, &Value)) -> Result<Option<RegistryAuth>, ClientConfigError> {
-    let Some(entry) = value.as_object() else { return Ok(None) };
-    let text =
-        |name: &str| field(entry, name).and_then(Value::as_str).filter(|text| !text.is_empty());
-    if let Some(token) = text("identitytoken") {
+    if let Some(token) = registry_token(value) {
+        return Ok(Some(token));
+    }
+    if let Some(token) = text_of(value, "identitytoken") {
         return Ok(Some(RegistryAuth::IdentityToken { token: Secret::new(token) }));
     }
-    if let Some(token) = text("registrytoken") {
-        return Ok(Some(RegistryAuth::RegistryToken { token: Secret::new(token) }));
-    }
-    if let Some(auth) = text("auth") {
-        let (username, password) = decode_auth(auth)
+    if let Some(auth) = text_of(value, "auth") {
+        let (username, password) = decode_leniently(auth)
             .map_err(|error| ClientConfigError::Entry { key: key.clone(), error })?;
-        // Old files pad the password with NUL bytes; docker strips them.
-        let password = Secret::new(password.trim_matches('\0'));
+        if username.is_empty() {
+            return Err(ClientConfigError::NoUser { key: key.clone() });
+        }
         return Ok(Some(RegistryAuth::basic(username, password)));
     }
-    Ok(text("username").map(|username| {
-        RegistryAuth::basic(username, Secret::new(text("password").unwrap_or_default()))
+    Ok(text_of(value, "username").map(|username| {
+        let password = text_of(value, "password").unwrap_or_default();
+        RegistryAuth::basic(username, Secret::new(password))
     }))
+}
+
+/// Decodes `base64(username:password)` of either alphabet, padded or not; files are written by
+/// many programs, and a person's own file is better read than refused.
+fn decode_leniently(auth: &str) -> Result<(String, Secret), ConfigFileError> {
+    let standard: String = auth
+        .trim()
+        .chars()
+        .map(|c| match c {
+            '-' => '+',
+            '_' => '/',
+            other => other,
+        })
+        .collect();
+    let padding = if standard.ends_with('=') { Padding::Required } else { Padding::None };
+    let decoded = zeroize::Zeroizing::new(base64_go::decode(standard.as_bytes(), padding)?);
+    let text = String::from_utf8_lossy(&decoded);
+    let (username, password) = text.split_once(':').ok_or(ConfigFileError::NoColon)?;
+    // Old files pad the password with NUL bytes; docker strips them.
+    Ok((username.to_owned(), Secret::new(password.trim_matches('\0'))))
 }
 
 fn entry_of(auth: &RegistryAuth) -> Value {

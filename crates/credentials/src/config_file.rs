@@ -70,7 +70,8 @@ fn parse_object(
     place: &str,
     wanted: &'static str,
 ) -> Result<Map<String, Value>, ConfigFileError> {
-    match serde_json::from_slice(bytes) {
+    // Go takes bytes that are no UTF-8 for U+FFFD, one each, and goes on.
+    match serde_json::from_str(&String::from_utf8_lossy(bytes)) {
         Ok(Value::Object(map)) => Ok(map),
         Ok(Value::Null) => Ok(Map::new()),
         Ok(other) => {
@@ -145,17 +146,31 @@ pub(crate) const fn kind_of(value: &Value) -> &'static str {
     }
 }
 
-/// Go's text for the two mistakes people make: an empty value, and text that is not JSON.
+/// Go's text for the mistakes people make: an empty value, and text that is not JSON.
 fn go_syntax_text(bytes: &[u8], error: &serde_json::Error) -> String {
     if error.is_eof() {
         return "unexpected end of JSON input".to_owned();
     }
-    let text = String::from_utf8_lossy(bytes);
-    match text.trim_start().chars().next() {
-        Some(first) if !matches!(first, '{' | '[' | '"' | '0'..='9' | '-' | 't' | 'f' | 'n') => {
-            format!("invalid character {first:?} looking for beginning of value")
+    let is_start = |byte: u8| b"{[\"-0123456789tfn".contains(&byte);
+    match bytes.trim_ascii_start().first() {
+        // Go reads bytes: a byte order mark is its first one.
+        Some(&first) if !is_start(first) => {
+            format!("invalid character {} looking for beginning of value", go_quoted(first))
         }
         _ => format!("invalid JSON at line {} column {}", error.line(), error.column()),
+    }
+}
+
+/// One byte as Go's scanner quotes it.
+fn go_quoted(byte: u8) -> String {
+    match byte {
+        b'\'' => r"'\''".to_owned(),
+        b'"' => r#"'"'"#.to_owned(),
+        b'\\' => r"'\\'".to_owned(),
+        0x20..=0x7e | 0xa1..=0xac | 0xae..=0xff => format!("'{}'", char::from(byte)),
+        0x00 => r"'\x00'".to_owned(),
+        0x80..=0xa0 | 0xad => format!(r"'\u{byte:04x}'"),
+        other => format!(r"'\x{other:02x}'"),
     }
 }
 
@@ -224,6 +239,13 @@ mod tests {
     }
 
     #[test]
+    fn bytes_that_are_no_text_do_not_spoil_the_file() {
+        let file =
+            b"{\"auths\":{\"r\":{\"username\":\"u\",\"password\":\"p\",\"email\":\"\xff\"}}}";
+        assert_eq!(parse_config_json(file).map(|entries| entries.len()), Ok(1));
+    }
+
+    #[test]
     fn helper_only_and_empty_files_have_no_entries() {
         for file in ["{}", "null", r#"{"credsStore":"x"}"#, r#"{"auths":null}"#] {
             assert_eq!(parse_config_json(file.as_bytes()), Ok(Vec::new()), "{file}");
@@ -247,5 +269,26 @@ mod tests {
             text(b"RnVu"),
             Err("invalid character 'R' looking for beginning of value".to_owned())
         );
+        assert_eq!(
+            text("\u{feff}{}".as_bytes()),
+            Err("invalid character 'ï' looking for beginning of value".to_owned())
+        );
+        assert_eq!(
+            text(b"'x'"),
+            Err(r"invalid character '\'' looking for beginning of value".to_owned())
+        );
+    }
+    proptest::proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(0u8..=255, 0..120)) {
+            let _ = parse_config_json(&bytes);
+            let _ = parse_dockercfg(&bytes);
+        }
+
+        #[test]
+        fn arbitrary_entries_never_panic(key in ".{0,20}", auth in ".{0,40}") {
+            let text = serde_json::json!({ key: { "auth": auth } }).to_string();
+            let _ = parse_dockercfg(text.as_bytes());
+        }
     }
 }

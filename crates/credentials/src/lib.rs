@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod auth;
+mod auth_files;
 mod base64_go;
 mod client_config;
 pub mod cloud;
@@ -25,9 +26,10 @@ mod pull_secret;
 mod secret;
 
 pub use auth::RegistryAuth;
+pub use auth_files::{AuthEnvironment, AuthFile, AuthFileFormat, auth_files, login_file};
 pub use client_config::{ClientConfig, ClientConfigError, Lookup, server_key};
 pub use config_file::{ConfigEntry, ConfigFileError, parse_config_json, parse_dockercfg};
-pub use helper::{HelperAction, HelperError, HelperRequest};
+pub use helper::{HELPER_TIMEOUT, HelperAction, HelperError, HelperRequest};
 pub use keyring::{Candidate, Keyring, Origin};
 pub use node_files::{NodeFileKind, SearchDirs, node_file_candidates, parse_node_file};
 pub use pull_secret::{PullSecret, SecretKind, keyring_of_pull_secrets};

@@ -21,6 +21,11 @@ impl Secret {
         &self.0
     }
 
+    /// Whether the text passes a test; what it is stays inside.
+    pub(crate) fn satisfies(&self, test: impl FnOnce(&str) -> bool) -> bool {
+        test(&self.0)
+    }
+
     /// Whether the text is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -1,5 +1,10 @@
 //! `WWW-Authenticate` headers (RFC 9110 section 11.6.1).
 
+/// Most bytes of one header that are read.
+const HEADER_BYTES_MAX: usize = 8 * 1024;
+/// Most parameters of one challenge.
+const PARAMETERS_MAX: usize = 16;
+
 /// What a registry wants to see before it answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Challenge {
@@ -24,6 +29,12 @@ impl Challenge {
         values.into_iter().flat_map(parse).collect()
     }
 
+    /// Those of an answer.
+    pub(crate) fn of_response(headers: &http::HeaderMap) -> Vec<Self> {
+        let values = headers.get_all(http::header::WWW_AUTHENTICATE);
+        Self::parse_all(values.iter().filter_map(|value| value.to_str().ok()))
+    }
+
     /// A parameter such as `realm`.
     pub fn parameter(&self, name: &str) -> Option<&str> {
         let (_, value) = self.parameters.iter().find(|(key, _)| key == name)?;
@@ -34,6 +45,9 @@ impl Challenge {
 /// One header value may hold several challenges: `Basic realm="x", Bearer realm="y",scope="z"`.
 fn parse(value: &str) -> Vec<Challenge> {
     let mut challenges: Vec<(String, Vec<(String, String)>)> = Vec::new();
+    if HEADER_BYTES_MAX < value.len() {
+        return Vec::new();
+    }
     let mut rest = value.trim_start_matches([' ', '\t', ',']);
     while !rest.is_empty() {
         let word_end = rest.find([' ', '\t', ',', '=']).unwrap_or(rest.len());
@@ -49,6 +63,9 @@ fn parse(value: &str) -> Vec<Challenge> {
                 break;
             };
             let Some((_, parameters)) = challenges.last_mut() else { break };
+            if PARAMETERS_MAX <= parameters.len() {
+                break;
+            }
             parameters.push((word.to_ascii_lowercase(), value));
             rest = after;
         } else {
@@ -113,6 +130,36 @@ mod tests {
         );
         assert_eq!(schemes(&["bearer realm=y", "BASIC realm=x"]), [Scheme::Bearer, Scheme::Basic]);
         assert_eq!(schemes(&["Negotiate, Basic"]), [Scheme::Basic]);
+    }
+
+    /// cloud-credentials.md 14.2, rows 41 and 59.
+    #[test]
+    fn reads_values_without_quotes_and_challenges_without_service() {
+        let header = "Bearer realm=https://gcr.io/v2/token?x=1,service=gcr.io";
+        let [challenge] = &Challenge::parse_all([header])[..] else { panic!() };
+        assert_eq!(challenge.parameter("realm"), Some("https://gcr.io/v2/token?x=1"));
+        assert_eq!(challenge.parameter("service"), Some("gcr.io"));
+        let header = "bearer  Realm = \"https://europe-docker.pkg.dev/v2/token\"";
+        let [challenge] = &Challenge::parse_all([header])[..] else { panic!() };
+        let realm = challenge.parameter("realm");
+        assert_eq!(realm, Some("https://europe-docker.pkg.dev/v2/token"));
+        assert_eq!(challenge.parameter("service"), None);
+    }
+
+    #[test]
+    fn headers_without_end_are_not_read() {
+        let long = format!("Bearer realm=\"{}\"", "x".repeat(HEADER_BYTES_MAX));
+        assert_eq!(Challenge::parse_all([long.as_str()]), []);
+        let many = format!("Bearer {}", "a=b,".repeat(100));
+        let [challenge] = &Challenge::parse_all([many.as_str()])[..] else { panic!() };
+        assert_eq!(challenge.parameters.len(), PARAMETERS_MAX);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn arbitrary_headers_never_panic(text in ".{0,120}", other in "[ ,=\"a-zA-Z\\\\]{0,60}") {
+            Challenge::parse_all([text.as_str(), other.as_str()]);
+        }
     }
 
     #[test]

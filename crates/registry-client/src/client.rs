@@ -3,13 +3,16 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use credentials::RegistryAuth;
+use credentials::{RegistryAuth, Secret};
+use http::{HeaderName, HeaderValue};
 use oci_model::Reference;
+use reqwest::redirect::Policy;
 
 use crate::endpoint::{Endpoint, Security, api_host};
 use crate::error::{RegistryError, with_causes};
-use crate::guard::GuardedNames;
+use crate::guard::{GuardedNames, REDIRECTS_MAX};
 use crate::options::{ClientOptions, ClientOptionsError, Fallback, HostTls, proxied};
+use crate::realm::CheckedNames;
 use crate::tls;
 use crate::tokens::Tokens;
 
@@ -22,7 +25,13 @@ pub struct Client {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) options: ClientOptions,
+    /// The client for URLs that are no registry's; it follows redirects.
+    elsewhere: reqwest::Client,
     general: Connections,
+    /// For token services of other hosts than the registry's.
+    others: Connections,
+    /// Sent to registries.
+    headers: http::HeaderMap,
     /// By `host[:port]`, for those with certificates of their own.
     by_host: HashMap<String, Connections>,
     pub(crate) tokens: Tokens,
@@ -39,11 +48,34 @@ struct Connections {
 
 impl Connections {
     fn new(options: &ClientOptions, host: &HostTls) -> Result<Self, ClientOptionsError> {
-        Ok(Self {
-            verified: http_client(options, tls::verified(&options.extra_roots_pem, host)?)?,
-            unverified: http_client(options, tls::unverified(host)?)?,
-        })
+        let verified = tls::verified(&options.extra_roots_pem, host)?;
+        Self::of(options, verified, tls::unverified(host)?, Names::AsTheyAre)
     }
+
+    fn of(
+        options: &ClientOptions,
+        verified: rustls::ClientConfig,
+        unverified: rustls::ClientConfig,
+        names: Names,
+    ) -> Result<Self, ClientOptionsError> {
+        let client = |tls| build(http_builder(options, tls, names)?.redirect(Policy::none()));
+        Ok(Self { verified: client(verified)?, unverified: client(unverified)? })
+    }
+
+    const fn with(&self, security: Security) -> &reqwest::Client {
+        match security {
+            Security::Verified => &self.verified,
+            Security::Unverified | Security::Insecure | Security::Plain => &self.unverified,
+        }
+    }
+}
+
+/// How names are resolved by a client that has no guard.
+#[derive(Clone, Copy)]
+enum Names {
+    AsTheyAre,
+    /// Not to where no registry may lead.
+    Checked,
 }
 
 /// One repository at one endpoint, with one credential or none.
@@ -66,14 +98,28 @@ impl Client {
                 return Err(ClientOptionsError::Url { url: mirror.url.clone(), what: "mirror" });
             }
         }
-        let general = Connections::new(&options, &HostTls::default())?;
+        let verified = tls::verified(&options.extra_roots_pem, &HostTls::default())?;
+        let unverified = tls::unverified(&HostTls::default())?;
+        let elsewhere = http_builder(&options, verified.clone(), Names::AsTheyAre)?;
+        let elsewhere = build(elsewhere.redirect(policy(&options)))?;
+        let of = |names| Connections::of(&options, verified.clone(), unverified.clone(), names);
+        let (general, others) = (of(Names::AsTheyAre)?, of(Names::Checked)?);
+        let mut headers = http::HeaderMap::new();
+        for (name, value) in &options.headers {
+            let (name, value) = header(name, value)
+                .ok_or_else(|| ClientOptionsError::Header { name: name.clone() })?;
+            headers.append(name, value);
+        }
         let mut by_host = HashMap::new();
         for (host, tls) in &options.hosts {
             by_host.insert(api_host(host).to_owned(), Connections::new(&options, tls)?);
         }
         let inner = Inner {
             options,
+            elsewhere,
             general,
+            others,
+            headers,
             by_host,
             tokens: Tokens::default(),
             plain_hosts: Mutex::new(HashMap::new()),
@@ -89,7 +135,7 @@ impl Client {
     /// The HTTP client under it, for URLs that are no registry's: it has the same trusted
     /// certificates and the same proxy, and checks certificates.
     pub fn http_client(&self) -> reqwest::Client {
-        self.inner.general.verified.clone()
+        self.inner.elsewhere.clone()
     }
 
     /// The repository of `reference` at its own registry.
@@ -150,10 +196,23 @@ impl Client {
     /// The HTTP client for `host[:port]`, which need not be the endpoint's own: its tokens may
     /// come from elsewhere.
     pub(crate) fn http(&self, host: &str, security: Security) -> &reqwest::Client {
-        let connections = self.inner.by_host.get(host).unwrap_or(&self.inner.general);
-        match security {
-            Security::Verified => &connections.verified,
-            Security::Unverified | Security::Insecure | Security::Plain => &connections.unverified,
+        self.inner.by_host.get(host).unwrap_or(&self.inner.general).with(security)
+    }
+
+    /// The HTTP client for hosts that only a registry named.
+    pub(crate) fn http_to_others(&self, security: Security) -> &reqwest::Client {
+        self.inner.others.with(security)
+    }
+
+    /// Adds what goes to registries with every request.
+    pub(crate) fn with_own_headers(
+        &self,
+        request: reqwest::RequestBuilder,
+    ) -> reqwest::RequestBuilder {
+        if self.inner.headers.is_empty() {
+            request
+        } else {
+            request.headers(self.inner.headers.clone())
         }
     }
 
@@ -184,10 +243,19 @@ impl Remote {
     }
 }
 
-fn http_client(
+/// A header as it goes over the wire; its value stays out of debug output.
+fn header(name: &str, value: &Secret) -> Option<(HeaderName, HeaderValue)> {
+    let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+    let mut value = HeaderValue::from_str(value.expose()).ok()?;
+    value.set_sensitive(true);
+    Some((name, value))
+}
+
+fn http_builder(
     options: &ClientOptions,
     tls: rustls::ClientConfig,
-) -> Result<reqwest::Client, ClientOptionsError> {
+    names: Names,
+) -> Result<reqwest::ClientBuilder, ClientOptionsError> {
     let mut builder = reqwest::Client::builder()
         .user_agent(&options.user_agent)
         .connect_timeout(options.connect_timeout)
@@ -197,23 +265,29 @@ fn http_client(
         .tcp_nodelay(true)
         // The environment is the caller's business.
         .no_proxy()
-        // Drops Authorization when a redirect leads to another host.
-        .redirect(reqwest::redirect::Policy::limited(10))
+        // What an address holds is between us and its host.
+        .referer(false)
         .tls_backend_preconfigured(tls);
-    if let Some(guard) = &options.guard {
-        let guard = Arc::new(guard.clone());
-        let for_redirects = Arc::clone(&guard);
-        let policy = reqwest::redirect::Policy::custom(move |attempt| {
-            match for_redirects.check_redirect(attempt.previous(), attempt.url()) {
-                Ok(()) => attempt.follow(),
-                Err(reason) => attempt.error(reason),
-            }
-        });
-        builder = builder.redirect(policy).dns_resolver(GuardedNames::new(guard));
-    }
+    builder = match (&options.guard, names) {
+        (Some(guard), _) => builder.dns_resolver(GuardedNames::new(Arc::new(guard.clone()))),
+        (None, Names::Checked) => builder.dns_resolver(CheckedNames),
+        (None, Names::AsTheyAre) => builder,
+    };
     if let Some(proxy) = &options.proxy {
         builder = proxied(builder, proxy)?;
     }
+    Ok(builder)
+}
+
+fn policy(options: &ClientOptions) -> Policy {
+    let Some(guard) = options.guard.clone() else { return Policy::limited(REDIRECTS_MAX) };
+    Policy::custom(move |attempt| match guard.check_redirect(attempt.previous(), attempt.url()) {
+        Ok(()) => attempt.follow(),
+        Err(reason) => attempt.error(reason),
+    })
+}
+
+fn build(builder: reqwest::ClientBuilder) -> Result<reqwest::Client, ClientOptionsError> {
     builder.build().map_err(|error| {
         tracing::debug!(reason = with_causes(&error), "http client");
         ClientOptionsError::Http(error)

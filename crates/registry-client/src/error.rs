@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use oci_model::{Digest, ErrorBody, ErrorCode};
 
+use crate::proxying::RateLimit;
+
 /// A failed operation: its kind, and what was being done.
 ///
 /// The text is complete in one line, in containerd's words where it has some, because it ends up
@@ -14,6 +16,8 @@ pub struct RegistryError {
     kind: Box<RegistryErrorKind>,
     /// What was being done, outermost first.
     contexts: Vec<String>,
+    /// Who failed or refused, `host[:port]`; empty if it was not a registry.
+    registry: String,
 }
 
 /// One variant per thing that a caller can do.
@@ -113,6 +117,24 @@ impl RegistryError {
         self
     }
 
+    /// Notes whose failure it is, unless that is known.
+    pub(crate) fn at(mut self, host: &str) -> Self {
+        if self.registry.is_empty() {
+            self.registry = host.to_owned();
+        }
+        self
+    }
+
+    /// `host[:port]` of the registry that failed or refused, as far as it is known.
+    pub fn registry(&self) -> Option<&str> {
+        Some(self.registry.as_str()).filter(|host| !host.is_empty())
+    }
+
+    /// What was being done, outermost first.
+    pub(crate) fn contexts(&self) -> &[String] {
+        &self.contexts
+    }
+
     /// What kind of failure it is.
     pub fn kind(&self) -> &RegistryErrorKind {
         &self.kind
@@ -157,7 +179,7 @@ impl RegistryError {
 
 impl From<RegistryErrorKind> for RegistryError {
     fn from(kind: RegistryErrorKind) -> Self {
-        Self { kind: Box::new(kind), contexts: Vec::new() }
+        Self { kind: Box::new(kind), contexts: Vec::new(), registry: String::new() }
     }
 }
 
@@ -259,6 +281,15 @@ pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// A time as people say it.
+fn in_words(time: Duration) -> String {
+    match time.as_secs() {
+        seconds if seconds < 120 => format!("{seconds} s"),
+        seconds if seconds < 2 * 60 * 60 => format!("{} min", seconds.div_ceil(60)),
+        seconds => format!("{} h", seconds.div_ceil(60 * 60)),
+    }
+}
+
 /// A refusal as it came off the wire.
 #[derive(Debug, Clone)]
 pub(crate) struct Refusal {
@@ -267,6 +298,8 @@ pub(crate) struct Refusal {
     pub(crate) status: u16,
     pub(crate) body: ErrorBody,
     pub(crate) retry_after: Option<Duration>,
+    /// What a refusal for too many requests says about how many there may be.
+    pub(crate) allowance: Option<RateLimit>,
     /// What was looked for, in the caller's words.
     pub(crate) what: String,
 }
@@ -283,6 +316,36 @@ impl Refusal {
             Some(message) => format!("{text}: {message}"),
             None => text,
         }
+    }
+
+    /// Whether nothing is left to ask for, and nobody says that it is soon.
+    pub(crate) fn is_out_of_allowance(&self) -> bool {
+        self.retry_after.is_none()
+            && self.allowance.as_ref().is_some_and(|left| left.remaining == 0)
+    }
+
+    /// What is left of an allowance, and when there is more: ` (0 of 100 requests left per 6 h,
+    /// counted for 192.0.2.7, more in 42 min)`.
+    fn allowance_text(&self) -> String {
+        let mut parts = Vec::new();
+        if let Some(left) = &self.allowance {
+            let limit = left.limit.map(|limit| format!(" of {limit}")).unwrap_or_default();
+            let window = left.window.map(|window| format!(" per {}", in_words(window)));
+            parts.push(format!(
+                "{}{limit} requests left{}",
+                left.remaining,
+                window.unwrap_or_default()
+            ));
+            if let Some(source) = &left.source {
+                let clean = |c: &char| c.is_ascii_alphanumeric() || ".:-_/".contains(*c);
+                let source: String = source.chars().filter(clean).take(64).collect();
+                parts.push(format!("counted for {source}"));
+            }
+        }
+        if let Some(wait) = self.retry_after {
+            parts.push(format!("more in {}", in_words(wait)));
+        }
+        if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) }
     }
 
     fn server_message(&self) -> Option<String> {
@@ -307,7 +370,7 @@ impl From<Refusal> for RegistryError {
             403 => RegistryErrorKind::Denied { reason: refusal.text() },
             404 => RegistryErrorKind::NotFound { what: refusal.what },
             429 => RegistryErrorKind::RateLimited {
-                reason: refusal.text(),
+                reason: format!("{}{}", refusal.text(), refusal.allowance_text()),
                 retry_after: refusal.retry_after,
             },
             status => RegistryErrorKind::Status { status, code, reason: refusal.text() },

@@ -12,7 +12,27 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
 /// Most redirects of one request.
-const REDIRECTS_MAX: usize = 10;
+pub(crate) const REDIRECTS_MAX: usize = 5;
+
+/// Domains below which everybody can have a name; what shares one shares no owner.
+const SHARED_DOMAINS: [&str; 16] = [
+    "amazonaws.com",
+    "azurecr.cn",
+    "azurecr.io",
+    "azurecr.us",
+    "azurewebsites.net",
+    "cloudapp.net",
+    "duckdns.org",
+    "fly.dev",
+    "github.io",
+    "gitlab.io",
+    "herokuapp.com",
+    "ngrok.io",
+    "nip.io",
+    "run.app",
+    "sslip.io",
+    "vercel.app",
+];
 
 /// Limits on where a registry may lead this client.
 ///
@@ -113,7 +133,7 @@ pub(crate) enum Credential {
 }
 
 /// Scheme, host and port are the same.
-fn is_same_place(one: &Url, other: &Url) -> bool {
+pub(crate) fn is_same_place(one: &Url, other: &Url) -> bool {
     one.scheme() == other.scheme()
         && one.host() == other.host()
         && one.port_or_known_default() == other.port_or_known_default()
@@ -121,7 +141,7 @@ fn is_same_place(one: &Url, other: &Url) -> bool {
 
 /// Whether two hosts belong to one owner as far as their names tell: the same name, or names
 /// below one domain that somebody can register.
-fn shares_domain(one: &Url, other: &Url) -> bool {
+pub(crate) fn shares_domain(one: &Url, other: &Url) -> bool {
     match (one.host(), other.host()) {
         (Some(Host::Domain(one)), Some(Host::Domain(other))) => {
             one == other
@@ -140,16 +160,17 @@ fn registrable(name: &str) -> Option<&str> {
     let second = dots.next();
     let label = &name[second.map_or(0, |at| at + 1)..top];
     let is_national = name.len() - top - 1 == 2 && label.len() <= 3;
-    let start = match (is_national, second) {
+    let is_shared = SHARED_DOMAINS.contains(&&name[second.map_or(0, |at| at + 1)..]);
+    let start = match (is_national || is_shared, second) {
         (false, second) => second.map_or(0, |at| at + 1),
-        // `co.uk` itself belongs to nobody.
+        // `co.uk` itself belongs to nobody, and `azurecr.io` to everybody.
         (true, None) => return None,
         (true, Some(_)) => dots.next().map_or(0, |at| at + 1),
     };
     Some(&name[start..])
 }
 
-fn is_local_name(name: &str) -> bool {
+pub(crate) fn is_local_name(name: &str) -> bool {
     let name = name.trim_end_matches('.').to_ascii_lowercase();
     name == "localhost" || name.ends_with(".localhost")
 }
@@ -188,7 +209,7 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
 }
 
 /// The IPv4 address that an IPv6 address stands for: mapped, compatible, NAT64, 6to4.
-fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
+pub(crate) fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let s = address.segments();
     let last = |high: u16, low: u16| {
         let [a, b] = high.to_be_bytes();
@@ -297,6 +318,8 @@ mod tests {
             ("a.shop.co.uk", Some("shop.co.uk")),
             ("shop.co.uk", Some("shop.co.uk")),
             ("co.uk", None),
+            ("azurecr.io", None),
+            ("a.team.azurecr.io", Some("team.azurecr.io")),
             ("localhost", None),
         ] {
             assert_eq!(registrable(name), expected, "{name}");

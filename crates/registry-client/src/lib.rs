@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod administration;
+mod advice;
 mod blobs;
 mod challenge;
 mod client;
@@ -19,6 +20,7 @@ mod endpoint;
 mod error;
 mod guard;
 pub mod handshake;
+mod login;
 mod manifests;
 mod oci_layout;
 mod options;
@@ -26,10 +28,13 @@ mod progress;
 mod proxying;
 mod pull;
 mod push;
+mod realm;
+mod redirects;
 mod referrers;
 mod retry;
 mod tags;
 mod tls;
+mod token_service;
 mod tokens;
 mod transport;
 mod uploads;

@@ -39,6 +39,12 @@ pub struct ClientOptions {
     /// Where registries may lead this client; anywhere without. For programs that speak for
     /// others, such as a pull-through cache.
     pub guard: Option<Guard>,
+    /// Hosts (`host` or `host:port`) that may receive credentials as token services of registries
+    /// of other domains; without it a credential stays within the registry's own.
+    pub token_services: Vec<String>,
+    /// Sent to registries and their token services with every request, and to nobody else
+    /// (docker's `HttpHeaders`).
+    pub headers: Vec<(String, Secret)>,
     /// Retries of one request after a transient failure.
     pub retries_max: u32,
     /// Blobs moved at once per pull or push.
@@ -62,6 +68,8 @@ impl Default for ClientOptions {
             fallback: Fallback::Registry,
             proxy: None,
             guard: None,
+            token_services: Vec::new(),
+            headers: Vec::new(),
             retries_max: RETRIES_MAX,
             concurrent_blobs_max: CONCURRENT_BLOBS_MAX,
             connect_timeout: Duration::from_secs(30),
@@ -141,6 +149,12 @@ pub enum ClientOptionsError {
         url: String,
         /// `proxy` or `mirror`.
         what: &'static str,
+    },
+    /// The name or value of a header.
+    #[error("{name:?} is not the name of a header, or its value is none")]
+    Header {
+        /// The name.
+        name: String,
     },
     /// The HTTP client refused to start.
     #[error("cannot start the HTTP client")]

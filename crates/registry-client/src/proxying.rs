@@ -256,7 +256,7 @@ impl Remote {
 }
 
 /// Reads `ratelimit-remaining: 76;w=21600` and its companions.
-fn rate_limit(headers: &HeaderMap) -> Option<RateLimit> {
+pub(crate) fn rate_limit(headers: &HeaderMap) -> Option<RateLimit> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let amount = |text: &str| -> Option<(u64, Option<Duration>)> {
         let mut parts = text.split(';').map(str::trim);

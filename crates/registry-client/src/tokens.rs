@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use credentials::{RegistryAuth, Secret};
 
-/// Lifetime of a token that does not say (distribution token specification, `expires_in`).
-const LIFETIME_DEFAULT: Duration = Duration::from_secs(60);
+/// No token is kept for longer, whatever its service says.
+const LIFETIME_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// A token that is about to expire is fetched anew, so that it does not expire on the way.
 const RENEW_MARGIN: Duration = Duration::from_secs(10);
 /// Tokens kept; beyond it all are dropped, which costs one more request each.
@@ -65,12 +65,10 @@ impl Tokens {
         &self,
         key: &TokenKey,
         token: Secret,
-        lifetime_seconds: Option<u64>,
+        lifetime: Duration,
         now: Instant,
     ) {
-        let lifetime = lifetime_seconds.map_or(LIFETIME_DEFAULT, Duration::from_secs);
-        // The specification lets no token live for less than a minute.
-        let expires = now + lifetime.max(LIFETIME_DEFAULT);
+        let expires = now + lifetime.min(LIFETIME_MAX);
         self.put(key.clone(), Authorization::Bearer(token), Some(expires));
     }
 
@@ -97,7 +95,7 @@ mod tests {
     fn token_is_renewed_before_it_expires() {
         let (tokens, now) = (Tokens::default(), Instant::now());
         let key = TokenKey::new("h", None, &["repository:a:pull".to_owned()]);
-        tokens.put_bearer(&key, Secret::new("t"), Some(300), now);
+        tokens.put_bearer(&key, Secret::new("t"), Duration::from_secs(300), now);
         assert!(tokens.get(&key, now + Duration::from_secs(289)).is_some());
         assert!(tokens.get(&key, now + Duration::from_secs(290)).is_none());
     }
@@ -111,7 +109,7 @@ mod tests {
         );
         let scopes = ["repository:a:pull".to_owned()];
         let key = TokenKey::new("h", Some(&ada), &scopes);
-        tokens.put_bearer(&key, Secret::new("t"), None, now);
+        tokens.put_bearer(&key, Secret::new("t"), Duration::from_secs(60), now);
         assert!(tokens.get(&TokenKey::new("h", Some(&bob), &scopes), now).is_none());
         assert!(tokens.get(&TokenKey::new("h", Some(&ada), &[]), now).is_none());
         let basic = Authorization::Basic { username: "bob".to_owned(), password: Secret::new("2") };

@@ -3,26 +3,26 @@
 
 use std::time::{Duration, Instant};
 
-use credentials::{RegistryAuth, Secret};
+use credentials::RegistryAuth;
 use http::header;
 use oci_model::ErrorBody;
 use reqwest::{RequestBuilder, Response};
-use serde::Deserialize;
 use url::Url;
 
 use crate::challenge::Challenge;
 use crate::client::Remote;
 use crate::endpoint::Security;
 use crate::error::{Refusal, RegistryError, RegistryErrorKind, with_causes};
-use crate::guard::Credential;
-use crate::handshake::{GiveUp, Grant, NextStep, TokenRequest, Tried, after_unauthorized};
+use crate::guard::is_same_place;
+use crate::handshake::{GiveUp, NextStep, Tried, after_unauthorized};
 use crate::progress::{Progress, ProgressEvent};
+use crate::proxying::rate_limit;
+use crate::redirects::Chain;
 use crate::retry;
 use crate::tls;
+use crate::token_service::Purpose;
 use crate::tokens::{Authorization, TokenKey};
 
-/// Largest answer of a token service, in bytes (1 MiB, as containers/image has it).
-const TOKEN_BYTES_MAX: usize = 1024 * 1024;
 /// Largest error answer that is read, in bytes.
 const ERROR_BYTES_MAX: usize = 64 * 1024;
 
@@ -45,6 +45,14 @@ impl Remote {
         about: &About<'_>,
         finish: impl Fn(RequestBuilder) -> RequestBuilder,
     ) -> Result<Response, RegistryError> {
+        self.send_with_retries(about, finish).await.map_err(|error| error.at(&self.endpoint.host))
+    }
+
+    async fn send_with_retries(
+        &self,
+        about: &About<'_>,
+        finish: impl Fn(RequestBuilder) -> RequestBuilder,
+    ) -> Result<Response, RegistryError> {
         let mut retries = 0;
         loop {
             let (error, retry_after) = match self.send_authorized(about, &finish).await {
@@ -53,7 +61,7 @@ impl Remote {
                     let refusal = refusal(response, about).await;
                     let transient = retry::is_transient_status(refusal.status);
                     let retry_after = refusal.retry_after;
-                    if !transient {
+                    if !transient || refusal.is_out_of_allowance() {
                         return Err(refusal.into());
                     }
                     (RegistryError::from(refusal), retry_after)
@@ -81,11 +89,12 @@ impl Remote {
         about: &About<'_>,
         finish: impl Fn(RequestBuilder) -> RequestBuilder,
     ) -> Result<Response, RegistryError> {
-        let response = self.send_authorized(about, &finish).await?;
+        let at = |error: RegistryError| error.at(&self.endpoint.host);
+        let response = self.send_authorized(about, &finish).await.map_err(at)?;
         if response.status().is_success() {
             return Ok(response);
         }
-        Err(refusal(response, about).await.into())
+        Err(at(refusal(response, about).await.into()))
     }
 
     /// One attempt with the handshake that it may need.
@@ -107,24 +116,23 @@ impl Remote {
             (_, Some(Authorization::Basic { .. })) => Tried::Basic,
             _ => Tried::Nothing,
         };
+        let mut withheld: Option<String> = None;
         loop {
             let response = self.send_once(about, authorization.as_ref(), finish).await?;
-            if response.status() != http::StatusCode::UNAUTHORIZED {
+            let status = response.status();
+            if let Some(reason) = withheld.filter(|_| matches!(status.as_u16(), 401 | 403 | 404)) {
+                return Err(RegistryError::from(refusal(response, about).await).context(reason));
+            }
+            if status != http::StatusCode::UNAUTHORIZED {
                 return Ok(response);
             }
-            // Whoever a guarded registry led us to has no business with its credentials.
-            let guarded = self.client.options().guard.is_some();
-            if guarded && authority(response.url()) != self.endpoint.host {
+            // Whoever the registry led us to has no business with its credentials.
+            if !self.is_own(response.url()) {
                 return Ok(response);
             }
-            let asked = response.url().clone();
             tokens.forget(&key);
-            let challenges = response
-                .headers()
-                .get_all(header::WWW_AUTHENTICATE)
-                .iter()
-                .filter_map(|value| value.to_str().ok());
-            let challenges = Challenge::parse_all(challenges);
+            let challenges = Challenge::of_response(response.headers());
+            withheld = None;
             match after_unauthorized(&challenges, self.auth.as_ref(), &about.scopes, tried) {
                 NextStep::SendBasic { username, password } => {
                     let basic = Authorization::Basic { username, password };
@@ -133,10 +141,17 @@ impl Remote {
                     tried = Tried::Basic;
                 }
                 NextStep::FetchToken(request) => {
-                    self.check_realm(&request, &asked)?;
-                    let token = self.fetch_token(&request, about).await?;
-                    let (lifetime, now) = (token.expires_in, Instant::now());
-                    tokens.put_bearer(&key, token.value.clone(), lifetime, now);
+                    let approved = self.approve(request, &response)?;
+                    let token = self.fetch_token(&approved, Purpose::Access, about).await?;
+                    withheld = approved.withheld;
+                    if withheld.is_none() {
+                        tokens.put_bearer(
+                            &key,
+                            token.value.clone(),
+                            token.lifetime,
+                            Instant::now(),
+                        );
+                    }
                     authorization = Some(Authorization::Bearer(token.value));
                     tried = Tried::FreshToken;
                 }
@@ -161,22 +176,8 @@ impl Remote {
         }
     }
 
-    /// Refuses token services that a guarded registry must not lead us to.
-    fn check_realm(&self, request: &TokenRequest, registry: &Url) -> Result<(), RegistryError> {
-        let Some(guard) = &self.client.options().guard else { return Ok(()) };
-        let credential = match request.grant {
-            Grant::Anonymous => Credential::None,
-            Grant::Basic { .. } | Grant::Refresh { .. } => Credential::Sent,
-        };
-        guard.check_realm(&request.realm, registry, credential).map_err(|reason| {
-            let registry = &self.endpoint.host;
-            let reason = format!("registry {registry} cannot be trusted: {reason}");
-            RegistryErrorKind::Malformed { reason }.into()
-        })
-    }
-
     /// One request. For insecure hosts HTTPS comes first and plain HTTP second.
-    async fn send_once(
+    pub(crate) async fn send_once(
         &self,
         about: &About<'_>,
         authorization: Option<&Authorization>,
@@ -188,16 +189,18 @@ impl Remote {
                 && self.client.speaks_plain_http(host));
         let first = self.url(about.target, if plain { "http" } else { "https" })?;
         match self.execute(first, about, authorization, finish).await {
-            Err(error) if !plain && tls::tls_error(&error).is_some_and(tls::is_not_tls) => {
+            Err(Failed::Sending(error))
+                if !plain && tls::tls_error(&error).is_some_and(tls::is_not_tls) =>
+            {
                 if self.endpoint.security != Security::Insecure {
                     return Err(RegistryErrorKind::PlainHttp { registry: host.clone() }.into());
                 }
                 self.client.note_plain_http(host);
                 let second = self.url(about.target, "http")?;
                 let sent = self.execute(second, about, authorization, finish).await;
-                sent.map_err(|error| request_error(&error, host))
+                sent.map_err(|failed| failed.about(host))
             }
-            sent => sent.map_err(|error| request_error(&error, host)),
+            sent => sent.map_err(|failed| failed.about(host)),
         }
     }
 
@@ -207,21 +210,38 @@ impl Remote {
         about: &About<'_>,
         authorization: Option<&Authorization>,
         finish: &impl Fn(RequestBuilder) -> RequestBuilder,
-    ) -> Result<Response, reqwest::Error> {
+    ) -> Result<Response, Failed> {
         let method = http::Method::from_bytes(about.method.as_bytes()).unwrap_or(http::Method::GET);
         // An upload may continue at another host; our credential is not for it.
-        let ours = authority(&url) == self.endpoint.host
-            || url.host_str() == Some(self.endpoint.host.as_str());
-        let http = self.client.http(&authority(&url), self.endpoint.security);
-        let mut request = http.request(method, url);
-        match authorization.filter(|_| ours) {
-            None => {}
-            Some(Authorization::Basic { username, password }) => {
-                request = request.basic_auth(username, Some(password.expose()));
+        let ours = self.is_own(&url);
+        let mut chain = Chain::new(url);
+        loop {
+            let http = self.client.http(&authority(chain.url()), self.endpoint.security);
+            let mut request = http.request(method.clone(), chain.url().clone());
+            if ours && chain.is_at_home() {
+                request = self.client.with_own_headers(request);
+                match authorization {
+                    None => {}
+                    Some(Authorization::Basic { username, password }) => {
+                        request = request.basic_auth(username, Some(password.expose()));
+                    }
+                    Some(Authorization::Bearer(token)) => {
+                        request = request.bearer_auth(token.expose());
+                    }
+                }
             }
-            Some(Authorization::Bearer(token)) => request = request.bearer_auth(token.expose()),
+            let response = finish(request).send().await.map_err(Failed::Sending)?;
+            let options = self.client.options();
+            if !chain.follow(&response, &method, options).map_err(Failed::Redirected)? {
+                return Ok(response);
+            }
         }
-        finish(request).send().await
+    }
+
+    /// Whether an address is the endpoint's own, whatever its scheme's default port is written as.
+    fn is_own(&self, url: &Url) -> bool {
+        Url::parse(&format!("{}://{}", url.scheme(), self.endpoint.host))
+            .is_ok_and(|own| is_same_place(&own, url))
     }
 
     /// The address of a target: a path below `/v2/`, or what a `Location` said.
@@ -240,84 +260,25 @@ impl Remote {
         }
         Ok(url)
     }
+}
 
-    async fn fetch_token(
-        &self,
-        request: &TokenRequest,
-        about: &About<'_>,
-    ) -> Result<Token, RegistryError> {
-        let http = self.client.http(&authority(&request.realm), self.endpoint.security);
-        let (method, builder) = match &request.grant {
-            Grant::Anonymous => ("GET", http.get(request.get_url())),
-            Grant::Basic { username, password } => {
-                ("GET", http.get(request.get_url()).basic_auth(username, Some(password.expose())))
+/// Why there is no answer.
+enum Failed {
+    Sending(reqwest::Error),
+    /// Led to where it must not go.
+    Redirected(String),
+}
+
+impl Failed {
+    fn about(self, registry: &str) -> RegistryError {
+        match self {
+            Self::Sending(error) => request_error(&error, registry),
+            Self::Redirected(reason) => {
+                let reason = format!("registry {registry}: {reason}");
+                RegistryErrorKind::Malformed { reason }.into()
             }
-            Grant::Refresh { token } => {
-                let form = request.post_form(token.expose());
-                let body = url::form_urlencoded::Serializer::new(String::new())
-                    .extend_pairs(form.iter().map(|(key, value)| (*key, value.as_str())))
-                    .finish();
-                let builder = http
-                    .post(request.realm.clone())
-                    .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-                    .body(body);
-                ("POST", builder)
-            }
-        };
-        let service = authority(&request.realm);
-        let response = builder.send().await.map_err(|error| request_error(&error, &service))?;
-        let asked = redacted(&request.realm);
-        let kind = match request.grant {
-            Grant::Anonymous => "anonymous token",
-            Grant::Basic { .. } | Grant::Refresh { .. } => "token",
-        };
-        let context = format!("failed to authorize: failed to fetch {kind}");
-        if !response.status().is_success() {
-            let about = About {
-                method,
-                target: &asked,
-                scopes: Vec::new(),
-                what: format!("token service {asked}"),
-                progress: about.progress,
-            };
-            return Err(RegistryError::from(refusal(response, &about).await).context(context));
-        }
-        let bytes = body_up_to(response, TOKEN_BYTES_MAX).await.map_err(|error| match error {
-            BodyError::TooLarge => RegistryErrorKind::Malformed {
-                reason: format!("token service {asked} sent too much"),
-            },
-            BodyError::Broken(reason) => RegistryErrorKind::Interrupted { reason },
-        })?;
-        let answer: TokenAnswer = serde_json::from_slice(&bytes).map_err(|_| {
-            RegistryErrorKind::Malformed { reason: format!("token service {asked} sent no token") }
-        })?;
-        let value = answer.token.filter(|token| !token.is_empty()).or(answer.access_token);
-        match value {
-            Some(value) if !value.is_empty() => {
-                Ok(Token { value: Secret::new(value), expires_in: answer.expires_in })
-            }
-            _ => Err(RegistryErrorKind::Malformed {
-                reason: format!("token service {asked} sent no token"),
-            }
-            .into()),
         }
     }
-}
-
-struct Token {
-    value: Secret,
-    expires_in: Option<u64>,
-}
-
-/// The answer of a token service (distribution token specification).
-#[derive(Deserialize)]
-struct TokenAnswer {
-    #[serde(default)]
-    token: Option<String>,
-    #[serde(default)]
-    access_token: Option<String>,
-    #[serde(default)]
-    expires_in: Option<u64>,
 }
 
 fn is_unreachable(error: &RegistryError) -> bool {
@@ -325,18 +286,18 @@ fn is_unreachable(error: &RegistryError) -> bool {
 }
 
 /// `host[:port]` of an address.
-fn authority(url: &Url) -> String {
+pub(crate) fn authority(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 /// An address without anything that may be a secret: signed URLs carry keys in their query.
-fn redacted(url: &Url) -> String {
+pub(crate) fn redacted(url: &Url) -> String {
     format!("{}://{}{}", url.scheme(), authority(url), url.path())
 }
 
 /// Sorts a failed exchange by what can be done about it.
-fn request_error(error: &reqwest::Error, registry: &str) -> RegistryError {
+pub(crate) fn request_error(error: &reqwest::Error, registry: &str) -> RegistryError {
     if let Some(tls_error) = tls::tls_error(error) {
         let reason = tls::describe(tls_error);
         return RegistryErrorKind::Tls { registry: registry.to_owned(), reason }.into();
@@ -358,10 +319,6 @@ fn request_error(error: &reqwest::Error, registry: &str) -> RegistryError {
     if reason.is_empty() {
         reason = if error.is_timeout() { "i/o timeout".to_owned() } else { error.to_string() };
     }
-    if error.is_redirect() {
-        return RegistryErrorKind::Malformed { reason: format!("registry {registry}: {reason}") }
-            .into();
-    }
     if error.is_connect() {
         let registry = registry.to_owned();
         return RegistryErrorKind::Unreachable { registry, reason }.into();
@@ -379,9 +336,18 @@ pub(crate) async fn refusal(response: Response, about: &About<'_>) -> Refusal {
         .or_else(|| response.headers().get("x-retry-after"))
         .and_then(|value| value.to_str().ok())
         .and_then(retry::parse_retry_after);
+    let allowance = rate_limit(response.headers()).filter(|_| status == 429);
     let body = body_up_to(response, ERROR_BYTES_MAX).await.unwrap_or_default();
     let body = serde_json::from_slice::<ErrorBody>(&body).unwrap_or_default();
-    Refusal { method: about.method, url, status, body, retry_after, what: about.what.clone() }
+    Refusal {
+        method: about.method,
+        url,
+        status,
+        body,
+        retry_after,
+        allowance,
+        what: about.what.clone(),
+    }
 }
 
 /// Why a body was not read.

@@ -9,9 +9,10 @@ use image_builder::CredentialSource;
 use oci_model::Reference;
 use registry_client::ClientOptions;
 
+use crate::auth_files::{config_at, of_environment as config_of_environment, stored_credential};
 use crate::cloud::{CloudAnswer, Wants, cloud_credential};
 use crate::exit::Failure;
-use crate::registries::{config_at, proxy_of_environment, roots_of_environment, stored_credential};
+use crate::registries::{proxy_of_environment, roots_of_environment};
 
 /// Sources of credentials besides config files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,18 +50,11 @@ pub(crate) struct CredentialFile {
 }
 
 impl CredentialFile {
-    /// Reads `config.json` in `directory`, `DOCKER_AUTH_CONFIG` with the same text, and podman's
-    /// file; the first that knows a registry counts.
+    /// Reads `DOCKER_AUTH_CONFIG`, `config.json` in `directory`, and podman's file; the first that knows a registry counts.
     pub(crate) fn read(directory: Option<&Path>) -> Result<Self, Failure> {
-        let mut configs = Vec::new();
+        let mut configs = Vec::from_iter(config_of_environment());
         if let Some(directory) = directory {
             configs.extend(config_at(&directory.join("config.json"))?);
-        }
-        if let Some(text) = std::env::var_os("DOCKER_AUTH_CONFIG") {
-            let bytes = std::os::unix::ffi::OsStringExt::into_vec(text);
-            let config = ClientConfig::parse(&bytes)
-                .map_err(|error| Failure::usage(format!("DOCKER_AUTH_CONFIG: {error}")))?;
-            configs.push(config);
         }
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         let podman = set("REGISTRY_AUTH_FILE").map(PathBuf::from).or_else(|| {

@@ -11,8 +11,9 @@ use oci_model::Reference;
 use registry_client::{RegistryError, RegistryErrorKind};
 
 use super::System;
+use crate::auth_files;
 use crate::exit::Failure;
-use crate::registries::{docker_config, failure, stored_credential};
+use crate::registries::failure;
 
 /// Which clouds are asked: `all` (as without it), `none`, or names with commas between.
 const PROVIDERS: &str = "SHIPWAY_CLOUD_CREDENTIALS";
@@ -124,7 +125,7 @@ impl Access {
         let repository = reference.repository().as_str().to_owned();
         // Helpers and clouds take their time.
         let found = tokio::task::spawn_blocking(move || {
-            let stored = stored_credential(&docker_config()?, &server, &repository)?;
+            let stored = auth_files::credential_for(&server, &repository)?;
             let cloud = match stored {
                 Some(_) => CloudAnswer::None,
                 None => cloud_credential(&server, wants),

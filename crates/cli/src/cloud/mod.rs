@@ -9,7 +9,7 @@
 
 mod access;
 pub(crate) mod flags;
-mod program;
+pub(crate) mod program;
 
 use std::io::Read as _;
 use std::os::unix::fs::OpenOptionsExt as _;

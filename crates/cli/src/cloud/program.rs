@@ -1,6 +1,6 @@
 //! Programs that hand out credentials: started, bounded in time and output, and never left behind.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -28,6 +28,31 @@ pub(crate) fn run(
         .process_group(0)
         .spawn()
         .map_err(|error| RunError::Start(error.to_string()))?;
+    Running { child }.output(timeout)
+}
+
+/// Runs a program that reads `input` and may complain to the user, as helpers do.
+pub(crate) fn run_with_input(
+    program: &str,
+    argument: &str,
+    input: &Secret,
+    timeout: Duration,
+) -> Result<ProgramOutput, RunError> {
+    let mut child = Command::new(program)
+        .arg(argument)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .process_group(0)
+        .spawn()
+        .map_err(|error| RunError::Start(error.to_string()))?;
+    let input = input.clone();
+    if let Some(mut stdin) = child.stdin.take() {
+        // A program that does not read must not block us; it says so in its own words.
+        std::thread::spawn(move || {
+            let _ = stdin.write_all(input.expose().as_bytes());
+        });
+    }
     Running { child }.output(timeout)
 }
 

@@ -1,20 +1,16 @@
 //! `shipway login` and `shipway logout`, as docker has them.
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
-use credentials::{ClientConfig, HelperRequest, RegistryAuth, Secret, server_key};
+use credentials::{HelperError, HelperRequest, RegistryAuth, Secret, server_key};
 
-use crate::exit::{Failure, Kind};
-use crate::output;
-use crate::password;
-use crate::registries::{
-    RegistryArgs, client, config_at, docker_config, docker_config_path, failure, run_helper,
-    stored_credential,
-};
+use crate::auth_files::{change, config_at, helper_failure, login_file, stored_credential};
+use crate::exit::Failure;
+use crate::registries::{RegistryArgs, client, failure};
+use crate::{helper_process, output, password};
 
 /// Docker Hub, as docker spells it.
 const DEFAULT_SERVER: &str = "docker.io";
@@ -48,8 +44,8 @@ pub(crate) struct LogoutArgs {
 /// Checks a credential against the registry and keeps it.
 pub(crate) async fn login(args: LoginArgs) -> Result<ExitCode, Failure> {
     let server = host_of(&args.server)?;
-    let path = docker_config_path()?;
-    let mut config = docker_config()?;
+    let path = login_file()?;
+    let config = config_at(&path)?.unwrap_or_default();
     let client = client(&args.registry)?;
     if args.username.is_none()
         && args.password.is_none()
@@ -68,12 +64,24 @@ pub(crate) async fn login(args: LoginArgs) -> Result<ExitCode, Failure> {
         }
     }
     let auth = ask(&args)?;
-    client.ping(&server, Some(&auth)).await.map_err(|error| {
-        let denied = error.is_access_failure();
+    let kept = client.login(&server, &auth).await.map_err(|error| {
+        let advice = error
+            .advice()
+            .or(error.is_access_failure().then_some("check the user name and the password"));
         let failure = failure(error);
-        if denied { failure.hint("check the user name and the password") } else { failure }
+        match advice {
+            Some(advice) => failure.hint(advice),
+            None => failure,
+        }
     })?;
-    keep(&mut config, &path, &server, &auth)?;
+    keep(&path, &server, &kept)?;
+    if matches!(kept, RegistryAuth::IdentityToken { .. }) {
+        output::error_line(&format!(
+            "The registry gave an identity token, which is kept instead of the password.\nKubelets \
+             ignore those: for a pull secret use kubectl create secret docker-registry \
+             --docker-server={server}."
+        ));
+    }
     output::line("Login Succeeded");
     Ok(ExitCode::SUCCESS)
 }
@@ -82,32 +90,34 @@ pub(crate) async fn login(args: LoginArgs) -> Result<ExitCode, Failure> {
 /// kaniko's executor does.
 pub(crate) fn keep_without_asking(args: &LoginArgs, directory: &Path) -> Result<(), Failure> {
     let server = host_of(&args.server)?;
-    let path = directory.join("config.json");
-    let mut config = config_at(&path)?.unwrap_or_default();
     let auth = ask(args)?;
-    keep(&mut config, &path, &server, &auth)
+    keep(&directory.join("config.json"), &server, &auth)
 }
 
 /// Forgets the credential of a registry.
 pub(crate) fn logout(args: &LogoutArgs) -> Result<ExitCode, Failure> {
     let server = host_of(&args.server)?;
-    let mut config = docker_config()?;
+    let path = login_file()?;
+    let config = config_at(&path)?.unwrap_or_default();
     let helper = config.helper_for(&server).map(str::to_owned);
-    let removed = config.remove(&server);
-    if !removed && helper.is_none() {
+    let is_written = config.clone().remove(&server);
+    if !is_written && helper.is_none() {
         output::line(&format!("Not logged in to {}", args.server));
         return Ok(ExitCode::SUCCESS);
     }
     output::line(&format!("Removing login credentials for {}", args.server));
     if let Some(helper) = helper {
-        let (erased, message) = run_helper(&HelperRequest::erase(&helper, &server_key(&server)))?;
-        if !erased {
-            let message = String::from_utf8_lossy(&message).trim().to_owned();
-            output::error_line(&format!("warning: could not erase credentials: {message}"));
+        let request =
+            HelperRequest::erase(&helper, &server_key(&server)).map_err(helper_failure)?;
+        match request.read_done(&helper_process::run(&request)) {
+            Ok(()) | Err(HelperError::NotFound) => {}
+            Err(error) => {
+                output::error_line(&format!("warning: could not erase credentials: {error}"));
+            }
         }
     }
-    if removed {
-        write_config(&config, &docker_config_path()?)?;
+    if is_written {
+        change(&path, |config| config.remove(&server))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -165,64 +175,21 @@ fn prompt(question: &str) -> Result<String, Failure> {
     Ok(answer.trim().to_owned())
 }
 
-fn keep(
-    config: &mut ClientConfig,
-    path: &Path,
-    server: &str,
-    auth: &RegistryAuth,
-) -> Result<(), Failure> {
-    if let Some(helper) = config.helper_for(server).map(str::to_owned) {
-        let request = HelperRequest::store(&helper, &server_key(server), auth);
-        let (stored, message) = run_helper(&request)?;
-        if !stored {
-            let message = String::from_utf8_lossy(&message).trim().to_owned();
-            return Err(Failure::new(
-                Kind::Environment,
-                anyhow::anyhow!("credential helper {helper} did not keep the login: {message}"),
-            ));
-        }
-        config.set(server, auth);
-        return write_config(config, path);
+fn keep(path: &Path, server: &str, auth: &RegistryAuth) -> Result<(), Failure> {
+    let config = config_at(path)?.unwrap_or_default();
+    let helper = config.helper_for(server).map(str::to_owned);
+    if let Some(helper) = &helper {
+        let request = HelperRequest::store(helper, &server_key(server), auth);
+        let request = request.map_err(helper_failure)?;
+        request.read_done(&helper_process::run(&request)).map_err(helper_failure)?;
     }
-    config.set(server, auth);
-    write_config(config, path)?;
-    output::error_line(&format!(
-        "WARNING! Your credentials are stored unencrypted in '{}'.\nConfigure a credential \
-         helper to remove this warning.",
-        path.display()
-    ));
+    change(path, |config| config.set(server, auth))?;
+    if helper.is_none() {
+        output::error_line(&format!(
+            "WARNING! Your credentials are stored unencrypted in '{}'.\nConfigure a credential \
+             helper to remove this warning.",
+            path.display()
+        ));
+    }
     Ok(())
-}
-
-/// Replaces the config file in one step; it stays what it was, or is readable by its owner only.
-fn write_config(config: &ClientConfig, path: &Path) -> Result<(), Failure> {
-    // A link to a shared file stays a link.
-    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let written = replace_file(&path, config.to_text().expose().as_bytes());
-    written.map_err(|error| {
-        Failure::new(Kind::Environment, anyhow::anyhow!("cannot write {}: {error}", path.display()))
-    })
-}
-
-fn replace_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    if let Some(directory) = path.parent() {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    }
-    let mode = std::fs::metadata(path).map_or(0o600, |metadata| metadata.permissions().mode());
-    let staged = path.with_extension(format!("json{}", std::process::id()));
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&staged)?;
-    let replaced = file
-        .write_all(bytes)
-        .and_then(|()| file.set_permissions(std::fs::Permissions::from_mode(mode & 0o777)))
-        .and_then(|()| file.sync_all())
-        .and_then(|()| std::fs::rename(&staged, path));
-    if replaced.is_err() {
-        let _ = std::fs::remove_file(&staged);
-    }
-    replaced
 }

@@ -18,12 +18,12 @@ fn check(text: &str, server: &str, repository: &str, expected: &str) {
         Ok(Lookup::Found(RegistryAuth::RegistryToken { token })) => {
             format!("registry {}", token.expose())
         }
-        Ok(Lookup::Ask { request, otherwise }) => format!(
+        Ok(Lookup::Ask { request, shadowed }) => format!(
             "{} {} {}{}",
             request.program,
             request.action.argument(),
             request.stdin.expose(),
-            if otherwise.is_some() { " or the file" } else { "" }
+            shadowed.map(|key| format!(", not {key}")).unwrap_or_default()
         ),
         Ok(Lookup::Absent) => "absent".to_owned(),
         Err(error) => error.to_string(),
@@ -45,14 +45,23 @@ fn entry_is_found_under_every_spelling_of_its_registry() {
     }
 }
 
+/// cloud-credentials.md 14.2, row 64.
 #[test]
-fn docker_hub_has_many_names_and_one_key() {
-    let text = r#"{"auths":{"https://index.docker.io/v1/":{"auth":"Zm9vOmJhcg=="}}}"#;
-    for server in ["docker.io", "index.docker.io", "registry-1.docker.io"] {
-        check(text, server, "library/nginx", "foo:bar");
+fn docker_hub_has_many_names_and_one_credential() {
+    let keys = [
+        "docker.io",
+        "index.docker.io",
+        "registry-1.docker.io",
+        "https://index.docker.io/v1/",
+        "https://registry-1.docker.io/v2/",
+    ];
+    for key in keys {
+        let text = format!(r#"{{"auths":{{"{key}":{{"auth":"Zm9vOmJhcg=="}}}}}}"#);
+        for server in ["docker.io", "index.docker.io", "registry-1.docker.io"] {
+            check(&text, server, "library/nginx", "foo:bar");
+        }
+        check(&text, "localhost", "library/nginx", "absent");
     }
-    let text = r#"{"auths":{"docker.io":{"auth":"Zm9vOmJhcg=="}}}"#;
-    check(text, "docker.io", "library/nginx", "foo:bar");
 }
 
 #[test]
@@ -65,21 +74,100 @@ fn entry_for_a_path_beats_the_entry_for_the_registry() {
     check(text, "quay.example", "other", "all:p");
 }
 
+/// cloud-credentials.md 14.2, row 67.
 #[test]
-fn tokens_beat_passwords() {
+fn paths_match_by_component_and_the_longest_wins() {
+    let text = r#"{"auths":{
+        "quay.io/org":{"username":"org","password":"p"},
+        "quay.io/org/app":{"username":"app","password":"p"}}}"#;
+    check(text, "quay.io", "org/app", "app:p");
+    check(text, "quay.io", "org/other", "org:p");
+    check(text, "quay.io", "org", "org:p");
+    check(text, "quay.io", "organic/x", "absent");
+    check(text, "quay.io", "org-b/app", "absent");
+}
+
+/// cloud-credentials.md 14.2, rows 65 and 66: which token counts.
+#[test]
+fn tokens_beat_passwords_and_registry_tokens_beat_all() {
     let text = r#"{"auths":{"r.example":{"auth":"Zm9vOmJhcg==","identitytoken":"t"}}}"#;
     check(text, "r.example", "a", "identity t");
     let text = r#"{"auths":{"r.example":{"registrytoken":"t"}}}"#;
     check(text, "r.example", "a", "registry t");
+    let text = r#"{"auths":{"r.example":{"registrytoken":"t","identitytoken":"i"}}}"#;
+    check(text, "r.example", "a", "registry t");
+}
+
+/// cloud-credentials.md 14.2, row 62.
+#[test]
+fn own_helper_beats_general_helper_beats_file() {
+    let text = r#"{"credsStore":"desktop","credHelpers":{"gcr.io":"gcr","plain.example":""},
+                   "auths":{"r.example":{"auth":"Zm9vOmJhcg=="},"gcr.io":{},
+                            "https://index.docker.io/v1/":{"identitytoken":"t"},
+                            "plain.example":{"auth":"Zm9vOmJhcg=="},
+                            "t.example":{"registrytoken":"t"}}}"#;
+    check(text, "gcr.io", "a", "docker-credential-gcr get gcr.io");
+    let hub = "docker-credential-desktop get https://index.docker.io/v1/, not \
+               https://index.docker.io/v1/";
+    check(text, "docker.io", "a/b", hub);
+    let shadowed = "docker-credential-desktop get r.example, not r.example";
+    check(text, "r.example", "a", shadowed);
+    check(text, "other.example", "a", "docker-credential-desktop get other.example");
+    check(text, "plain.example", "a", "foo:bar");
+    check(text, "t.example", "a", "registry t");
+}
+
+/// cloud-credentials.md 14.2, row 61.
+#[test]
+fn helper_names_that_choose_another_program_are_refused() {
+    let text = r#"{"credHelpers":{"r.example":"../../tmp/evil"}}"#;
+    let refused = r#""../../tmp/evil" is not the name of a credential helper"#;
+    check(text, "r.example", "a", refused);
+}
+
+/// cloud-credentials.md 14.2, row 63.
+#[test]
+fn auth_is_read_as_docker_and_others_write_it() {
+    let entry = |auth: &str| format!(r#"{{"auths":{{"r.example":{{"auth":"{auth}"}}}}}}"#);
+    check(&entry("Zm9vOmJhcg"), "r.example", "a", "foo:bar"); // no padding
+    check(&entry("Zm9vOmJhcgAA"), "r.example", "a", "foo:bar"); // two NUL behind it
+    check(&entry("Zm9vOmJhcjpiYXo="), "r.example", "a", "foo:bar:baz");
+    check(&entry("Zm9vOmI_fg"), "r.example", "a", "foo:b?~"); // URL-safe
+    check(&entry("OmJhcg=="), "r.example", "a", r#"entry "r.example": auth has no user name"#);
+    // What Harbor calls its robots (row 76).
+    check(&entry("cm9ib3QkYStiOnA="), "r.example", "a", "robot$a+b:p");
 }
 
 #[test]
-fn helpers_are_asked_by_server_then_in_general() {
-    let text = r#"{"credsStore":"desktop","credHelpers":{"gcr.io":"gcr"},
-                   "auths":{"r.example":{"auth":"Zm9vOmJhcg=="},"gcr.io":{}}}"#;
-    check(text, "gcr.io", "a", "docker-credential-gcr get gcr.io");
-    check(text, "r.example", "a", "docker-credential-desktop get r.example or the file");
-    check(text, "docker.io", "a/b", "docker-credential-desktop get https://index.docker.io/v1/");
+fn environment_holds_auth_entries_only() {
+    let read = |text: &str| {
+        ClientConfig::parse_environment(text.as_bytes())
+            .map(|config| config.servers())
+            .map_err(|error| error.to_string())
+    };
+    let good = r#"{"auths":{"r.example":{"auth":"Zm9vOmJhcg=="}}}"#;
+    assert_eq!(read(good), Ok(vec!["r.example".to_owned()]));
+    let refused = |what: &str| Err(format!("{what:?} is not allowed there, only auths with auth"));
+    assert_eq!(read(r#"{"credsStore":"desktop"}"#), refused("credsStore"));
+    assert_eq!(read(r#"{"auths":{"r":{"auth":"eA==","email":"e"}}}"#), refused("email"));
+    assert_eq!(read(r#"{"auths":{"r.example":{}}}"#), refused("r.example"));
+    assert!(read(&format!("{good}{good}")).is_err());
+}
+
+#[test]
+fn headers_are_dockers_but_for_the_user_agent() {
+    let config = config(r#"{"HttpHeaders":{"X-Meta":"v","User-Agent":"u","n":1}}"#);
+    let headers = config.http_headers();
+    let named: Vec<_> =
+        headers.iter().map(|(name, value)| (name.as_str(), value.expose())).collect();
+    assert_eq!(named, [("X-Meta", "v")]);
+}
+
+#[test]
+fn dockercfg_is_a_bare_map_of_entries() {
+    let text = br#"{"r.example":{"auth":"Zm9vOmJhcg=="}}"#;
+    let config = ClientConfig::parse_dockercfg(text).expect("it parses");
+    assert_eq!(config.servers(), ["r.example"]);
 }
 
 #[test]

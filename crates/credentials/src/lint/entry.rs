@@ -137,14 +137,14 @@ fn readable(
         (true | false, _) => {}
     }
     let has_margin = |text: &str| text.trim() != text;
-    if password.expose().ends_with(['\n', '\r']) {
+    if password.satisfies(|text| text.ends_with(['\n', '\r'])) {
         findings.entry(
             Code::AuthTrailingNewline,
             written,
             format!("the password of {shown:?} ends with a line break, as echo adds one"),
             "encode without it: printf %s 'USER:PASSWORD' | base64 -w0",
         );
-    } else if has_margin(password.expose()) || has_margin(username) {
+    } else if password.satisfies(has_margin) || has_margin(username) {
         findings.entry(
             Code::AuthTrailingNewline,
             written,
@@ -152,9 +152,10 @@ fn readable(
             "remove it, unless it belongs to the password",
         );
     }
-    let overridden = |name: &str, used: &str| !text(name).is_empty() && text(name) != used;
+    let overridden = |written: &str, used: &str| !written.is_empty() && written != used;
     if !text("auth").is_empty()
-        && (overridden("username", username) || overridden("password", password.expose()))
+        && (overridden(text("username"), username)
+            || password.satisfies(|used| overridden(text("password"), used)))
     {
         findings.entry(
             Code::AuthOverridesFields,

@@ -39,7 +39,7 @@ async fn long_requests_for_patience_reach_the_caller() {
     };
     assert_eq!(*retry_after, Some(Duration::from_secs(3600)));
     let text = error.to_string();
-    assert!(text.ends_with("429 Too Many Requests: toomanyrequests: pull rate limit"), "{text}");
+    assert!(text.ends_with("toomanyrequests: pull rate limit (more in 60 min)"), "{text}");
     assert!(error.is_transient());
 }
 

@@ -12,10 +12,11 @@ use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::place::Place;
+use crate::auth_files::{config_at, stored_credential};
 use crate::exit::{Failure, Kind};
 use crate::output::{self, OutputArgs, OutputFormat};
 use crate::password;
-use crate::registries::{config_at, reference, stored_credential};
+use crate::registries::reference;
 
 /// Flags of `node pull`.
 #[derive(Args, Debug)]

@@ -5,8 +5,9 @@ use clap::Args;
 use registry_client::{AdminRequest, RegistryErrorKind};
 use serde::de::DeserializeOwned;
 
+use crate::auth_files;
 use crate::exit::{Failure, Kind};
-use crate::registries::{RegistryArgs, client, docker_config, failure, stored_credential};
+use crate::registries::{RegistryArgs, client, failure};
 
 /// Flags of every verb about a running registry.
 #[derive(Args, Clone, Debug)]
@@ -39,7 +40,7 @@ impl RemoteArgs {
         request: AdminRequest<'_>,
     ) -> Result<T, Failure> {
         let client = client(&self.transport)?;
-        let credential = stored_credential(&docker_config()?, &self.registry, "")?;
+        let credential = auth_files::credential_for(&self.registry, "")?;
         let auths: Vec<_> = credential.into_iter().collect();
         let answer = client.administer(&self.registry, request, &auths).await;
         let answer = answer.map_err(|error| {

@@ -18,8 +18,9 @@ use registry_server::{
 };
 
 use super::config::{CacheSettings, ProxySettings, UpstreamCredential};
+use crate::auth_files::{config_at, stored_credential};
 use crate::exit::Failure;
-use crate::registries::{config_at, proxy_of_environment, roots_of_environment, stored_credential};
+use crate::registries::{proxy_of_environment, roots_of_environment};
 
 /// How long a connection to an upstream may take.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);

@@ -8,9 +8,9 @@ use futures_util::stream::{self, BoxStream};
 use operator::secret_sync::{SourceError, Sourced};
 
 use super::{SyncArgs, file_changes};
+use crate::auth_files::{login_file, stored_credential};
 use crate::cloud::{CloudAnswer, Wants, cloud_credential, is_asked_about};
 use crate::exit::{Failure, Kind};
-use crate::registries::{docker_config_path, stored_credential};
 
 /// Reads the source once.
 pub(super) async fn read(args: &SyncArgs, client: kube::Client) -> Result<Sourced, Failure> {
@@ -49,7 +49,7 @@ pub(super) fn watch(
 }
 
 fn path(args: &SyncArgs) -> Result<PathBuf, Failure> {
-    args.from_file.clone().map_or_else(docker_config_path, Ok)
+    args.from_file.clone().map_or_else(login_file, Ok)
 }
 
 async fn of_file(path: PathBuf, registries: Vec<String>) -> Result<Sourced, SourceError> {
