@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
-use self::pulling::HeldImage;
+use self::pulling::HeldImages;
 use crate::containers;
 use crate::directories::RunRecord;
 use crate::images::ensure::NotYet;
@@ -142,7 +142,7 @@ pub(crate) struct Worker {
     secret_watch: Option<AbortHandle>,
     /// Tell when a registry answers again, by container.
     outage_watches: BTreeMap<String, AbortHandle>,
-    held_images: BTreeMap<String, HeldImage>,
+    held_images: HeldImages<LocalImage>,
 }
 
 impl Worker {
@@ -180,7 +180,7 @@ impl Worker {
             deadline_set: false,
             secret_watch: None,
             outage_watches: BTreeMap::new(),
-            held_images: BTreeMap::new(),
+            held_images: HeldImages::default(),
         };
         (worker, viewer)
     }

@@ -1,6 +1,7 @@
 //! What concerns a pull besides its end: how far it is, when its registry is back, and that a
 //! container which fails after its pull does not pull again at once.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use image_policy::{BACK_OFF_INITIAL, BACK_OFF_MAX, PullPolicy};
@@ -12,15 +13,51 @@ use crate::images::ensure::outages::OutageKey;
 use crate::images::store::LocalImage;
 use crate::pods::state::{Phase, image_of};
 
-/// An image that was pulled for a container whose configuration is wrong.
+/// Images that were pulled for containers whose configuration is wrong, by container.
 ///
 /// The kubelet asks the registry again at each sync of such a pod (kubernetes#103643,
 /// kubelet-images.md 14, last row); here the pulls back off as failed ones do.
-pub(super) struct HeldImage {
+pub(super) struct HeldImages<T>(BTreeMap<String, Held<T>>);
+
+struct Held<T> {
+    /// The image as the spec names it.
     text: String,
-    image: LocalImage,
+    image: T,
     window: Duration,
     until: Instant,
+}
+
+impl<T> Default for HeldImages<T> {
+    fn default() -> Self {
+        HeldImages(BTreeMap::new())
+    }
+}
+
+impl<T: Clone> HeldImages<T> {
+    /// Keeps an image whose container failed at `now`.
+    fn hold(&mut self, container: &str, text: &str, image: T, now: Instant) {
+        let before = self.0.get(container).filter(|held| held.text == text);
+        let (window, until) = match before {
+            Some(held) if now < held.until => (held.window, held.until),
+            Some(held) => {
+                let window = (held.window * 2).min(BACK_OFF_MAX);
+                (window, now + window)
+            }
+            None => (BACK_OFF_INITIAL, now + BACK_OFF_INITIAL),
+        };
+        let held = Held { text: text.to_owned(), image, window, until };
+        self.0.insert(container.to_owned(), held);
+    }
+
+    /// The image, if it need not be pulled again at `now`.
+    fn get(&self, container: &str, text: &str, now: Instant) -> Option<T> {
+        let held = self.0.get(container)?;
+        (held.text == text && now < held.until).then(|| held.image.clone())
+    }
+
+    fn forget(&mut self, container: &str) {
+        self.0.remove(container);
+    }
 }
 
 impl Worker {
@@ -70,18 +107,7 @@ impl Worker {
     /// Keeps the image of a container that cannot be made as its spec says.
     pub(super) fn hold_image(&mut self, name: &str, image: LocalImage) {
         let Some((container, _)) = self.container(name) else { return };
-        let text = image_of(&container).to_owned();
-        let before = self.held_images.get(name).filter(|held| held.text == text);
-        let now = Instant::now();
-        let (window, until) = match before {
-            Some(held) if now < held.until => (held.window, held.until),
-            Some(held) => {
-                let window = (held.window * 2).min(BACK_OFF_MAX);
-                (window, now + window)
-            }
-            None => (BACK_OFF_INITIAL, now + BACK_OFF_INITIAL),
-        };
-        self.held_images.insert(name.to_owned(), HeldImage { text, image, window, until });
+        self.held_images.hold(name, image_of(&container), image, Instant::now());
     }
 
     /// The image that was pulled for this start a moment ago, if it need not be pulled again.
@@ -92,15 +118,46 @@ impl Worker {
         if policy.unwrap_or_else(|| PullPolicy::default_for(image)) != PullPolicy::Always {
             return None;
         }
-        let held = self.held_images.get(&container.name)?;
-        (held.text == image && Instant::now() < held.until).then(|| held.image.clone())
+        self.held_images.get(&container.name, image, Instant::now())
     }
 
     /// The container runs: the next start begins anew.
     pub(super) fn forget_pull(&mut self, name: &str) {
-        self.held_images.remove(name);
+        self.held_images.forget(name);
         if let Some(watch) = self.outage_watches.remove(name) {
             watch.abort();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// kubelet-images.md 14, last row: syncs come every ten seconds, pulls back off.
+    #[test]
+    fn container_with_a_wrong_configuration_pulls_in_the_windows_of_the_back_off() {
+        let began = Instant::now();
+        let mut held = HeldImages::default();
+        let mut pulls = Vec::new();
+        for seconds in (0..320).step_by(10) {
+            let now = began + Duration::from_secs(seconds);
+            if held.get("c", "r.example/app", now).is_none() {
+                pulls.push(seconds);
+            }
+            held.hold("c", "r.example/app", "image", now);
+        }
+        assert_eq!(pulls, [0, 10, 30, 70, 150, 310]);
+    }
+
+    #[test]
+    fn corrected_image_and_a_start_begin_anew() {
+        let now = Instant::now();
+        let mut held = HeldImages::default();
+        held.hold("c", "r.example/app", "image", now);
+        assert_eq!(held.get("c", "r.example/app", now), Some("image"));
+        assert_eq!(held.get("c", "r.example/other", now), None);
+        held.forget("c");
+        assert_eq!(held.get("c", "r.example/app", now), None);
     }
 }
