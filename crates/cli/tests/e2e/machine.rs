@@ -112,11 +112,22 @@ pub(crate) struct Machine {
     kubeconfig: PathBuf,
     kubectl: Kubectl,
     flags: Vec<String>,
+    /// Variables of every command, that of the daemon included.
+    environment: Vec<(String, String)>,
 }
 
 impl Machine {
     /// Starts a machine with more flags for `shipway up`.
     pub(crate) fn with_flags(kubectl: Kubectl, flags: &[&str]) -> Self {
+        Self::start(kubectl, flags, &[])
+    }
+
+    /// Starts a machine whose user has set variables.
+    pub(crate) fn with_environment(kubectl: Kubectl, environment: &[(&str, &str)]) -> Self {
+        Self::start(kubectl, &[], environment)
+    }
+
+    fn start(kubectl: Kubectl, flags: &[&str], environment: &[(&str, &str)]) -> Self {
         let dir = tempfile::Builder::new().prefix("shipway-e2e-").tempdir().expect("a directory");
         for home in ["home", "node-home"] {
             std::fs::create_dir_all(dir.path().join(home)).expect("a home directory");
@@ -127,6 +138,10 @@ impl Machine {
             kubeconfig: PathBuf::new(),
             kubectl,
             flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+            environment: environment
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
         };
         machine.up("127.0.0.1:0");
         machine.add_user(USER, PASSWORD);
@@ -196,7 +211,10 @@ impl Machine {
             .env("KUBECONFIG", &self.kubeconfig)
             .env("SHIPWAY_STATE_DIR", self.state_dir())
             .env_remove("DOCKER_CONFIG")
-            .env_remove("XDG_DATA_HOME");
+            .env_remove("DOCKER_AUTH_CONFIG")
+            .env_remove("REGISTRY_AUTH_FILE")
+            .env_remove("XDG_DATA_HOME")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
     }
 
     /// Runs `shipway` on this machine.

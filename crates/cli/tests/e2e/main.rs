@@ -35,6 +35,7 @@ mod registry_matrix;
 mod registry_proxy;
 mod sandboxes;
 mod secret_sync;
+mod secrets_never_appear;
 mod seed_000;
 mod seed_001;
 mod seed_002;
