@@ -31,6 +31,7 @@ mod worker;
 pub use credential_options::{CredentialOptions, ExecProviders};
 pub use cri::CriOptions;
 pub use images::collection::CollectionOptions;
+pub use images::kept::KeptImages;
 pub use images::offline::{NodeImages, NodeImagesError};
 pub use images::providers::ProvidersError;
 pub use images::queue::{OverRate, PullLimits, PullLimitsError};

@@ -19,6 +19,7 @@ use crate::images::account::{Accounts, ApiAccounts};
 use crate::images::collection::Collector;
 use crate::images::ensure::{Images, ImagesParts};
 use crate::images::inventory::{BLOB_DELAY, Inventory};
+use crate::images::kept::Keeper;
 use crate::images::notes::ImageNotes;
 use crate::images::providers::{Providers, ProvidersError};
 use crate::images::records::PullRecords;
@@ -183,6 +184,24 @@ impl Node {
             collector.pressure.subscribe(),
         ));
         tasks.spawn(collector.run());
+        if let Some(file) = options.collection.kept.file.clone() {
+            let puller = Arc::clone(&images);
+            let keeper = Keeper {
+                fetch: Box::new(move |reference| {
+                    let images = Arc::clone(&puller);
+                    Box::pin(async move {
+                        let auths = images.credentials_of_node(&reference).await?;
+                        images.pull_for_node(&reference, &auths, &|_| {}).await.map(drop)
+                    })
+                }),
+                inventory: Arc::clone(&shared.inventory),
+                recorder: recorder.clone(),
+                node_name: options.name.clone(),
+                file,
+                refresh: options.collection.kept.refresh,
+            };
+            tasks.spawn(keeper.run());
+        }
         tasks.spawn(registration::keep_lease(client, options.name.clone(), node.metadata.uid));
         tasks.spawn(keep_summaries(Arc::clone(&images)));
         tasks.spawn(logs::rotation::run(Arc::clone(&shared)));

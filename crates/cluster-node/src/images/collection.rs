@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::inventory::{Inventory, InventoryError, NodeImage};
+use super::kept::KeptImages;
 use crate::events::{self, Note, Recorder};
 
 /// First look at the images: their ages count from here.
@@ -36,6 +37,8 @@ pub struct CollectionOptions {
     pub pressure: Option<PressureThreshold>,
     /// Most images in the status of the node; `None` = no limit (`--node-status-max-images`).
     pub status_images_max: Option<usize>,
+    /// Images that are kept present and pinned.
+    pub kept: KeptImages,
 }
 
 /// Is called with the manifests and indexes that are left, and when the removal began.
@@ -309,6 +312,7 @@ impl Default for CollectionOptions {
             period: Duration::from_secs(300),
             pressure: Some(PressureThreshold::Percent(5)),
             status_images_max: Some(50),
+            kept: KeptImages::default(),
         }
     }
 }

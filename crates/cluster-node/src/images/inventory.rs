@@ -1,7 +1,7 @@
 //! What is on the node: listed with its uses and pins, removed by name or id.
 
 use std::cell::OnceCell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -37,8 +37,8 @@ pub(crate) struct Inventory {
     notes: ImageNotes,
     /// See [`BLOB_DELAY`].
     blob_delay: Duration,
-    /// Names that the list of kept images pins.
-    kept: Mutex<BTreeSet<String>>,
+    /// Names that the list of kept images pins, each with why it could not be pulled last.
+    kept: Mutex<BTreeMap<String, Option<String>>>,
     /// By image id; kept in memory only, as in the kubelet.
     seen: Mutex<HashMap<String, Seen>>,
 }
@@ -178,6 +178,43 @@ impl Inventory {
         }
     }
 
+    fn kept(&self) -> MutexGuard<'_, BTreeMap<String, Option<String>>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over the names of the list of kept images.
+    pub(crate) fn keep(&self, names: impl Iterator<Item = String>) {
+        let mut kept = self.kept();
+        *kept = names
+            .map(|name| {
+                let error = kept.get(&name).cloned().flatten();
+                (name, error)
+            })
+            .collect();
+    }
+
+    /// Notes how the last pull of a listed name ended.
+    pub(crate) fn kept_is(&self, name: &str, error: Option<String>) {
+        if let Some(known) = self.kept().get_mut(name) {
+            *known = error;
+        }
+    }
+
+    /// Listed names that are not here, each with why.
+    pub(crate) fn missing(&self) -> Vec<(String, String)> {
+        let kept = self.kept().clone();
+        let missing = kept.into_iter().filter(|(name, _)| {
+            name.parse::<Reference>().is_ok_and(|reference| !self.has(&reference))
+        });
+        let why = |error: Option<String>| error.unwrap_or_else(|| "not pulled yet".to_owned());
+        missing.map(|(name, error)| (name, why(error))).collect()
+    }
+
+    /// Whether an image is complete on this node.
+    pub(crate) fn has(&self, reference: &Reference) -> bool {
+        self.store.find(reference).is_ok_and(|found| found.is_some())
+    }
+
     fn seen(&self) -> MutexGuard<'_, HashMap<String, Seen>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -190,7 +227,7 @@ impl Inventory {
         let images = self.store.images()?;
         let uses = Uses::read(&self.directories);
         let pinned = self.notes.pinned();
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let kept = self.kept().keys().cloned().collect();
         let mut seen = self.seen();
         let mut fresh = HashMap::new();
         let mut list = Vec::new();

@@ -7,6 +7,7 @@ pub(crate) mod ensure;
 pub(crate) mod executor;
 pub(crate) mod hold;
 pub(crate) mod inventory;
+pub(crate) mod kept;
 pub(crate) mod notes;
 pub(crate) mod offline;
 pub(crate) mod progress;

@@ -120,7 +120,11 @@ impl NodeImages {
 
 /// All images as documents.
 pub(crate) fn list(inventory: &Inventory) -> Result<Vec<ImageDocument>, InventoryError> {
-    Ok(inventory.list(Timestamp::now())?.iter().map(ImageDocument::from).collect())
+    let mut list: Vec<ImageDocument> =
+        inventory.list(Timestamp::now())?.iter().map(ImageDocument::from).collect();
+    let missing = inventory.missing().into_iter();
+    list.extend(missing.map(|(name, why)| ImageDocument::missing(name, why)));
+    Ok(list)
 }
 
 /// Carries out a removal.

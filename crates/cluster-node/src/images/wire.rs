@@ -31,8 +31,11 @@ pub struct ImageDocument {
     /// When something used it last, RFC 3339; absent = not since the node started.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub last_used: Option<String>,
-    /// When the node first saw it since it started, RFC 3339.
+    /// When the node first saw it since it started, RFC 3339; empty for a missing image.
     pub detected: String,
+    /// Of an image that the node should keep and that is not here: why. It has no id then.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub missing: Option<String>,
 }
 
 /// What a removal did.
@@ -212,6 +215,25 @@ impl From<&NodeImage> for ImageDocument {
             used_by: image.used_by.clone(),
             last_used: image.last_used.map(|at| at.to_string()),
             detected: image.detected.to_string(),
+            missing: None,
+        }
+    }
+}
+
+impl ImageDocument {
+    /// An image on the list of kept ones that is not here.
+    pub(crate) fn missing(name: String, why: String) -> Self {
+        ImageDocument {
+            id: String::new(),
+            tags: vec![name],
+            digests: Vec::new(),
+            bytes: 0,
+            unpacked_bytes: 0,
+            pinned: Some("keptList".to_owned()),
+            used_by: BTreeSet::new(),
+            last_used: None,
+            detected: String::new(),
+            missing: Some(why),
         }
     }
 }

@@ -48,6 +48,11 @@ pub(super) async fn run(args: &ImagesArgs, place: &Place) -> Result<ExitCode, Fa
     let mut rows = vec![header.into_iter().map(str::to_owned).collect()];
     rows.extend(images.iter().flat_map(|image| rows_of(image, args)));
     table(&rows);
+    for image in &images {
+        if let Some(why) = &image.missing {
+            output::error_line(&format!("missing: {}: {why}", image.tags.join(", ")));
+        }
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -79,7 +84,10 @@ fn rows_of(image: &ImageDocument, args: &ImagesArgs) -> Vec<Vec<String>> {
         if args.digests {
             row.push(digest.unwrap_or("<none>").to_owned());
         }
-        let size = DecimalBytes(image.bytes).to_string();
+        let size = match &image.missing {
+            None => DecimalBytes(image.bytes).to_string(),
+            Some(_) => "<missing>".to_owned(),
+        };
         row.extend([id(image, args).to_owned(), size, pinned.to_owned(), used_by.clone()]);
         row
     };

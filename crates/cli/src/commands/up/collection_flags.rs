@@ -1,9 +1,10 @@
 //! Flags about when the node removes images, named as the kubelet's where it has them.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use cluster_node::CollectionOptions;
+use cluster_node::{CollectionOptions, KeptImages};
 use image_policy::collection::{
     CollectionPolicy, CollectionSettings, InvalidAge, InvalidThreshold, PressureThreshold, age,
     status_images_max,
@@ -81,6 +82,18 @@ pub(super) struct CollectionFlags {
         allow_hyphen_values = true
     )]
     node_status_max_images: i32,
+    /// Keep the images of this file present and pinned, one per line
+    #[arg(long, env = "SHIPWAY_KEPT_IMAGES", value_name = "FILE")]
+    kept_images: Option<PathBuf>,
+    /// How often the tags of that file are looked up again; 0s is never
+    #[arg(
+        long,
+        env = "SHIPWAY_KEPT_IMAGES_REFRESH",
+        value_name = "DURATION",
+        default_value = "0s",
+        value_parser = super::parse_duration
+    )]
+    kept_images_refresh: Duration,
 }
 
 fn minimum_age(text: &str) -> Result<Duration, InvalidAge> {
@@ -110,6 +123,11 @@ impl CollectionFlags {
             pressure: Some(self.eviction_hard),
             status_images_max: status_images_max(self.node_status_max_images)
                 .map_err(Failure::usage)?,
+            kept: KeptImages {
+                // The daemon stays where it was started, but a later look must not depend on it.
+                file: self.kept_images.as_deref().map(std::path::absolute).transpose()?,
+                refresh: self.kept_images_refresh,
+            },
         })
     }
 }
