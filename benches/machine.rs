@@ -78,16 +78,22 @@ pub(super) struct Machine<'a> {
     stage: &'a Stage,
     directory: &'a Path,
     registry: String,
+    /// Of the daemon.
+    process: u64,
+    /// Whether its state stays when it ends.
+    stays: bool,
 }
 
 impl<'a> Machine<'a> {
     pub(super) fn up(stage: &'a Stage, directory: &'a Path) -> Result<Self> {
-        let mut machine = Self { stage, directory, registry: String::new() };
+        let mut machine =
+            Self { stage, directory, registry: String::new(), process: 0, stays: false };
         let ports = ["--api-address=127.0.0.1:0", "--registry-address=127.0.0.1:0"];
         let flags = ["up", "-o", "json", "--registry-anonymous=push", ports[0], ports[1]];
         let report = stage::json(machine.shipway(&flags))?;
         machine.registry =
             report["registryAddress"].as_str().context("no registryAddress")?.to_owned();
+        machine.process = report["pid"].as_u64().context("no pid")?;
         Ok(machine)
     }
 
@@ -104,6 +110,24 @@ impl<'a> Machine<'a> {
         let mut command = self.prepare(Command::new(&self.stage.shipway));
         command.args(arguments);
         command
+    }
+
+    /// Seconds that the node takes to pull and unpack an image.
+    pub(super) fn pull(&self, image: &str) -> Result<f64> {
+        let started = Instant::now();
+        stage::quiet(&mut self.shipway(&["node", "pull", image]))?;
+        Ok(started.elapsed().as_secs_f64())
+    }
+
+    /// The most memory (`VmHWM`) that the daemon had, in MiB.
+    pub(super) fn peak_memory(&self) -> Result<f64> {
+        let kibibytes = stage::peak_kibibytes(&format!("/proc/{}/status", self.process));
+        Ok(kibibytes.context("the daemon is gone")? / 1024.0)
+    }
+
+    /// Ends the machine and leaves its files, see [`super::base_image::BaseImage`].
+    pub(super) fn leave(mut self) {
+        self.stays = true;
     }
 
     pub(super) fn kubectl(&self, arguments: &[&str]) -> Result<()> {
@@ -191,6 +215,7 @@ impl<'a> Machine<'a> {
 impl Drop for Machine<'_> {
     fn drop(&mut self) {
         // A failed clean-up shows in the next run; a bench has nothing better to do about it.
-        let _ = stage::quiet(&mut self.shipway(&["down", "--purge"]));
+        let purge: &[&str] = if self.stays { &["down"] } else { &["down", "--purge"] };
+        let _ = stage::quiet(&mut self.shipway(purge));
     }
 }

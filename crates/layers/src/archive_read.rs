@@ -199,12 +199,31 @@ impl<R: Read> ArchiveReader<R> {
     }
 
     fn skip_content(&mut self) -> Result<(), ArchiveError> {
-        let mut left = std::mem::take(&mut self.content_left) + std::mem::take(&mut self.padding);
+        let mut left = std::mem::take(&mut self.content_left);
         let mut scratch = [0; 16 * 1024];
         while 0 < left {
             let part = left.min(scratch.len() as u64) as usize;
             self.fill(&mut scratch[..part])?;
             left -= part as u64;
+        }
+        self.skip_padding()
+    }
+
+    /// Some writers (umoci's insert) leave out the padding of the last entry and the end marker;
+    /// like Go's reader this takes it for the end, since no byte of any entry is missing.
+    fn skip_padding(&mut self) -> Result<(), ArchiveError> {
+        let mut scratch = [0; BLOCK];
+        while 0 < self.padding && !self.finished {
+            let part = self.padding as usize;
+            match self.source.read(&mut scratch[..part]) {
+                Ok(0) => self.finished = true,
+                Ok(read) => {
+                    self.offset += read as u64;
+                    self.padding -= read as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(ArchiveError::Read { offset: self.offset, source }),
+            }
         }
         Ok(())
     }

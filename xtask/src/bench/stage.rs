@@ -96,10 +96,7 @@ pub(crate) fn peak_memory(command: &mut Command) -> Result<f64> {
     let mut kibibytes = 0.0_f64;
     let ended = loop {
         // The peak only grows, so the last look before the end counts.
-        let text = std::fs::read_to_string(&status).unwrap_or_default();
-        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let number = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
-        kibibytes = number.unwrap_or(kibibytes).max(kibibytes);
+        kibibytes = peak_kibibytes(&status).unwrap_or(kibibytes).max(kibibytes);
         if let Some(ended) = child.try_wait()? {
             break ended;
         }
@@ -108,6 +105,13 @@ pub(crate) fn peak_memory(command: &mut Command) -> Result<f64> {
     let log = log.join().ok().and_then(Result::ok).unwrap_or_default();
     ensure!(ended.success(), "{command:?} ended with {ended}\n{log}");
     Ok(kibibytes * 1024.0)
+}
+
+/// The most memory of a process that lives, by its status file.
+pub(crate) fn peak_kibibytes(status: &str) -> Option<f64> {
+    let text = std::fs::read_to_string(status).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().trim_end_matches(" kB").parse().ok()
 }
 
 /// Debian's docker-registry without credentials.
