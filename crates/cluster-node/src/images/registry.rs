@@ -239,10 +239,11 @@ impl Puller for RegistryPuller {
         Box::pin(async move {
             match self.client.ping(&registry, None).await {
                 Ok(()) => true,
-                // Whoever refuses us is there.
+                // Whoever refuses us is there: the probe shows no credential, so a private
+                // registry always does.
                 Err(error) => {
-                    PullError::new(&error, &registry).trouble == Trouble::Image
-                        && !error.is_transient()
+                    let trouble = PullError::new(&error, &registry).trouble;
+                    matches!(trouble, Trouble::Image | Trouble::Credential) && !error.is_transient()
                 }
             }
         })

@@ -43,6 +43,8 @@ struct Knobs {
     dropped: Arc<AtomicUsize>,
     /// The machine's clock instead of the test's.
     real_time: bool,
+    /// What a registry that limits asks for.
+    patience: Duration,
 }
 
 impl Default for Knobs {
@@ -57,6 +59,8 @@ impl Default for Knobs {
             probes: Arc::default(),
             dropped: Arc::default(),
             real_time: false,
+            // It never ends in a test.
+            patience: Duration::from_secs(3600),
         }
     }
 }
@@ -115,7 +119,7 @@ impl Puller for FakeRegistry {
                     text: "unexpected status: 429 Too Many Requests".to_owned(),
                     trouble: Trouble::Patience(
                         "registry r.example asks for patience".to_owned(),
-                        Some(Duration::from_millis(30)),
+                        Some(self.knobs.patience),
                     ),
                 }),
                 Some((_, "401")) => {

@@ -28,10 +28,10 @@ use super::super::access::{CredentialSources, NodeFiles, PullSecrets};
 use super::super::account::PodIdentity;
 use super::super::account::tests::FakeAccounts;
 use super::super::ensure::{Images, ImagesParts, NotYet, Request};
-use super::super::monotonic;
 use super::super::queue::PullLimits;
 use super::super::records::PullRecords;
 use super::super::store::{ImageStore, LocalImage};
+use super::super::{Clock, monotonic};
 use super::*;
 
 /// What a registry holds, and who asked for what. `a` and `b` have passwords of their own name.
@@ -42,6 +42,8 @@ struct Content {
     asked: Mutex<Vec<String>>,
     /// Layers stop in their middle while this is set.
     stuck: AtomicBool,
+    /// Answers 503 to all while this is set.
+    down: AtomicBool,
 }
 
 impl Content {
@@ -91,6 +93,9 @@ impl Content {
     }
 
     fn answer(&self, request: &HttpRequest) -> Response {
+        if self.down.load(Ordering::SeqCst) {
+            return StatusCode::SERVICE_UNAVAILABLE.into_response();
+        }
         let shown = request.headers().get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
         let user = ["a", "b"].into_iter().find(|user| {
             shown == Some(&format!("Basic {}", BASE64.encode(format!("{user}:{user}"))))
@@ -146,6 +151,10 @@ struct Fixture {
 }
 
 async fn fixture(content: Content, limits: PullLimits) -> Fixture {
+    fixture_at(content, limits, monotonic()).await
+}
+
+async fn fixture_at(content: Content, limits: PullLimits, clock: Clock) -> Fixture {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let content = Arc::new(content);
     let served = Arc::clone(&content);
@@ -157,7 +166,8 @@ async fn fixture(content: Content, limits: PullLimits) -> Fixture {
     let blobs = BlobStore::open(dir.path().join("blobs")).expect("blobs");
     let layers = UnpackedLayers::open(&dir.path().join("layers")).expect("layers");
     let client = Client::new(registry_client::ClientOptions::default()).expect("client");
-    let downloads = Downloads::new(client.clone(), blobs.clone(), layers.clone(), monotonic());
+    let downloads =
+        Downloads::new(client.clone(), blobs.clone(), layers.clone(), Arc::clone(&clock));
     let nowhere = dir.path().join("nowhere");
     let images = Images::new(ImagesParts {
         store: ImageStore::new(blobs.clone(), layers),
@@ -181,7 +191,7 @@ async fn fixture(content: Content, limits: PullLimits) -> Fixture {
         },
         preloaded: watch::Sender::new(true).subscribe(),
         limits,
-        clock: monotonic(),
+        clock,
     });
     Fixture { dir, images: Arc::new(images), content, host, events: Mutex::default() }
 }
@@ -276,21 +286,29 @@ async fn layer_is_unpacked_while_it_comes_in_and_a_silent_pull_ends_with_its_byt
     let mut content = Content::default();
     content.add("team/app:1", &["only".to_owned()], 10_000);
     content.stuck.store(true, Ordering::SeqCst);
-    let limits = PullLimits { stall_time: Duration::from_millis(500), ..unlimited() };
-    let fixture = fixture(content, limits).await;
+    let limits = PullLimits { stall_time: Duration::from_millis(20), ..unlimited() };
+    // Time passes only when the test says so: no machine is too slow.
+    let now = Arc::new(Mutex::new(Duration::from_secs(1)));
+    let told = Arc::clone(&now);
+    let clock: Clock = Arc::new(move || *told.lock().expect("time"));
+    let fixture = fixture_at(content, limits, clock).await;
     let staging = fixture.dir.path().join("layers/staging");
-    let unpacking = async {
+    let time = async {
         // A directory appears although the blob never becomes whole.
         while std::fs::read_dir(&staging).expect("staging").next().is_none() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+        loop {
+            *now.lock().expect("time") += Duration::from_secs(1);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     };
-    let (refused, early) = tokio::join!(fixture.ensure(1, "a", "team/app:1"), async {
-        tokio::time::timeout(Duration::from_secs(30), unpacking).await
-    });
-    early.expect("the layer is unpacked before it is complete");
+    let refused = tokio::select! {
+        refused = fixture.ensure(1, "a", "team/app:1") => refused,
+        () = time => unreachable!("time goes on"),
+    };
     let message = refused.expect_err("stalls").waiting.message;
-    assert!(message.starts_with("pull stalled: no byte came in for 500ms (0."), "{message}");
+    assert!(message.starts_with("pull stalled: no byte came in for 20ms (0."), "{message}");
     assert_eq!(fixture.images.store.blobs.refs("images/").expect("refs").len(), 0);
     fixture.content.stuck.store(false, Ordering::SeqCst);
     fixture.ensure(2, "a", "team/app:1").await.expect("another pod's pull is a new one");
@@ -318,6 +336,29 @@ async fn transfer_goes_on_for_those_who_wait_when_its_first_pod_is_deleted() {
         drop(first);
     });
     second.expect("the other pod's image");
+}
+
+/// kubelet-images.md 14, pain 3: its probe is refused, and that is an answer.
+#[tokio::test]
+async fn private_registry_that_is_back_lets_its_pods_go() {
+    let fixture = fixture(Content::default(), unlimited()).await;
+    let options = registry_client::ClientOptions {
+        retries_max: 0,
+        ..registry_client::ClientOptions::default()
+    };
+    let client = Client::new(options).expect("client");
+    let blobs = fixture.images.store.blobs.clone();
+    let layers = UnpackedLayers::open(&fixture.dir.path().join("layers")).expect("layers");
+    let downloads = Downloads::new(client.clone(), blobs.clone(), layers, monotonic());
+    let puller = RegistryPuller::new(client, blobs, downloads);
+    fixture.content.down.store(true, Ordering::SeqCst);
+    assert!(!puller.answers(fixture.host.clone()).await, "503");
+    fixture.content.down.store(false, Ordering::SeqCst);
+    assert!(puller.answers(fixture.host.clone()).await, "401");
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let closed = nobody.local_addr().expect("an address").to_string();
+    drop(nobody);
+    assert!(!puller.answers(closed).await, "connection refused");
 }
 
 #[test]

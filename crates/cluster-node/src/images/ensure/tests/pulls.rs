@@ -360,9 +360,17 @@ async fn rate_limit_holds_back_those_with_the_same_credentials() {
     );
     fixture.ensure_for("3", IMAGE, IF_NOT_PRESENT, &["b"]).await.expect("another account");
     assert_eq!(fixture.calls(), [format!("{IMAGE} a"), format!("{IMAGE} b")]);
+    assert!(limited.outage.is_some(), "the limit is to blame");
+}
+
+#[tokio::test]
+async fn registry_is_asked_again_after_the_patience_it_asked_for() {
+    let knobs = Knobs { patience: Duration::from_millis(1), ..Knobs::default() };
+    let fixture = fixture_with(&[("a", "429")], knobs);
+    let limited = fixture.ensure_for("1", IMAGE, IF_NOT_PRESENT, &["a"]).await.expect_err("429");
     let outage = limited.outage.expect("the limit is to blame");
     fixture.images.outages.end_of(&outage).await;
     fixture.pass(Duration::from_secs(10));
     fixture.ensure_for("1", IMAGE, IF_NOT_PRESENT, &["a"]).await.expect_err("asks again");
-    assert_eq!(fixture.calls(), [format!("{IMAGE} a")]);
+    assert_eq!(fixture.calls(), [format!("{IMAGE} a"), format!("{IMAGE} a")]);
 }
