@@ -1,23 +1,27 @@
 //! Events on pods and on the node, merged as the upstream recorder does (mini-kubernetes.md 7.2).
+//!
+//! A recorder puts them into lanes by the object that they are about; [`sending`] takes them out.
+//! So the events of one pod keep their order, and those of many do not wait for each other.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod correlator;
+mod sending;
 
-use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Event as ApiEvent, EventSource, ObjectReference, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use kube::api::{Api, Patch, PatchParams, PostParams};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 
-/// Events that may wait to be sent; later ones are dropped and counted in the log.
-const QUEUE_MAX: usize = 1024;
-/// Events remembered for merging.
-const KNOWN_MAX: usize = 4096;
-/// This many different messages of one kind become one aggregate.
-const SIMILAR_MAX: usize = 10;
-/// Window of that aggregation.
-const SIMILAR_WINDOW: SignedDuration = SignedDuration::from_secs(600);
-/// Longest message the API accepts, in bytes.
-const MESSAGE_BYTES_MAX: usize = 1024;
+pub(crate) use self::sending::run;
+
+/// Events that are sent at the same time.
+const LANES: usize = 8;
+/// Events that may wait in one lane; later ones are dropped and counted in the log. All lanes
+/// together hold what 1000 pods tell when they start at once.
+const LANE_EVENTS_MAX: usize = 2048;
 
 /// An event to send.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,23 +33,48 @@ pub(crate) struct Note {
     pub(crate) at: Timestamp,
 }
 
-/// Takes events without waiting; one task sends them in order.
+/// Takes events without waiting.
 #[derive(Clone, Debug)]
 pub(crate) struct Recorder {
+    lanes: Arc<[LaneSender]>,
+}
+
+#[derive(Debug)]
+struct LaneSender {
     queue: mpsc::Sender<Note>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// What a recorder took, to be sent by [`run`].
+pub(crate) struct Lanes(Vec<Lane>);
+
+/// The events of some objects, in their order.
+struct Lane {
+    queue: mpsc::Receiver<Note>,
+    /// Events that found no place since this was last told.
+    dropped: Arc<AtomicU64>,
 }
 
 impl Recorder {
-    /// A recorder and what its task reads.
-    pub(crate) fn new() -> (Self, mpsc::Receiver<Note>) {
-        let (queue, receiver) = mpsc::channel(QUEUE_MAX);
-        (Recorder { queue }, receiver)
+    /// A recorder and what it fills.
+    pub(crate) fn new() -> (Self, Lanes) {
+        let (senders, lanes): (Vec<_>, Vec<_>) = (0..LANES)
+            .map(|_| {
+                let (sender, queue) = mpsc::channel(LANE_EVENTS_MAX);
+                let dropped = Arc::new(AtomicU64::new(0));
+                let sender = LaneSender { queue: sender, dropped: Arc::clone(&dropped) };
+                (sender, Lane { queue, dropped })
+            })
+            .unzip();
+        (Recorder { lanes: senders.into() }, Lanes(lanes))
     }
 
     /// Queues an event.
     pub(crate) fn send(&self, note: Note) {
-        if let Err(error) = self.queue.try_send(note) {
-            tracing::warn!(%error, "event dropped");
+        let Some(lane) = self.lanes.get(lane_of(&note.object)) else { return };
+        // A closed queue is that of a node that ends.
+        if let Err(TrySendError::Full(_)) = lane.queue.try_send(note) {
+            lane.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -109,214 +138,18 @@ pub(crate) fn node_reference(name: &str) -> ObjectReference {
     }
 }
 
-type Key = (String, String, bool, String, String);
-
-/// What has been sent, for merging.
-#[derive(Debug, Default)]
-pub(crate) struct Correlator {
-    known: BTreeMap<Key, Known>,
-    similar: BTreeMap<(String, bool, String), (Timestamp, BTreeSet<String>)>,
-    serial: u64,
-}
-
-#[derive(Clone, Debug)]
-struct Known {
-    name: String,
-    count: i32,
-    first: Timestamp,
-    order: u64,
-}
-
-/// What to do with an event.
-#[derive(Debug, PartialEq)]
-pub(crate) enum Send {
-    /// Create it under this name.
-    Create { name: String, message: String },
-    /// It has happened before: this often now.
-    Count { name: String, count: i32, message: String, first: Timestamp },
-}
-
-impl Correlator {
-    /// Decides what to do with an event.
-    pub(crate) fn observe(&mut self, note: &Note) -> Send {
-        let uid = note.object.uid.clone().unwrap_or_default();
-        let message = self.aggregate(note, &uid);
-        let field = note.object.field_path.clone().unwrap_or_default();
-        let key = (uid, field, note.warning, note.reason.clone(), message.clone());
-        self.serial += 1;
-        if let Some(known) = self.known.get_mut(&key) {
-            known.count = known.count.saturating_add(1);
-            known.order = self.serial;
-            return Send::Count {
-                name: known.name.clone(),
-                count: known.count,
-                message,
-                first: known.first,
-            };
-        }
-        if self.known.len() >= KNOWN_MAX {
-            let oldest =
-                self.known.iter().min_by_key(|(_, known)| known.order).map(|(key, _)| key.clone());
-            if let Some(oldest) = oldest {
-                self.known.remove(&oldest);
-            }
-        }
-        let object = note.object.name.as_deref().unwrap_or("unknown");
-        let stamp = note.at.as_nanosecond().wrapping_add(i128::from(self.serial % 997));
-        let name = format!("{object}.{stamp:x}");
-        self.known.insert(
-            key,
-            Known { name: name.clone(), count: 1, first: note.at, order: self.serial },
-        );
-        Send::Create { name, message }
-    }
-
-    /// Forgets an event that the server no longer has.
-    fn forget(&mut self, name: &str) {
-        self.known.retain(|_, known| known.name != name);
-    }
-
-    fn aggregate(&mut self, note: &Note, uid: &str) -> String {
-        let message = cut(&note.message);
-        self.similar.retain(|_, (first, _)| note.at.duration_since(*first) <= SIMILAR_WINDOW);
-        let key = (uid.to_owned(), note.warning, note.reason.clone());
-        let (_, messages) = self.similar.entry(key).or_insert_with(|| (note.at, BTreeSet::new()));
-        if messages.contains(&message) {
-            return message;
-        }
-        if messages.len() >= SIMILAR_MAX {
-            return cut(&format!("(combined from similar events): {message}"));
-        }
-        messages.insert(message.clone());
-        message
-    }
-}
-
-fn cut(message: &str) -> String {
-    let mut end = message.len().min(MESSAGE_BYTES_MAX);
-    while !message.is_char_boundary(end) {
-        end -= 1;
-    }
-    message[..end].to_owned()
-}
-
-/// Sends queued events until all recorders are gone.
-pub(crate) async fn run(client: kube::Client, node: String, mut queue: mpsc::Receiver<Note>) {
-    let mut correlator = Correlator::default();
-    while let Some(note) = queue.recv().await {
-        if let Err(error) = send(&client, &node, &mut correlator, &note).await {
-            tracing::debug!(reason = note.reason, message = note.message, %error, "event not sent");
-        }
-    }
-}
-
-async fn send(
-    client: &kube::Client,
-    node: &str,
-    correlator: &mut Correlator,
-    note: &Note,
-) -> Result<(), kube::Error> {
-    let namespace = note.object.namespace.clone().unwrap_or_else(|| "default".to_owned());
-    let api: Api<ApiEvent> = Api::namespaced(client.clone(), &namespace);
-    let (name, message) = match correlator.observe(note) {
-        Send::Create { name, message } => (name, message),
-        Send::Count { name, count, message, .. } => {
-            let patch = serde_json::json!({
-                "count": count, "lastTimestamp": Time(note.at), "message": message});
-            match api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await {
-                Ok(_) => return Ok(()),
-                Err(kube::Error::Api(status)) if status.code == 404 => {
-                    correlator.forget(&name);
-                    match correlator.observe(note) {
-                        Send::Create { name, message } | Send::Count { name, message, .. } => {
-                            (name, message)
-                        }
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    };
-    let event = ApiEvent {
-        metadata: ObjectMeta {
-            name: Some(name),
-            namespace: Some(namespace),
-            ..ObjectMeta::default()
-        },
-        involved_object: note.object.clone(),
-        reason: Some(note.reason.clone()),
-        message: Some(message),
-        type_: Some(if note.warning { "Warning" } else { "Normal" }.to_owned()),
-        source: Some(EventSource {
-            component: Some("kubelet".to_owned()),
-            host: Some(node.to_owned()),
-        }),
-        reporting_component: Some("kubelet".to_owned()),
-        reporting_instance: Some(node.to_owned()),
-        first_timestamp: Some(Time(note.at)),
-        last_timestamp: Some(Time(note.at)),
-        count: Some(1),
-        ..ApiEvent::default()
-    };
-    api.create(&PostParams::default(), &event).await.map(drop)
+/// All events of one object go through one lane.
+fn lane_of(object: &ObjectReference) -> usize {
+    let mut hasher = DefaultHasher::new();
+    (&object.kind, &object.namespace, &object.name, &object.uid).hash(&mut hasher);
+    // The remainder is smaller than the number of lanes.
+    usize::try_from(hasher.finish() % LANES as u64).unwrap_or_default()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn note(message: &str, second: i64) -> Note {
-        Note {
-            object: ObjectReference {
-                name: Some("p".into()),
-                uid: Some("u".into()),
-                ..ObjectReference::default()
-            },
-            warning: true,
-            reason: "Failed".into(),
-            message: message.into(),
-            at: Timestamp::from_second(1_700_000_000 + second).expect("in range"),
-        }
-    }
-
-    /// mini-kubernetes.md 14, row 85.
-    #[test]
-    fn row_85_hundred_identical_events_are_one_with_count_100() {
-        let mut correlator = Correlator::default();
-        assert!(matches!(correlator.observe(&note("x", 0)), Send::Create { .. }));
-        let mut last = 0;
-        for second in 1..100 {
-            match correlator.observe(&note("x", second)) {
-                Send::Count { count, .. } => last = count,
-                other => panic!("{other:?}"),
-            }
-        }
-        assert_eq!(last, 100);
-    }
-
-    /// mini-kubernetes.md 14, row 85.
-    #[test]
-    fn row_85_many_differing_messages_become_an_aggregate() {
-        let mut correlator = Correlator::default();
-        let mut combined = 0;
-        for number in 0..15 {
-            let sent = correlator.observe(&note(&format!("m{number}"), number));
-            let (Send::Create { message, .. } | Send::Count { message, .. }) = sent;
-            combined += i32::from(message.starts_with("(combined from similar events): "));
-        }
-        assert_eq!(combined, 5);
-    }
-
-    #[test]
-    fn names_of_events_are_unique_within_one_instant() {
-        let mut correlator = Correlator::default();
-        let name = |send| match send {
-            Send::Create { name, .. } => name,
-            other => panic!("{other:?}"),
-        };
-        let first = name(correlator.observe(&note("a", 0)));
-        let second = name(correlator.observe(&note("b", 0)));
-        assert_ne!(first, second);
-        assert!(first.starts_with("p."));
+impl Lanes {
+    /// An event that waits; of one object the oldest.
+    pub(crate) fn take(&mut self) -> Option<Note> {
+        self.0.iter_mut().find_map(|lane| lane.queue.try_recv().ok())
     }
 }

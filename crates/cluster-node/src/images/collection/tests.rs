@@ -1,9 +1,9 @@
 use std::sync::Mutex;
 
 use image_policy::collection::CollectionSettings;
-use tokio::sync::mpsc;
 
 use super::*;
+use crate::events::Lanes;
 use crate::images::inventory::tests::{Place, place};
 
 /// Any use of the disk is too much, and no image too young.
@@ -18,7 +18,7 @@ fn greedy() -> CollectionSettings {
 
 struct Case {
     collector: Collector,
-    events: mpsc::Receiver<Note>,
+    events: Lanes,
     left: Arc<Mutex<Vec<usize>>>,
 }
 
@@ -77,7 +77,7 @@ fn space_pass_removes_what_nobody_uses_and_tells_of_the_shortfall() {
         ]
     );
     assert_eq!(*case.left.lock().expect("told"), [4], "the unused image is gone, records may go");
-    let note = case.events.try_recv().expect("an event");
+    let note = case.events.take().expect("an event");
     assert_eq!((note.reason.as_str(), note.warning), ("FreeDiskSpaceFailed", true));
     assert_eq!(note.object.kind.as_deref(), Some("Node"));
     assert!(

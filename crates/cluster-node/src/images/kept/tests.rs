@@ -2,9 +2,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::FutureExt as _;
-use tokio::sync::mpsc;
 
 use super::*;
+use crate::events::Lanes;
 use crate::images::inventory::tests::{Place, place};
 use crate::images::inventory::{Pin, Removal};
 
@@ -16,7 +16,7 @@ struct Case {
     memory: Memory,
     calls: Arc<Mutex<Vec<String>>>,
     is_down: Arc<AtomicBool>,
-    events: mpsc::Receiver<Note>,
+    events: Lanes,
 }
 
 fn case(list: &str, refresh: Duration) -> Case {
@@ -76,8 +76,8 @@ async fn listed_image_is_pulled_pinned_and_pulled_again_after_its_removal() {
     std::fs::remove_file(&case.keeper.file).expect("gone");
     case.look(20).await;
     case.look(25).await;
-    assert_eq!(case.events.try_recv().expect("an event").reason, "InvalidKeptImages");
-    assert!(case.events.try_recv().is_err(), "told once");
+    assert_eq!(case.events.take().expect("an event").reason, "InvalidKeptImages");
+    assert!(case.events.take().is_none(), "told once");
 }
 
 #[tokio::test]
@@ -91,7 +91,7 @@ async fn missing_image_is_shown_told_and_tried_again_with_back_off() {
         }
     }
     assert_eq!(tries, [0, 10, 30, 70]);
-    let event = case.events.try_recv().expect("an event");
+    let event = case.events.take().expect("an event");
     assert_eq!(event.reason, "FailedToKeepImage");
     assert!(event.message.contains("registry is down; next try in 10s"), "{}", event.message);
     let missing = case.place.inventory.missing();

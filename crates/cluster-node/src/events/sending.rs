@@ -1,0 +1,135 @@
+//! Takes queued events to the API server.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use k8s_openapi::api::core::v1::{Event as ApiEvent, EventSource};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kube::api::{Api, Patch, PatchParams, PostParams};
+
+use super::correlator::{Correlator, Send};
+use super::{Lane, Lanes, Note};
+
+/// Tries of one event while the API server cannot be reached or is overloaded.
+const TRIES_MAX: u32 = 10;
+/// Pause before the second try, doubled from try to try.
+const PAUSE_FIRST: Duration = Duration::from_millis(200);
+/// Longest pause between tries.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// Sends queued events until all recorders are gone.
+pub(crate) async fn run(client: kube::Client, node: String, lanes: Lanes) {
+    join_all(lanes.0.into_iter().map(|lane| run_lane(client.clone(), node.clone(), lane))).await;
+}
+
+async fn run_lane(client: kube::Client, node: String, mut lane: Lane) {
+    let mut correlator = Correlator::default();
+    while let Some(note) = lane.queue.recv().await {
+        if let Err(error) = send(&client, &node, &mut correlator, &note).await {
+            tracing::debug!(reason = note.reason, message = note.message, %error, "event not sent");
+        }
+        // One line per burst: when the lane has caught up.
+        if lane.queue.is_empty() {
+            let events = lane.dropped.swap(0, Ordering::Relaxed);
+            if 0 < events {
+                tracing::warn!(events, "events dropped: more came than the API server took");
+            }
+        }
+    }
+}
+
+/// Whether the same request may succeed later.
+fn is_passing(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) => status.code == 429 || 500 <= status.code,
+        kube::Error::HyperError(_) | kube::Error::Service(_) => true,
+        _ => false,
+    }
+}
+
+/// What the API server is asked for.
+enum Request {
+    Create(Box<ApiEvent>),
+    Change(String, Patch<serde_json::Value>),
+}
+
+/// Makes a request until the API server has answered it for good.
+async fn persist(api: &Api<ApiEvent>, request: &Request) -> Result<(), kube::Error> {
+    let mut pause = PAUSE_FIRST;
+    for number in 1.. {
+        let answer = match request {
+            Request::Create(event) => api.create(&PostParams::default(), event).await,
+            Request::Change(name, patch) => api.patch(name, &PatchParams::default(), patch).await,
+        };
+        match answer {
+            Err(error) if number < TRIES_MAX && is_passing(&error) => {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE_MAX);
+            }
+            // The answer to an earlier try got lost.
+            Err(kube::Error::Api(status))
+                if status.code == 409 && 1 < number && matches!(request, Request::Create(_)) =>
+            {
+                break;
+            }
+            answer => return answer.map(drop),
+        }
+    }
+    Ok(())
+}
+
+async fn send(
+    client: &kube::Client,
+    node: &str,
+    correlator: &mut Correlator,
+    note: &Note,
+) -> Result<(), kube::Error> {
+    let namespace = note.object.namespace.clone().unwrap_or_else(|| "default".to_owned());
+    let api: Api<ApiEvent> = Api::namespaced(client.clone(), &namespace);
+    let (name, message) = match correlator.observe(note) {
+        Send::Create { name, message } => (name, message),
+        Send::Count { name, count, message, .. } => {
+            let patch = serde_json::json!({
+                "count": count, "lastTimestamp": Time(note.at), "message": message});
+            let change = Request::Change(name.clone(), Patch::Merge(patch));
+            match persist(&api, &change).await {
+                Ok(()) => return Ok(()),
+                Err(kube::Error::Api(status)) if status.code == 404 => {
+                    correlator.forget(&name);
+                    match correlator.observe(note) {
+                        Send::Create { name, message } | Send::Count { name, message, .. } => {
+                            (name, message)
+                        }
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    let event = ApiEvent {
+        metadata: ObjectMeta {
+            name: Some(name),
+            namespace: Some(namespace),
+            ..ObjectMeta::default()
+        },
+        involved_object: note.object.clone(),
+        reason: Some(note.reason.clone()),
+        message: Some(message),
+        type_: Some(if note.warning { "Warning" } else { "Normal" }.to_owned()),
+        source: Some(EventSource {
+            component: Some("kubelet".to_owned()),
+            host: Some(node.to_owned()),
+        }),
+        reporting_component: Some("kubelet".to_owned()),
+        reporting_instance: Some(node.to_owned()),
+        first_timestamp: Some(Time(note.at)),
+        last_timestamp: Some(Time(note.at)),
+        count: Some(1),
+        ..ApiEvent::default()
+    };
+    persist(&api, &Request::Create(Box::new(event))).await
+}
+
+#[cfg(test)]
+mod tests;
