@@ -60,11 +60,12 @@ impl CloudHttp {
         roots.extend(request.authorities.iter().map(|pem| pem.clone().into_bytes()));
         let config: ClientConfig = match &request.reach {
             Reach::Pinned { sha1 } => tls::pinned(sha1),
+            Reach::Cluster => tls::of_authorities(request.authorities.as_deref().unwrap_or(""))?,
             Reach::Cloud | Reach::Metadata => tls::verified(&roots, &HostTls::default())?,
         };
         let connect = match request.reach {
             Reach::Metadata => METADATA_CONNECT_MAX,
-            Reach::Cloud | Reach::Pinned { .. } => self.options.connect_timeout,
+            Reach::Cloud | Reach::Cluster | Reach::Pinned { .. } => self.options.connect_timeout,
         };
         let mut builder = reqwest::Client::builder()
             .user_agent(&self.options.user_agent)
@@ -111,10 +112,10 @@ fn check_reach(url: &Url, reach: &Reach) -> Result<(), SendError> {
     match (reach, url.scheme()) {
         (Reach::Metadata, "http" | "https") if is_here => Ok(()),
         (Reach::Metadata, _) => Err(refused("it is no address of a metadata service")),
-        (Reach::Cloud, "https") if is_here && !is_loopback => {
+        (Reach::Cloud | Reach::Cluster, "https") if is_here && !is_loopback => {
             Err(refused("it is an address of a metadata service"))
         }
-        (Reach::Cloud | Reach::Pinned { .. }, "https") => Ok(()),
+        (Reach::Cloud | Reach::Cluster | Reach::Pinned { .. }, "https") => Ok(()),
         (Reach::Cloud, "http") if is_loopback => Ok(()),
         _ => Err(refused("secrets go only over HTTPS")),
     }
@@ -216,6 +217,8 @@ mod tests {
             Some("it is an address of a metadata service"),
         );
         check("https://u:p@sts.amazonaws.com/", &Reach::Cloud, Some("the URL holds a user"));
+        check("https://10.96.0.1:12250/x", &Reach::Cluster, None);
+        check("http://127.0.0.1:1/x", &Reach::Cluster, Some("secrets go only over HTTPS"));
         let pinned = Reach::Pinned { sha1: "ab".to_owned() };
         check("https://10.0.0.1:2377/x", &pinned, None);
         check("http://10.0.0.1:2377/x", &pinned, Some("secrets go only over HTTPS"));

@@ -38,19 +38,32 @@ pub(crate) fn verified(
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }
     for pem in extra_roots_pem.iter().chain(&host.roots_pem) {
-        let mut any = false;
-        for certificate in CertificateDer::pem_slice_iter(pem) {
-            let bad = |reason: String| ClientOptionsError::Certificate { reason };
-            let certificate = certificate.map_err(|error| bad(error.to_string()))?;
-            roots.add(certificate).map_err(|error| bad(error.to_string()))?;
-            any = true;
-        }
-        if !any {
-            let reason = "there is no certificate in it".to_owned();
-            return Err(ClientOptionsError::Certificate { reason });
-        }
+        add(&mut roots, pem)?;
     }
     shown(builder().with_root_certificates(roots), host)
+}
+
+/// A configuration that these authorities alone vouch for.
+pub(crate) fn of_authorities(pem: &str) -> Result<ClientConfig, ClientOptionsError> {
+    let mut roots = RootCertStore::empty();
+    add(&mut roots, pem.as_bytes())?;
+    Ok(builder().with_root_certificates(roots).with_no_client_auth())
+}
+
+/// Trusts each certificate of a text, which has at least one.
+fn add(roots: &mut RootCertStore, pem: &[u8]) -> Result<(), ClientOptionsError> {
+    let mut any = false;
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let bad = |reason: String| ClientOptionsError::Certificate { reason };
+        let certificate = certificate.map_err(|error| bad(error.to_string()))?;
+        roots.add(certificate).map_err(|error| bad(error.to_string()))?;
+        any = true;
+    }
+    if any {
+        return Ok(());
+    }
+    let reason = "there is no certificate in it".to_owned();
+    Err(ClientOptionsError::Certificate { reason })
 }
 
 /// Adds the certificate that is shown to the server, if there is one.

@@ -16,6 +16,9 @@ pub(crate) struct CloudFlags {
     /// ecr: give nothing to a pod whose service account names no role
     #[arg(long)]
     require_role: bool,
+    /// Give a pod that has no identity at the cloud what this machine has (ecr: --require-role)
+    #[arg(long)]
+    allow_node_identity: bool,
     /// ecr: a profile of the AWS config files
     #[arg(long, value_name = "NAME")]
     profile: Option<String>,
@@ -91,6 +94,7 @@ impl CloudFlags {
     /// The options for one cloud.
     pub(crate) fn options(&self, provider: CloudProvider) -> Result<CloudOptions, Failure> {
         let mut options = CloudOptions::only([provider]);
+        options.pods_fall_back = self.allow_node_identity;
         options.ecr.profile.clone_from(&self.profile);
         options.ecr.allow_processes = self.allow_credential_process;
         options.ecr.require_role = self.require_role;

@@ -7,6 +7,7 @@
 //! | `performer` | what an exchange asks of the machine: HTTP, files, programs, time |
 //! | `attempts` | which failures are worth another try, and when |
 //! | `overrides` | endpoints of the environment, which lead nowhere else |
+//! | `label` | names of the environment that become part of a URL |
 //! | `aws/` | Amazon ECR, private and public |
 //! | `azure/` | Azure Container Registry |
 //! | `google/` | Google Artifact Registry and Container Registry |
@@ -29,6 +30,7 @@ pub mod docker_helper;
 pub mod google;
 mod host;
 pub mod ibm;
+mod label;
 pub mod oci;
 mod overrides;
 mod performer;

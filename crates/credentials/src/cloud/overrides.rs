@@ -47,7 +47,7 @@ pub(crate) fn is_loopback(url: &str) -> bool {
 }
 
 /// The host of a URL without a user, in lower case and without brackets.
-fn host_of(url: &str, scheme: &str) -> Option<String> {
+pub(crate) fn host_of(url: &str, scheme: &str) -> Option<String> {
     let rest = url.strip_prefix(scheme)?;
     let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
     let host = match authority.strip_prefix('[') {

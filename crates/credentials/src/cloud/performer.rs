@@ -83,7 +83,7 @@ pub struct Request {
     pub reach: Reach,
     /// How long the answer may take.
     pub timeout: Duration,
-    /// PEM certificates to trust besides the system's.
+    /// PEM certificates to trust besides the system's, or alone as [`Reach::Cluster`] says.
     pub authorities: Option<String>,
 }
 
@@ -105,6 +105,9 @@ pub enum Reach {
     /// To the metadata service of this machine: an address literal that is link-local or loopback,
     /// plain HTTP, never by a proxy, connected within a second.
     Metadata,
+    /// To a service of this cluster, which the authorities of the request alone vouch for and not
+    /// the system's; HTTPS, never by a proxy.
+    Cluster,
     /// To a service whose certificate has this SHA-1 thumbprint (hexadecimal), whoever issued it;
     /// HTTPS, never by a proxy.
     Pinned {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::azure::Mirror;
 use super::{
     CloudCredential, CloudError, CloudOptions, CloudProvider, Performer, PodIdentity, RegistryHost,
 };
@@ -116,23 +117,26 @@ impl PluginRequest {
             .as_ref()
             .map(|token| PodIdentity { token, annotations: &self.annotations });
         let mut mirrors = options.acr.mirrors.iter();
-        let target = match provider {
-            CloudProvider::Acr => mirrors.find_map(|mirror| mirror.target_of(&self.image)),
+        let mirror = match provider {
+            CloudProvider::Acr => mirrors.find(|mirror| mirror.target_of(&self.image).is_some()),
             _ => None,
         };
         let named = RegistryHost::of(&self.image);
+        let target = mirror.and_then(|mirror| mirror.target_of(&self.image));
         let Some(host) = target.or(named.as_ref()) else {
             return Ok(PluginAnswer { document: self.answer(None), warning: None });
         };
         match options.exchange(performer, provider, host, pod) {
-            Ok(mut credential) => {
-                // The kubelet looks for the registry that the pod names, not for its mirror.
-                if let (Some(given), Some(named)) = (&mut credential, &named) {
-                    named.as_str().clone_into(&mut given.host);
-                }
-                Ok(PluginAnswer { document: self.answer(credential.as_ref()), warning: None })
+            Ok(credential) => {
+                // The kubelet looks for the name that the pod uses, not for its mirror.
+                let key = mirror.map_or(host.as_str(), Mirror::source);
+                let document = self.document(credential.as_ref(), key);
+                Ok(PluginAnswer { document, warning: None })
             }
-            Err(error) if options.is_pods_own(provider, pod) => {
+            Err(error)
+                if provider == CloudProvider::Google
+                    && options.whose(performer, provider, pod).is_some() =>
+            {
                 Ok(PluginAnswer { document: self.answer(None), warning: Some(error) })
             }
             Err(error) => Err(error),
@@ -141,19 +145,26 @@ impl PluginRequest {
 
     /// The answer, for standard output: one key, the exact host, or no credential at all.
     pub fn answer(&self, credential: Option<&CloudCredential>) -> Secret {
+        self.document(credential, credential.map_or("", |given| &given.host))
+    }
+
+    /// As [`PluginRequest::answer`], under another key: a host, or a name below one. What is of a
+    /// part of a host is kept for the image alone, or the kubelet would use it for all others of
+    /// that host.
+    fn document(&self, credential: Option<&CloudCredential>, key: &str) -> Secret {
         let mut auth = serde_json::Map::new();
         let mut keep_for = None;
-        if let Some(CloudCredential { host, auth: given, keep_for: time, .. }) = credential
+        if let Some(CloudCredential { auth: given, keep_for: time, .. }) = credential
             && let RegistryAuth::Basic { username, password, .. } = given
         {
             let entry = json!({ "username": username, "password": password.expose() });
-            auth.insert(host.clone(), entry);
+            auth.insert(key.to_owned(), entry);
             keep_for = Some(go_duration(*time));
         }
         let mut response = json!({
             "apiVersion": self.api_version,
             "kind": RESPONSE_KIND,
-            "cacheKeyType": "Registry",
+            "cacheKeyType": if key.contains('/') { "Image" } else { "Registry" },
             "auth": auth,
         });
         if let Some(keep_for) = keep_for {
@@ -352,6 +363,23 @@ mod tests {
         let document: serde_json::Value =
             serde_json::from_str(with.document.expose()).expect("JSON");
         assert_eq!(document["auth"]["mcr.microsoft.com"]["password"], "refresh");
+        assert_eq!(document["cacheKeyType"], "Registry");
+
+        // A mirror of a part of the host is no mirror of the rest, in the answer and in the cache.
+        options.acr.mirrors = vec!["mcr.microsoft.com/oss:team.azurecr.io".parse().expect("one")];
+        let ask = |image: &str| -> serde_json::Value {
+            let text = text.replace("mcr.microsoft.com/app", &format!("mcr.microsoft.com/{image}"));
+            let request = PluginRequest::parse(text.as_bytes()).expect("a request");
+            let answer = request.respond(&world(), CloudProvider::Acr, &options);
+            serde_json::from_str(answer.expect("an answer").document.expose()).expect("JSON")
+        };
+        let part = ask("oss/app");
+        let keys: Vec<&String> = part["auth"].as_object().expect("a map").keys().collect();
+        assert_eq!(keys, ["mcr.microsoft.com/oss"]);
+        assert_eq!(part["cacheKeyType"], "Image");
+        for other in ["other", "ossified", "app"] {
+            assert_eq!(ask(other)["auth"], json!({}), "{other}");
+        }
     }
 
     #[test]

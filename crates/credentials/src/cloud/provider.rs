@@ -88,6 +88,10 @@ pub struct CloudOptions {
     pub oci: oci::OciOptions,
     /// How IBM is asked.
     pub ibm: ibm::IbmOptions,
+    /// Whether a pod that gives a token, but has no identity at the cloud by it, gets what this
+    /// machine has. Without, such a pod gets nothing. Amazon's rule is its own:
+    /// [`aws::EcrOptions::require_role`].
+    pub pods_fall_back: bool,
 }
 
 /// The identity of a pod, in place of the machine's (KEP-4412).
@@ -127,21 +131,34 @@ impl CloudOptions {
         })
     }
 
-    /// Whether a pod on GKE pulls with its own identity or not at all.
-    pub(super) fn is_pods_own(
+    /// The pod, unless it has no identity at the cloud and may have the machine's.
+    pub(super) fn whose<'a>(
         &self,
+        performer: &dyn Performer,
         provider: CloudProvider,
-        pod: Option<PodIdentity<'_>>,
-    ) -> bool {
-        let asks = pod.is_some_and(|pod| {
-            pod.annotation(google::ServiceAccountFlow::ANNOTATION) == Some("true")
-        });
-        provider == CloudProvider::Google && self.google.service_accounts.is_some() && asks
+        pod: Option<PodIdentity<'a>>,
+    ) -> Option<PodIdentity<'a>> {
+        pod.filter(|pod| {
+            !self.pods_fall_back
+                || match provider {
+                    CloudProvider::Ecr => true,
+                    CloudProvider::Google => {
+                        self.google.service_accounts.is_some() && asks_google(*pod)
+                    }
+                    CloudProvider::Acr => azure_account(*pod).is_ok(),
+                    CloudProvider::Oci => oci::knows_pods(performer),
+                    CloudProvider::Ibm => ibm::knows_pods(performer),
+                }
+        })
     }
 
-    /// Asks a cloud for a credential for its host: with the identity of a pod if there is one,
-    /// else with that of this machine. `None` if the host is none of the cloud's, or needs no
-    /// credential.
+    /// Asks a cloud for a credential for its host: with the identity of a pod if there is one, and
+    /// with no other then, else with that of this machine. `None` if the host is none of the
+    /// cloud's, or needs no credential.
+    ///
+    /// A pod that has no identity at the cloud gets what the machine has in two cases only: at
+    /// Amazon unless [`aws::EcrOptions::require_role`] is set, as the kubelet's provider for ECR
+    /// does, and where [`CloudOptions::pods_fall_back`] allows it.
     ///
     /// # Errors
     /// [`CloudError`] if the exchange failed, or if the pod's service account does not say what
@@ -153,6 +170,7 @@ impl CloudOptions {
         host: &RegistryHost,
         pod: Option<PodIdentity<'_>>,
     ) -> Result<Option<CloudCredential>, CloudError> {
+        let pod = self.whose(performer, provider, pod);
         match provider {
             CloudProvider::Ecr => {
                 let request = aws::EcrRequest {
@@ -161,24 +179,51 @@ impl CloudOptions {
                 };
                 aws::credential(performer, host, &self.ecr, request)
             }
-            CloudProvider::Google => {
-                let own = pod.filter(|_| self.is_pods_own(provider, pod));
-                match (&self.google.service_accounts, own) {
-                    (Some(flow), Some(pod)) => {
-                        google::service_account_credential(performer, host, flow, pod.token)
-                    }
-                    _ => google::credential(performer, host, &self.google),
+            CloudProvider::Google => match pod {
+                None => google::credential(performer, host, &self.google),
+                Some(_) if !google::is_registry(host) => Ok(None),
+                Some(pod) => {
+                    let flow = google_flow(&self.google, pod)?;
+                    google::service_account_credential(performer, host, flow, pod.token)
                 }
-            }
+            },
             CloudProvider::Acr => {
                 let account = pod.map(azure_account).transpose()?;
                 let request = azure::AzureRequest { service_account: account };
                 azure::credential(performer, host, &self.acr, request)
             }
-            CloudProvider::Oci => oci::credential(performer, host, &self.oci),
-            CloudProvider::Ibm => ibm::credential(performer, host, &self.ibm),
+            CloudProvider::Oci => {
+                oci::credential(performer, host, &self.oci, pod.map(|pod| pod.token))
+            }
+            CloudProvider::Ibm => {
+                ibm::credential(performer, host, &self.ibm, pod.map(|pod| pod.token))
+            }
         }
     }
+}
+
+/// How a pod pulls from Google by itself; what the node has would be more than it may have.
+fn google_flow<'a>(
+    options: &'a google::GoogleOptions,
+    pod: PodIdentity<'_>,
+) -> Result<&'a google::ServiceAccountFlow, CloudError> {
+    let failed =
+        |reason: &str| CloudError::new("google", "find identity", "service account", reason);
+    let flow = options.service_accounts.as_ref().ok_or_else(|| {
+        failed("the provider does not know the cluster")
+            .hint("--identity-provider and --project-id, or --allow-node-identity")
+    })?;
+    if asks_google(pod) {
+        return Ok(flow);
+    }
+    let name = google::ServiceAccountFlow::ANNOTATION;
+    Err(failed("it does not ask to pull by itself")
+        .hint(format!("annotate it with {name}: \"true\", or --allow-node-identity")))
+}
+
+/// Whether the service account of a pod on GKE asks to pull with its own identity.
+fn asks_google(pod: PodIdentity<'_>) -> bool {
+    pod.annotation(google::ServiceAccountFlow::ANNOTATION) == Some("true")
 }
 
 /// Azure knows a pod by two annotations; without them the token is good for nothing, and the
@@ -241,6 +286,81 @@ mod tests {
         }
         let error = "hub".parse::<CloudProvider>().expect_err("no cloud").to_string();
         assert_eq!(error, "there is no cloud \"hub\": ecr, google, acr, oci and ibm are known");
+    }
+
+    /// A node that has an identity of its own everywhere, and nobody to answer it.
+    fn node() -> World {
+        World::new()
+            .variable("GCE_METADATA_HOST", "127.0.0.1:1")
+            .variable("AZURE_CLIENT_ID", "node")
+            .variable("OCIR_AUTH_METHOD", "INSTANCE_PRINCIPAL")
+            .variable("ICR_APIKEY", "node")
+    }
+
+    #[test]
+    fn a_pods_token_never_means_the_node() {
+        let (token, annotations) = (Secret::new("t"), BTreeMap::new());
+        let pod = PodIdentity { token: &token, annotations: &annotations };
+        for (provider, host, reason) in [
+            (CloudProvider::Google, "gcr.io", "the provider does not know the cluster"),
+            (CloudProvider::Acr, "team.azurecr.io", "it names no identity"),
+            (CloudProvider::Oci, "fra.ocir.io", "a pod's token goes nowhere else"),
+            (CloudProvider::Ibm, "de.icr.io", "no trusted profile is named"),
+        ] {
+            let (host, world) = (RegistryHost::of(host).expect("a host"), node());
+            let asked = CloudOptions::all().exchange(&world, provider, &host, Some(pod));
+            let error = asked.expect_err("no identity").to_string();
+            assert!(error.contains(reason), "{error}");
+            assert!(world.sent.borrow().is_empty(), "{provider}");
+
+            let options = CloudOptions { pods_fall_back: true, ..CloudOptions::all() };
+            assert!(options.whose(&world, provider, Some(pod)).is_none(), "{provider}");
+        }
+        let flow = google::ServiceAccountFlow {
+            project_id: "p".to_owned(),
+            identity_provider: "https://cluster.example".to_owned(),
+        };
+        let mut options = CloudOptions::all();
+        options.google.service_accounts = Some(flow);
+        let host = RegistryHost::of("gcr.io").expect("a host");
+        let world = node();
+        let asked = options.exchange(&world, CloudProvider::Google, &host, Some(pod));
+        let error = asked.expect_err("no annotation");
+        assert!(error.hint.expect("a hint").contains(google::ServiceAccountFlow::ANNOTATION));
+        assert!(world.sent.borrow().is_empty());
+    }
+
+    #[test]
+    fn a_pods_token_is_used_where_the_cloud_can() {
+        let (token, annotations) = (Secret::new("pods-token"), BTreeMap::new());
+        let pod = PodIdentity { token: &token, annotations: &annotations };
+        let refused = || super::super::world::answer(401, "{}");
+        for (provider, host, url, known) in [
+            (
+                CloudProvider::Ibm,
+                "de.icr.io",
+                "https://iam.cloud.ibm.com/identity/token",
+                ("ICR_IAM_PROFILE_ID", "Profile-1"),
+            ),
+            (
+                CloudProvider::Oci,
+                "fra.ocir.io",
+                "https://10.96.0.1:12250/resourcePrincipalSessionTokens",
+                ("KUBERNETES_SERVICE_HOST", "10.96.0.1"),
+            ),
+        ] {
+            let host = RegistryHost::of(host).expect("a host");
+            let world = node()
+                .variable(known.0, known.1)
+                .file("/var/run/secrets/kubernetes.io/serviceaccount/ca.crt", "ca")
+                .server(super::super::Method::Post, url, refused());
+            let options = CloudOptions { pods_fall_back: true, ..CloudOptions::all() };
+            options.exchange(&world, provider, &host, Some(pod)).expect_err("refused");
+            let bearer = world.sent_header(0, "authorization").unwrap_or_default();
+            let sent = world.sent_body(0) + &bearer;
+            assert!(sent.contains("pods-token"), "{provider}");
+            assert_eq!(world.sent.borrow().len(), 1, "{provider}: nobody else is asked");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Registry hosts of ECR and the APIs behind them.
 
 use super::super::RegistryHost;
+use super::super::label::Region;
 
 /// An isolated part of AWS with names of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,9 +193,9 @@ impl Partition {
     }
 
     /// The security token service of a region.
-    pub(super) fn sts(&self, region: &str) -> Endpoint {
+    pub(super) fn sts(&self, region: &Region) -> Endpoint {
         let url = format!("https://sts.{region}.{}", self.api_suffix);
-        Endpoint { url, region: region.to_owned(), service: "sts" }
+        Endpoint { url, region: region.to_string(), service: "sts" }
     }
 }
 

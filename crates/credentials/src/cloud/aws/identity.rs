@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::super::label::Region;
 use super::super::{CloudError, Performer, overrides};
 use super::endpoints::{Endpoint, Partition};
 use super::metadata;
@@ -143,13 +144,14 @@ impl Chain<'_> {
 
     /// The token service: of the region that is configured, else of the registry.
     fn sts(&self, region: Option<&str>) -> Result<Endpoint, CloudError> {
-        let variable = |name| self.performer.variable(name);
-        let region = region
-            .map(str::to_owned)
-            .or_else(|| variable("AWS_REGION"))
-            .or_else(|| variable("AWS_DEFAULT_REGION"))
-            .unwrap_or_else(|| self.region.to_owned());
-        let mut endpoint = Partition::of_region(&region).sts(&region);
+        let region = match region {
+            Some(region) => Region::of(PROVIDER, "profile, region", region)?,
+            None => match region_of_environment(self.performer)? {
+                Some(region) => region,
+                None => Region::of(PROVIDER, "registry host", self.region)?,
+            },
+        };
+        let mut endpoint = Partition::of_region(region.as_str()).sts(&region);
         if let Some(url) = endpoint_url(self.performer, "STS")? {
             endpoint.url = url;
         }
@@ -275,6 +277,18 @@ impl Chain<'_> {
         metadata::credentials(&document)
             .ok_or_else(|| failed(format!("{program} printed no credentials")))
     }
+}
+
+/// The region that the environment names.
+pub(in super::super) fn region_of_environment(
+    performer: &dyn Performer,
+) -> Result<Option<Region>, CloudError> {
+    for name in ["AWS_REGION", "AWS_DEFAULT_REGION"] {
+        if let Some(text) = performer.variable(name) {
+            return Region::of(PROVIDER, name, &text).map(Some);
+        }
+    }
+    Ok(None)
 }
 
 /// An endpoint that the environment puts in place of AWS's own.

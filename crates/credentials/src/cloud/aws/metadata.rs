@@ -174,7 +174,11 @@ fn container_token(performer: &dyn Performer) -> Result<Option<Secret>, CloudErr
 /// Whether the URL names an agent that may be spoken to without TLS.
 fn is_container_agent(url: &str) -> bool {
     let Some(rest) = url.strip_prefix("http://") else { return false };
-    let authority = rest.split(['/', '?']).next().unwrap_or(rest);
+    let authority = rest.split(['/', '?', '#', '\\']).next().unwrap_or(rest);
+    // What stands before an @ is a user's name and not the host.
+    if authority.contains('@') {
+        return false;
+    }
     let host = match authority.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or(rest),
         None => authority.split(':').next().unwrap_or(authority),

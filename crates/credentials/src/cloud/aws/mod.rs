@@ -24,20 +24,23 @@ mod tests;
 
 pub use self::ecr::{EcrOptions, EcrRequest, credential};
 pub use self::endpoints::{EcrHost, Partition};
+pub(super) use self::identity::region_of_environment;
 
+use super::label::Region;
 use super::{CloudError, Method, Performer, Request};
 use crate::Secret;
 
 /// A signed question "who am I" (`GetCallerIdentity`) for somebody else to ask.
 pub(super) fn signed_caller_identity(
     performer: &dyn Performer,
-    region: &str,
+    region: &Region,
     url: &str,
     header: (&'static str, &str),
 ) -> Result<Request, CloudError> {
-    let chain = identity::Chain { performer, region, profile: None, allow_processes: false };
+    let name = region.as_str();
+    let chain = identity::Chain { performer, region: name, profile: None, allow_processes: false };
     let (credentials, _) = chain.find()?;
-    let endpoint = Partition::of_region(region).sts(region);
+    let endpoint = Partition::of_region(name).sts(region);
     let request = Request::to_cloud(Method::Post, url).header(header.0, Secret::new(header.1));
     Ok(sigv4::signed(request, &endpoint, &credentials, performer.now()))
 }

@@ -6,6 +6,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use serde_json::{Value, json};
 
 use super::super::attempts::{Pace, attempts, is_passing};
+use super::super::label::Region;
+use super::super::performer::encoded;
 use super::super::{CloudError, Method, Performer, Request};
 use super::PROVIDER;
 use super::identity::endpoint_url;
@@ -30,20 +32,21 @@ pub(super) fn of_profile(
         // As it was before there were sessions.
         None => (profile.get("sso_start_url")?, profile),
     };
-    let region = session.get("sso_region")?;
-    Some(exchange(performer, name, region, account, role))
+    let region = Region::of(PROVIDER, "profile, sso_region", session.get("sso_region")?);
+    Some(region.and_then(|region| exchange(performer, name, &region, account, role)))
 }
 
 fn exchange(
     performer: &dyn Performer,
     session: &str,
-    region: &str,
+    region: &Region,
     account: &str,
     role: &str,
 ) -> Result<AwsCredentials, CloudError> {
     let token = access_token(performer, session, region)?;
     let base = endpoint_url(performer, "SSO")?
         .unwrap_or_else(|| format!("https://portal.sso.{region}.amazonaws.com"));
+    let (role, account) = (encoded(role), encoded(account));
     let url = format!("{base}/federation/credentials?role_name={role}&account_id={account}");
     let request = Request::to_cloud(Method::Get, url).header("x-amz-sso_bearer_token", token);
     let answer = send(performer, &base, &request)?;
@@ -66,7 +69,7 @@ fn exchange(
 fn access_token(
     performer: &dyn Performer,
     session: &str,
-    region: &str,
+    region: &Region,
 ) -> Result<Secret, CloudError> {
     let home = performer.variable("HOME").unwrap_or_default();
     let path = PathBuf::from(home)

@@ -273,7 +273,12 @@ fn a_dropped_reply_is_explained_by_the_hop_limit() {
 
 #[test]
 fn container_credentials_come_only_from_agents() {
-    for url in ["http://10.0.0.1/c", "http://169.254.170.2.evil.com/", "ftp://127.0.0.1/"] {
+    for url in [
+        "http://10.0.0.1/c",
+        "http://169.254.170.2.evil.com/",
+        "ftp://127.0.0.1/",
+        "http://169.254.170.2:80@evil.com/",
+    ] {
         let world = World::new().variable("AWS_CONTAINER_CREDENTIALS_FULL_URI", url);
         let error = failure(&world).to_string(); // 24
         assert!(error.contains("plain HTTP is only for the agents"), "{error}");
@@ -355,6 +360,35 @@ fn a_service_account_pulls_with_its_own_role() {
     let error = ask_with(&world, &options, request).expect_err("an error");
     assert!(error.hint.expect("a hint").contains("eks.amazonaws.com/ecr-role-arn"));
     assert!(world.sent.borrow().is_empty(), "the node's own identity is not used");
+}
+
+#[test]
+fn a_region_of_the_environment_leads_to_no_other_host() {
+    for name in ["AWS_REGION", "AWS_DEFAULT_REGION"] {
+        for region in ["evil.com/#", "evil.com", "a@evil.com", "x?", "US-EAST-1"] {
+            let world = web_identity().variable(name, region);
+            let error = failure(&world).to_string();
+            assert!(error.contains(name) && error.ends_with("nothing was sent"), "{error}");
+            assert!(world.sent.borrow().is_empty());
+        }
+    }
+    let profile = "[profile work]\nregion = evil.com/#\nrole_arn = arn:aws:iam::1:role/x\n\
+                   web_identity_token_file = /irsa\n";
+    let role = World::new()
+        .variable("HOME", "/home/u")
+        .variable("AWS_PROFILE", "work")
+        .file("/irsa", CANARY)
+        .file("/home/u/.aws/config", profile);
+    let session = r#"{"accessToken":"old","expiresAt":"2027-10-31T00:00:00Z"}"#;
+    let sso = World::new()
+        .variable("HOME", "/home/u")
+        .variable("AWS_PROFILE", "work")
+        .file("/home/u/.aws/config", &SSO_CONFIG.replace("us-east-1", "evil.com/#"))
+        .file(SSO_CACHE, session);
+    for world in [role, sso] {
+        assert!(failure(&world).to_string().ends_with("nothing was sent"));
+        assert!(world.sent.borrow().is_empty());
+    }
 }
 
 const SSO_CONFIG: &str = "[profile work]\nsso_session = my-sso\nsso_account_id = 123456789012\n\

@@ -38,6 +38,11 @@ impl FromStr for Mirror {
 }
 
 impl Mirror {
+    /// The host, or the part of one, whose images come from elsewhere.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
     /// The registry that an image comes from, if this is its mirror: by whole components of its
     /// name, since a credential goes there.
     pub fn target_of(&self, image: &str) -> Option<&RegistryHost> {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::super::aws::signed_caller_identity;
-use super::super::overrides::is_loopback;
+use super::super::aws::{region_of_environment, signed_caller_identity};
+use super::super::overrides::{host_of, is_loopback};
 use super::super::{CloudError, Method, Performer, Request};
 use super::oauth::{exchange, field, trusted};
 use super::source::{PLATFORM_SCOPE, impersonate};
@@ -177,18 +177,16 @@ fn of_aws(
     if source["environment_id"] != "aws1" {
         return Err(failed("this version of environment_id is not known"));
     }
-    let region = performer
-        .variable("AWS_REGION")
-        .or_else(|| performer.variable("AWS_DEFAULT_REGION"))
-        .ok_or_else(|| failed("AWS_REGION is not set"))?;
+    let region =
+        region_of_environment(performer)?.ok_or_else(|| failed("AWS_REGION is not set"))?;
     let template = source["regional_cred_verification_url"].as_str().unwrap_or_default();
-    let url = template.replace("{region}", &region);
-    if !url.starts_with(&format!("https://sts.{region}.amazonaws.com")) {
+    let url = template.replace("{region}", region.as_str());
+    let host = format!("sts.{region}.amazonaws.com");
+    if host_of(&url, "https://").as_deref() != Some(host.as_str()) {
         return Err(failed("regional_cred_verification_url is not of AWS STS"));
     }
     let header = ("x-goog-cloud-target-resource", audience);
     let request = signed_caller_identity(performer, &region, &url, header)?;
-    let host = format!("sts.{region}.amazonaws.com");
     let headers: Vec<Value> = [json!({ "key": "host", "value": host })]
         .into_iter()
         .chain(

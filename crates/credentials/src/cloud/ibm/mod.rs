@@ -51,7 +51,13 @@ pub fn is_registry(host: &RegistryHost, regions: &[String]) -> bool {
     REGIONS.contains(&region) || regions.iter().any(|known| known == region)
 }
 
-/// A credential for a registry of IBM; `None` if the host is none.
+/// Whether this machine knows the trusted profile that pods have.
+pub(super) fn knows_pods(performer: &dyn Performer) -> bool {
+    source::names_profile(performer)
+}
+
+/// A credential for a registry of IBM, with the identity of this machine or of the pod whose
+/// service account's token is given, and of nobody else then; `None` if the host is none.
 ///
 /// # Errors
 /// [`CloudError`] if it is one and the exchange failed.
@@ -59,12 +65,13 @@ pub fn credential(
     performer: &dyn Performer,
     host: &RegistryHost,
     options: &IbmOptions,
+    pod: Option<&Secret>,
 ) -> Result<Option<CloudCredential>, CloudError> {
     if !is_registry(host, &options.regions) {
         return Ok(None);
     }
     let is_private = host.as_str().starts_with("private.");
-    let (token, source) = source::access_token(performer, is_private)?;
+    let (token, source) = source::access_token(performer, is_private, pod)?;
     let left = token.expires_at.and_then(|ends| ends.duration_since(performer.now()).ok());
     Ok(Some(CloudCredential {
         host: host.as_str().to_owned(),

@@ -43,8 +43,14 @@ impl Profile {
 pub(super) fn access_token(
     performer: &dyn Performer,
     is_private: bool,
+    pod: Option<&Secret>,
 ) -> Result<(AccessToken, String), CloudError> {
     let base = iam::base(performer, is_private)?;
+    let profile = Profile::of_environment(performer);
+    if let Some(token) = pod {
+        let token = of_pod(performer, &base, token, profile.as_ref(), "service account")?;
+        return Ok((token, "trusted profile by service account token".to_owned()));
+    }
     if let Some((key, source)) = api_key(performer)? {
         let token = iam::token(
             performer,
@@ -57,30 +63,45 @@ pub(super) fn access_token(
         )?;
         return Ok((token, source));
     }
-    let profile = Profile::of_environment(performer);
     if let Some((pod_token, file)) = pod_token(performer)? {
-        let field = match &profile {
-            Some(Profile::Id(id)) => ("profile_id", id.as_str()),
-            Some(Profile::Name(name)) => ("profile_name", name.as_str()),
-            Some(Profile::Crn(crn)) => ("profile_crn", crn.as_str()),
-            None => {
-                return Err(CloudError::new(PROVIDER, STEP, file, "no trusted profile is named")
-                    .hint("set ICR_IAM_PROFILE_ID or ICR_IAM_PROFILE_NAME"));
-            }
-        };
-        let token = iam::token(
-            performer,
-            &base,
-            &[
-                ("grant_type", "urn:ibm:params:oauth:grant-type:cr-token"),
-                ("cr_token", pod_token.expose().trim()),
-                field,
-            ],
-        )?;
+        let token = of_pod(performer, &base, &pod_token, profile.as_ref(), &file)?;
         return Ok((token, format!("trusted profile by {file}")));
     }
     let token = of_instance(performer, profile.as_ref())?;
     Ok((token, "instance identity".to_owned()))
+}
+
+/// Whether the environment names the profile that pods have.
+pub(super) fn names_profile(performer: &dyn Performer) -> bool {
+    Profile::of_environment(performer).is_some()
+}
+
+/// A token of the trusted profile that trusts the token of a pod.
+fn of_pod(
+    performer: &dyn Performer,
+    base: &str,
+    token: &Secret,
+    profile: Option<&Profile>,
+    place: &str,
+) -> Result<AccessToken, CloudError> {
+    let field = match profile {
+        Some(Profile::Id(id)) => ("profile_id", id.as_str()),
+        Some(Profile::Name(name)) => ("profile_name", name.as_str()),
+        Some(Profile::Crn(crn)) => ("profile_crn", crn.as_str()),
+        None => {
+            return Err(CloudError::new(PROVIDER, STEP, place, "no trusted profile is named")
+                .hint("set ICR_IAM_PROFILE_ID or ICR_IAM_PROFILE_NAME"));
+        }
+    };
+    iam::token(
+        performer,
+        base,
+        &[
+            ("grant_type", "urn:ibm:params:oauth:grant-type:cr-token"),
+            ("cr_token", token.expose().trim()),
+            field,
+        ],
+    )
 }
 
 /// An API key of the environment, or of the file of IBM's own tools.

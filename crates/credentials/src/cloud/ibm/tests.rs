@@ -13,7 +13,7 @@ const IAM: &str = "https://iam.cloud.ibm.com/identity/token";
 const CANARY: &str = "canary-of-a-secret";
 
 fn ask_for(world: &World, host: &str) -> Result<Option<CloudCredential>, CloudError> {
-    credential(world, &RegistryHost::of(host).expect("a host"), &IbmOptions::default())
+    credential(world, &RegistryHost::of(host).expect("a host"), &IbmOptions::default(), None)
 }
 
 #[track_caller]

@@ -81,7 +81,14 @@ pub fn is_registry(host: &RegistryHost, realms: &[String]) -> bool {
     })
 }
 
-/// A credential for a registry of Oracle; `None` if the host is none.
+/// Whether this machine knows where the token of a pod is exchanged.
+pub(super) fn knows_pods(performer: &dyn Performer) -> bool {
+    performer.variable(principal::SERVER).is_some()
+}
+
+/// A credential for a registry of Oracle, with the identity of this machine or of the pod whose
+/// service account's token is given (OKE workload identity), and of nobody else then; `None` if
+/// the host is none.
 ///
 /// # Errors
 /// [`CloudError`] if it is one and the exchange failed.
@@ -89,11 +96,12 @@ pub fn credential(
     performer: &dyn Performer,
     host: &RegistryHost,
     options: &OciOptions,
+    pod: Option<&Secret>,
 ) -> Result<Option<CloudCredential>, CloudError> {
     if !is_registry(host, &options.realms) {
         return Ok(None);
     }
-    let (signer, source) = principal::signer(performer, options)?;
+    let (signer, source) = principal::signer(performer, options, pod)?;
     let (token, life) = token(performer, host.as_str(), &signer)?;
     Ok(Some(CloudCredential {
         host: host.as_str().to_owned(),

@@ -7,7 +7,8 @@ use rsa::pkcs8::{DecodePrivateKey as _, EncodePublicKey as _};
 use serde_json::json;
 
 use super::super::attempts::{Pace, attempts, is_passing};
-use super::super::{CloudError, Method, Performer, Request, Response, overrides};
+use super::super::label::{Region, cluster_server};
+use super::super::{CloudError, Method, Performer, Reach, Request, Response, overrides};
 use super::{OciOptions, PROVIDER, PrincipalKind, config, refusal, signature};
 use crate::Secret;
 
@@ -27,7 +28,12 @@ pub(super) struct Signer {
 pub(super) fn signer(
     performer: &dyn Performer,
     options: &OciOptions,
+    pod: Option<&Secret>,
 ) -> Result<(Signer, String), CloudError> {
+    if let Some(token) = pod {
+        let found = of_workload(performer, Some(token))?;
+        return Ok((found, "service account token at OKE".to_owned()));
+    }
     let variable = |name| performer.variable(name);
     // The variable is that of Oracle's own provider.
     let named = || match variable("OCIR_AUTH_METHOD")?.as_str() {
@@ -40,7 +46,8 @@ pub(super) fn signer(
     let is_workload = variable("OCI_KUBERNETES_SERVICE_ACCOUNT_CERT_PATH").is_some()
         || principal == Some(PrincipalKind::Workload);
     if wanted(PrincipalKind::Workload) && is_workload {
-        return of_workload(performer).map(|found| (found, "OKE workload identity".to_owned()));
+        return of_workload(performer, None)
+            .map(|found| (found, "OKE workload identity".to_owned()));
     }
     if wanted(PrincipalKind::Resource)
         && let Some(version) = variable("OCI_RESOURCE_PRINCIPAL_VERSION")
@@ -88,6 +95,9 @@ fn of_resource(performer: &dyn Performer, version: &str) -> Result<Signer, Cloud
     })
 }
 
+/// Where the API of this cluster is.
+pub(super) const SERVER: &str = "KUBERNETES_SERVICE_HOST";
+
 /// A key that lives as long as one exchange.
 struct SessionKey {
     pem: Secret,
@@ -115,25 +125,34 @@ impl SessionKey {
     }
 }
 
-/// A pod of an enhanced OKE cluster: the cluster vouches for its service account.
-fn of_workload(performer: &dyn Performer) -> Result<Signer, CloudError> {
+/// A pod of an enhanced OKE cluster: the cluster vouches for its service account. The token is that
+/// of the pod that this is, or the given one of another.
+fn of_workload(performer: &dyn Performer, pod: Option<&Secret>) -> Result<Signer, CloudError> {
     const STEP: &str = "workload identity";
     const DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
     let variable = |name| performer.variable(name);
-    let server = variable("KUBERNETES_SERVICE_HOST").ok_or_else(|| {
-        CloudError::new(PROVIDER, STEP, "KUBERNETES_SERVICE_HOST", "it is not set: this is no pod")
+    let failed = |reason: &str| CloudError::new(PROVIDER, STEP, SERVER, reason);
+    let server = variable(SERVER).ok_or_else(|| match pod {
+        None => failed("it is not set: this is no pod"),
+        Some(_) => failed("it is not set, and a pod's token goes nowhere else")
+            .hint("set it for the provider, to the address of the cluster's Kubernetes API"),
     })?;
+    let server = cluster_server(&server)
+        .ok_or_else(|| failed("it is neither an address nor one label; nothing was sent"))?;
     let authority = variable("OCI_KUBERNETES_SERVICE_ACCOUNT_CERT_PATH")
         .unwrap_or_else(|| format!("{DIRECTORY}/ca.crt"));
     let authority = config::read(performer, authority.as_ref())?;
-    let token = config::read(performer, format!("{DIRECTORY}/token").as_ref())?;
+    let token = match pod {
+        Some(token) => token.clone(),
+        None => config::read(performer, format!("{DIRECTORY}/token").as_ref())?,
+    };
     let session = SessionKey::new(performer, STEP)?;
-    let server = if server.contains(':') { format!("[{server}]") } else { server };
     let url = format!("https://{server}:12250/resourcePrincipalSessionTokens");
     let mut request = Request::to_cloud(Method::Post, &*url)
         .header("authorization", format!("Bearer {}", token.expose().trim()))
         .header("opc-request-id", format!("{:016X}", performer.random()))
         .body("application/json", json!({ "podKey": session.public }).to_string());
+    request.reach = Reach::Cluster;
     request.authorities = Some(authority.expose().to_owned());
     let response = answer(performer, &request, STEP, &url)?;
     let failed = || CloudError::new(PROVIDER, STEP, &*url, "the answer holds no token");
@@ -252,10 +271,10 @@ impl Instance {
         let is_name = |text: &str| {
             text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte))
         };
-        let region =
-            region.filter(|region| is_name(region) && is_name(realm)).ok_or_else(|| {
-                CloudError::new(PROVIDER, STEP, &*version.0, "it does not tell the region")
-            })?;
+        let region = region.filter(|_| is_name(realm)).ok_or_else(|| {
+            CloudError::new(PROVIDER, STEP, &*version.0, "it does not tell the region")
+        })?;
+        let region = Region::of(PROVIDER, &version.0, region)?;
         let name = "OCI_SDK_AUTH_CLIENT_REGION_URL";
         let auth_url = overrides::endpoint(performer, PROVIDER, name, &super::REALMS)?
             .unwrap_or_else(|| format!("https://auth.{region}.{realm}"));

@@ -9,7 +9,7 @@ use oci_model::Digest;
 use serde_json::{Value, json};
 
 use super::super::world::{World, answer, answer_with};
-use super::super::{CloudCredential, CloudError, Method, RegistryHost, Request};
+use super::super::{CloudCredential, CloudError, Method, Reach, RegistryHost, Request};
 use super::{OciOptions, PrincipalKind, credential, signature};
 use crate::{RegistryAuth, Secret};
 
@@ -25,7 +25,7 @@ const TOKEN: &str = "https://fra.ocir.io/20180419/docker/token";
 const CANARY: &str = "canary-of-a-secret";
 
 fn ask_with(world: &World, options: &OciOptions) -> Result<Option<CloudCredential>, CloudError> {
-    credential(world, &RegistryHost::of(HOST).expect("a host"), options)
+    credential(world, &RegistryHost::of(HOST).expect("a host"), options, None)
 }
 
 #[track_caller]
@@ -168,8 +168,20 @@ fn a_workload_is_vouched_for_by_its_cluster() {
     assert_eq!(found.source, "OKE workload identity");
     assert_eq!(world.sent_header(0, "authorization").as_deref(), Some("Bearer pod"));
     assert_eq!(world.sent.borrow()[0].authorities.as_deref(), Some(INSTANCE));
+    assert_eq!(world.sent.borrow()[0].reach, Reach::Cluster);
     let header = world.sent_header(1, "authorization").expect("a signature");
     assert!(header.contains("keyId=\"ST$workload\""), "{header}");
+}
+
+#[test]
+fn a_token_goes_to_the_cluster_and_nowhere_else() {
+    for server in ["evil.com", "evil.com/#", "u@10.96.0.1", "10.96.0.1:1"] {
+        let world = World::new().variable("KUBERNETES_SERVICE_HOST", server);
+        let options =
+            OciOptions { principal: Some(PrincipalKind::Workload), ..OciOptions::default() };
+        let error = ask_with(&world, &options).expect_err(server).to_string();
+        assert!(error.ends_with("nothing was sent"), "{error}");
+    }
 }
 
 #[test]
