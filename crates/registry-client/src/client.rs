@@ -11,7 +11,7 @@ use reqwest::redirect::Policy;
 use crate::endpoint::{Endpoint, Security, api_host};
 use crate::error::{RegistryError, with_causes};
 use crate::guard::{GuardedNames, REDIRECTS_MAX};
-use crate::options::{ClientOptions, ClientOptionsError, Fallback, HostTls, proxied};
+use crate::options::{ClientOptions, ClientOptionsError, Fallback, HostTls, proxied, without_user};
 use crate::realm::CheckedNames;
 use crate::tls;
 use crate::tokens::Tokens;
@@ -95,7 +95,8 @@ impl Client {
     pub fn new(options: ClientOptions) -> Result<Self, ClientOptionsError> {
         for mirror in options.mirrors.values().flatten() {
             if Endpoint::mirror(mirror, "", &options).is_none() {
-                return Err(ClientOptionsError::Url { url: mirror.url.clone(), what: "mirror" });
+                let url = without_user(&mirror.url);
+                return Err(ClientOptionsError::Url { url, what: "mirror" });
             }
         }
         let verified = tls::verified(&options.extra_roots_pem, &HostTls::default())?;

@@ -67,6 +67,8 @@ impl CloudHttp {
             Reach::Metadata => METADATA_CONNECT_MAX,
             Reach::Cloud | Reach::Cluster | Reach::Pinned { .. } => self.options.connect_timeout,
         };
+        // In plain HTTP a secret stays on this machine: no proxy is to see it.
+        let in_clear = request.url.get(..5).is_some_and(|s| s.eq_ignore_ascii_case("http:"));
         let mut builder = reqwest::Client::builder()
             .user_agent(&self.options.user_agent)
             .connect_timeout(connect)
@@ -75,6 +77,7 @@ impl CloudHttp {
             .redirect(reqwest::redirect::Policy::none())
             .tls_backend_preconfigured(config);
         if request.reach == Reach::Cloud
+            && !in_clear
             && let Some(proxy) = &self.options.proxy
         {
             builder = proxied(builder, proxy)?;

@@ -59,7 +59,7 @@ impl Endpoint {
     pub(crate) fn mirror(mirror: &Mirror, registry: &str, options: &ClientOptions) -> Option<Self> {
         let (scheme, rest) = mirror.url.split_once("://")?;
         let host = rest.trim_end_matches('/');
-        if host.is_empty() || host.contains('/') {
+        if host.is_empty() || host.contains(['/', '@']) {
             return None;
         }
         let mut endpoint = Self::upstream(host, options);

@@ -1,6 +1,7 @@
 //! How a client reaches registries.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use credentials::{RegistryAuth, Secret};
@@ -117,7 +118,7 @@ pub struct Mirror {
 }
 
 /// Proxies as the usual environment variables describe them.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Proxy {
     /// URL of the proxy for HTTP.
     pub http: Option<String>,
@@ -125,6 +126,16 @@ pub struct Proxy {
     pub https: Option<String>,
     /// Hosts that are reached directly, comma separated.
     pub no_proxy: String,
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proxy")
+            .field("http", &self.http.as_deref().map(without_user))
+            .field("https", &self.https.as_deref().map(without_user))
+            .field("no_proxy", &self.no_proxy)
+            .finish()
+    }
 }
 
 /// Why a client could not be made.
@@ -145,7 +156,7 @@ pub enum ClientOptionsError {
     /// The URL of a proxy or mirror.
     #[error("{url:?} is not a usable URL for a {what}")]
     Url {
-        /// The text.
+        /// The text; a user and password in it are masked.
         url: String,
         /// `proxy` or `mirror`.
         what: &'static str,
@@ -161,17 +172,61 @@ pub enum ClientOptionsError {
     Http(#[source] reqwest::Error),
 }
 
+/// What is on this machine is never asked for by way of another, whatever the user exempts: a
+/// proxy's loopback is not ours. docker and Go do the same.
+const LOOPBACK: &str = "localhost,127.0.0.0/8,::1,::ffff:127.0.0.0/104";
+
+/// A URL as it may be shown, usable or not: user and password are masked.
+pub(crate) fn without_user(url: &str) -> String {
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), url),
+    };
+    // A password that nobody escaped may hold any character: the last @ ends it.
+    match rest.rsplit_once('@') {
+        Some((_, place)) => format!("{scheme}***@{place}"),
+        None => url.to_owned(),
+    }
+}
+
 /// A client's builder with a proxy for what is not exempt from it.
 pub(crate) fn proxied(
     mut builder: reqwest::ClientBuilder,
     proxy: &Proxy,
 ) -> Result<reqwest::ClientBuilder, ClientOptionsError> {
-    let exempt = reqwest::NoProxy::from_string(&proxy.no_proxy);
+    let exempt = reqwest::NoProxy::from_string(&format!("{LOOPBACK},{}", proxy.no_proxy));
     for (url, https) in [(&proxy.http, false), (&proxy.https, true)] {
         let Some(url) = url else { continue };
         let made = if https { reqwest::Proxy::https(url) } else { reqwest::Proxy::http(url) };
-        let made = made.map_err(|_| ClientOptionsError::Url { url: url.clone(), what: "proxy" })?;
+        let made =
+            made.map_err(|_| ClientOptionsError::Url { url: without_user(url), what: "proxy" })?;
         builder = builder.proxy(made.no_proxy(exempt.clone()));
     }
     Ok(builder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_of_proxies_are_not_shown() {
+        for (url, expected) in [
+            ("http://ada:canary@proxy:3128", "http://***@proxy:3128"),
+            ("http://ada:can/ary@x@proxy:3128/", "http://***@proxy:3128/"),
+            ("ada:canary@proxy", "***@proxy"),
+            ("http://proxy:3128", "http://proxy:3128"),
+        ] {
+            assert_eq!(without_user(url), expected);
+            let proxy = Proxy {
+                http: Some(url.to_owned()),
+                https: Some(url.to_owned()),
+                no_proxy: String::new(),
+            };
+            assert!(!format!("{proxy:?}").contains("ary"), "{proxy:?}");
+        }
+        let proxy = Proxy { http: Some("http://ada:canary@[".to_owned()), ..Proxy::default() };
+        let error = proxied(reqwest::Client::builder(), &proxy).expect_err("no URL");
+        assert_eq!(error.to_string(), "\"http://***@[\" is not a usable URL for a proxy");
+    }
 }
