@@ -11,28 +11,10 @@ use hickory_resolver::TokioResolver;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
+use crate::owners::shares_domain;
+
 /// Most redirects of one request.
 pub(crate) const REDIRECTS_MAX: usize = 5;
-
-/// Domains below which everybody can have a name; what shares one shares no owner.
-const SHARED_DOMAINS: [&str; 16] = [
-    "amazonaws.com",
-    "azurecr.cn",
-    "azurecr.io",
-    "azurecr.us",
-    "azurewebsites.net",
-    "cloudapp.net",
-    "duckdns.org",
-    "fly.dev",
-    "github.io",
-    "gitlab.io",
-    "herokuapp.com",
-    "ngrok.io",
-    "nip.io",
-    "run.app",
-    "sslip.io",
-    "vercel.app",
-];
 
 /// Limits on where a registry may lead this client.
 ///
@@ -137,37 +119,6 @@ pub(crate) fn is_same_place(one: &Url, other: &Url) -> bool {
     one.scheme() == other.scheme()
         && one.host() == other.host()
         && one.port_or_known_default() == other.port_or_known_default()
-}
-
-/// Whether two hosts belong to one owner as far as their names tell: the same name, or names
-/// below one domain that somebody can register.
-pub(crate) fn shares_domain(one: &Url, other: &Url) -> bool {
-    match (one.host(), other.host()) {
-        (Some(Host::Domain(one)), Some(Host::Domain(other))) => {
-            one == other
-                || registrable(one).is_some_and(|domain| registrable(other) == Some(domain))
-        }
-        (one, other) => one.is_some() && one == other,
-    }
-}
-
-/// The last labels of a name that somebody owns: two, or three where the second level looks like
-/// one of a country's own (`co.uk`). Nothing for names without a dot.
-fn registrable(name: &str) -> Option<&str> {
-    let name = name.trim_end_matches('.');
-    let mut dots = name.rmatch_indices('.').map(|(at, _)| at);
-    let top = dots.next()?;
-    let second = dots.next();
-    let label = &name[second.map_or(0, |at| at + 1)..top];
-    let is_national = name.len() - top - 1 == 2 && label.len() <= 3;
-    let is_shared = SHARED_DOMAINS.contains(&&name[second.map_or(0, |at| at + 1)..]);
-    let start = match (is_national || is_shared, second) {
-        (false, second) => second.map_or(0, |at| at + 1),
-        // `co.uk` itself belongs to nobody, and `azurecr.io` to everybody.
-        (true, None) => return None,
-        (true, Some(_)) => dots.next().map_or(0, |at| at + 1),
-    };
-    Some(&name[start..])
 }
 
 pub(crate) fn is_local_name(name: &str) -> bool {
@@ -306,23 +257,6 @@ mod tests {
             "::127.0.0.1",
         ] {
             assert!(!is_public(address.parse().expect("an address")), "{address}");
-        }
-    }
-
-    #[test]
-    fn domains_end_where_somebody_can_register_them() {
-        for (name, expected) in [
-            ("auth.docker.io", Some("docker.io")),
-            ("docker.io", Some("docker.io")),
-            ("a.b.example.com", Some("example.com")),
-            ("a.shop.co.uk", Some("shop.co.uk")),
-            ("shop.co.uk", Some("shop.co.uk")),
-            ("co.uk", None),
-            ("azurecr.io", None),
-            ("a.team.azurecr.io", Some("team.azurecr.io")),
-            ("localhost", None),
-        ] {
-            assert_eq!(registrable(name), expected, "{name}");
         }
     }
 

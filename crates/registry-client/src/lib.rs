@@ -24,6 +24,7 @@ mod login;
 mod manifests;
 mod oci_layout;
 mod options;
+mod owners;
 mod progress;
 mod proxying;
 mod pull;

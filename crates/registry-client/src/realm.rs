@@ -9,7 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
-use crate::guard::{embedded_v4, is_local_name, shares_domain};
+use crate::guard::{embedded_v4, is_local_name};
+use crate::owners::shares_domain;
 
 /// Token services of another domain than their registries, by suffix of the registry's name.
 const PAIRS: [(&str, &str); 2] = [("scw.cloud", "api.scaleway.com"), ("lscr.io", "ghcr.io")];
@@ -62,12 +63,8 @@ pub(crate) fn check(realm: &Url, asked: Asked<'_>) -> Result<Allowed, String> {
     if realm.host() == asked.url.host() || is_trusted(realm, asked.trusted) {
         return Ok(Allowed::Credential(Route::Open));
     }
-    let is_here = match realm.host() {
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        Some(Host::Domain(name)) => is_local_name(name),
-        None => return refuse("its address has no host"),
-    };
+    let Some(host) = realm.host() else { return refuse("its address has no host") };
+    let is_here = is_this_machine(&host);
     if asked.is_local && (is_here || shares_domain(realm, asked.url)) {
         // A registry on this machine may have its token service there under any name.
         return Ok(Allowed::Credential(Route::Open));
@@ -75,12 +72,7 @@ pub(crate) fn check(realm: &Url, asked: Asked<'_>) -> Result<Allowed, String> {
     if is_here {
         return refuse("it is this machine");
     }
-    let address = match realm.host() {
-        Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
-        Some(Host::Ipv6(address)) => Some(IpAddr::V6(address)),
-        Some(Host::Domain(_)) | None => None,
-    };
-    if let Some(address) = address {
+    if let Some(address) = literal(&host) {
         if is_forbidden(address) {
             return refuse("a registry must not lead to this address");
         }
@@ -92,6 +84,37 @@ pub(crate) fn check(realm: &Url, asked: Asked<'_>) -> Result<Allowed, String> {
         return Ok(Allowed::Credential(Route::Checked));
     }
     Ok(Allowed::Nothing(of_another_domain(realm, asked.url)))
+}
+
+/// Whether a redirect may lead to a host, as far as its name or address tells; the reason if not.
+/// `is_local` tells whether the registry runs on this machine.
+pub(crate) fn check_place(url: &Url, is_local: bool) -> Result<(), String> {
+    let Some(host) = url.host() else { return Err("the address has no host".to_owned()) };
+    if is_this_machine(&host) {
+        return if is_local { Ok(()) } else { Err("it is this machine".to_owned()) };
+    }
+    match literal(&host) {
+        Some(address) if is_forbidden(address) => {
+            Err("a registry must not lead to this address".to_owned())
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn is_this_machine(host: &Host<&str>) -> bool {
+    match host {
+        Host::Domain(name) => is_local_name(name),
+        Host::Ipv4(address) => address.is_loopback(),
+        Host::Ipv6(address) => address.is_loopback(),
+    }
+}
+
+fn literal(host: &Host<&str>) -> Option<IpAddr> {
+    match host {
+        Host::Domain(_) => None,
+        Host::Ipv4(address) => Some((*address).into()),
+        Host::Ipv6(address) => Some((*address).into()),
+    }
 }
 
 fn of_another_domain(realm: &Url, registry: &Url) -> String {

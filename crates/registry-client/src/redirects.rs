@@ -7,17 +7,22 @@ use url::Url;
 
 use crate::guard::{REDIRECTS_MAX, is_same_place};
 use crate::options::ClientOptions;
+use crate::realm;
+use crate::transport::authority;
 
 /// The addresses of one request so far.
 pub(crate) struct Chain {
     urls: Vec<Url>,
     /// Whether every address was the registry's own.
     at_home: bool,
+    /// Whether the registry runs on this machine, whatever its name is.
+    is_local: bool,
 }
 
 impl Chain {
     pub(crate) fn new(first: Url) -> Self {
-        Self { urls: vec![first], at_home: true }
+        let is_local = crate::endpoint::is_loopback(&authority(&first));
+        Self { urls: vec![first], at_home: true, is_local }
     }
 
     /// Where to send the request now.
@@ -53,6 +58,9 @@ impl Chain {
             return Err("redirected to an address that holds a user".to_owned());
         }
         next.set_fragment(None);
+        // Behind a proxy it is the proxy that we are connected to.
+        let peer = response.remote_addr().filter(|_| self.at_home && options.proxy.is_none());
+        self.is_local |= peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback());
         match &options.guard {
             Some(guard) => guard.check_redirect(&self.urls, &next)?,
             None => self.check(&next)?,
@@ -69,7 +77,11 @@ impl Chain {
         if self.urls.iter().any(|url| url.scheme() == "https") && next.scheme() != "https" {
             return Err(format!("redirected from HTTPS to {}", next.scheme()));
         }
-        Ok(())
+        if self.urls[0].host() == next.host() {
+            return Ok(());
+        }
+        realm::check_place(next, self.is_local)
+            .map_err(|reason| format!("redirected to where it must not: {reason}"))
     }
 }
 
@@ -81,5 +93,46 @@ fn leads_on(status: StatusCode, method: &http::Method) -> bool {
         307 | 308 => true,
         301..=303 => reads,
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(registry: &str, next: &str, expected: Result<(), &str>) {
+        let url = |text: &str| Url::parse(text).expect("a URL");
+        let actual = Chain::new(url(registry)).check(&url(next));
+        assert_eq!(actual.as_ref().map_err(String::as_str).copied(), expected, "{registry} {next}");
+    }
+
+    /// cloud-credentials.md 12.3.
+    #[test]
+    fn nobody_is_redirected_to_this_machine_or_its_metadata_service_from_elsewhere() {
+        const HUB: &str = "https://registry-1.docker.io/v2/";
+        for next in ["https://127.0.0.1/x", "https://[::1]/x", "https://localhost/x"] {
+            check(HUB, next, Err("redirected to where it must not: it is this machine"));
+            check("https://127.0.0.2:5000/v2/", next, Ok(()));
+            check("https://localhost:5000/v2/", next, Ok(()));
+        }
+        let refused = "redirected to where it must not: a registry must not lead to this address";
+        for next in [
+            "https://169.254.169.254/latest/meta-data",
+            "https://[::ffff:169.254.169.254]/x",
+            "https://2852039166/x",
+            "https://0/x",
+            "https://100.100.100.200/x",
+            "https://[fd00:ec2::254]/x",
+            "https://[fe80::1]/x",
+        ] {
+            check(HUB, next, Err(refused));
+            check("https://127.0.0.1:5000/v2/", next, Err(refused));
+        }
+        check("http://registry.example/v2/", "http://169.254.169.254/x", Err(refused));
+        check("http://169.254.0.7:5000/v2/", "http://169.254.0.7:9000/x", Ok(()));
+        for next in ["https://cdn.example/x", "https://10.0.0.1/x", "https://8.8.8.8/x"] {
+            check(HUB, next, Ok(()));
+        }
     }
 }

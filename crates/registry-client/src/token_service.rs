@@ -6,7 +6,7 @@ use std::time::Duration;
 use credentials::Secret;
 use http::header;
 use reqwest::Response;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use crate::client::Remote;
 use crate::error::{RegistryError, RegistryErrorKind};
@@ -42,12 +42,15 @@ pub(crate) enum Purpose {
 pub(crate) struct Approved {
     request: TokenRequest,
     route: Route,
+    /// Whether the service is one that may see what goes to the registry on every request.
+    is_trusted: bool,
     /// Why the caller's credential is not in it.
     pub(crate) withheld: Option<String>,
 }
 
 impl Remote {
-    /// Decides whether a token may be asked for where the registry says, and with what.
+    /// Decides whether a token may be asked for where the registry says, and with what. What
+    /// another host says that the registry led to counts for nothing.
     pub(crate) fn approve(
         &self,
         mut request: TokenRequest,
@@ -58,12 +61,18 @@ impl Remote {
             let reason = format!("registry {registry} cannot be trusted: {reason}");
             RegistryError::from(RegistryErrorKind::Malformed { reason })
         };
+        if !self.is_own(challenge.url()) {
+            let host = authority(challenge.url());
+            return Err(refused(format!("it led to {host}, which asks for a credential")));
+        }
         let options = self.client.options();
         let has_credential = request.grant != Grant::Anonymous;
         if let Some(guard) = &options.guard {
             let credential = if has_credential { Credential::Sent } else { Credential::None };
-            guard.check_realm(&request.realm, challenge.url(), credential).map_err(refused)?;
-            return Ok(Approved { request, route: Route::Open, withheld: None });
+            let check = |credential| guard.check_realm(&request.realm, challenge.url(), credential);
+            check(credential).map_err(refused)?;
+            let is_trusted = check(Credential::Sent).is_ok();
+            return Ok(Approved { request, route: Route::Open, is_trusted, withheld: None });
         }
         // Behind a proxy it is the proxy that we are connected to.
         let peer = challenge.remote_addr().filter(|_| options.proxy.is_none());
@@ -74,11 +83,13 @@ impl Remote {
             trusted: &options.token_services,
         };
         match realm::check(&request.realm, asked).map_err(refused)? {
-            Allowed::Credential(route) => Ok(Approved { request, route, withheld: None }),
+            Allowed::Credential(route) => {
+                Ok(Approved { request, route, is_trusted: true, withheld: None })
+            }
             Allowed::Nothing(reason) => {
                 request.grant = Grant::Anonymous;
                 let withheld = Some(reason).filter(|_| has_credential);
-                Ok(Approved { request, route: Route::Checked, withheld })
+                Ok(Approved { request, route: Route::Checked, is_trusted: false, withheld })
             }
         }
     }
@@ -118,11 +129,10 @@ impl Remote {
                 ("POST", builder)
             }
         };
-        // What goes to the registry on every request goes to its token service, as in docker.
-        let builder = match approved.withheld {
-            None => self.client.with_own_headers(builder),
-            Some(_) => builder,
-        };
+        // What goes to the registry on every request goes to its token service, as in docker; not
+        // to one of another domain, whether or not there is a credential to withhold.
+        let builder =
+            if approved.is_trusted { self.client.with_own_headers(builder) } else { builder };
         let response = builder.send().await.map_err(|error| request_error(&error, &service))?;
         let asked = redacted(&request.realm);
         let kind = match request.grant {
@@ -191,10 +201,22 @@ struct TokenAnswer {
     access_token: Option<String>,
     #[serde(default)]
     refresh_token: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "seconds")]
     expires_in: Option<u64>,
     #[serde(default)]
     issued_at: Option<String>,
+}
+
+/// Whole seconds from a number, or from a number in quotes as some services write it; anything
+/// else counts as not given.
+fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let number = match serde_json::Value::deserialize(deserializer)? {
+        serde_json::Value::Number(number) => number.as_f64(),
+        serde_json::Value::String(text) => text.trim().parse::<f64>().ok(),
+        _ => None,
+    };
+    // The cast ends at the largest number; what is no number or negative is not given.
+    Ok(number.filter(|number| 0.0 <= *number).map(|number| number as u64))
 }
 
 impl TokenAnswer {
@@ -242,5 +264,27 @@ mod tests {
         assert_eq!(lifetime(Some(300), Some("2026-11-21T15:00:00Z")), 300);
         assert_eq!(lifetime(Some(300), Some("2026-11-21T10:00:00Z")), 0);
         assert_eq!(lifetime(Some(300), Some("yesterday")), 300);
+    }
+
+    #[test]
+    fn lifetime_is_read_in_every_form_that_services_write() {
+        for (text, expected) in [
+            ("300", 300),
+            ("300.0", 300),
+            ("299.9", 299),
+            ("3e2", 300),
+            ("\"300\"", 300),
+            ("\" 300.5 \"", 300),
+            ("\"soon\"", 60),
+            ("\"NaN\"", 60),
+            ("-1", 60),
+            ("null", 60),
+            ("{}", 60),
+            ("1e300", u64::MAX),
+        ] {
+            let answer = format!("{{\"token\":\"T\",\"expires_in\":{text}}}");
+            let answer: TokenAnswer = serde_json::from_str(&answer).expect(text);
+            assert_eq!(answer.lifetime(None).as_secs(), expected, "{text}");
+        }
     }
 }

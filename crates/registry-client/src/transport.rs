@@ -184,9 +184,7 @@ impl Remote {
         finish: &impl Fn(RequestBuilder) -> RequestBuilder,
     ) -> Result<Response, RegistryError> {
         let host = &self.endpoint.host;
-        let plain = self.endpoint.security == Security::Plain
-            || (self.endpoint.security == Security::Insecure
-                && self.client.speaks_plain_http(host));
+        let plain = self.is_plain();
         let first = self.url(about.target, if plain { "http" } else { "https" })?;
         match self.execute(first, about, authorization, finish).await {
             Err(Failed::Sending(error))
@@ -238,19 +236,50 @@ impl Remote {
         }
     }
 
-    /// Whether an address is the endpoint's own, whatever its scheme's default port is written as.
-    fn is_own(&self, url: &Url) -> bool {
-        Url::parse(&format!("{}://{}", url.scheme(), self.endpoint.host))
-            .is_ok_and(|own| is_same_place(&own, url))
+    /// Whether the endpoint is spoken to in plain HTTP.
+    fn is_plain(&self) -> bool {
+        match self.endpoint.security {
+            Security::Plain => true,
+            Security::Insecure => self.client.speaks_plain_http(&self.endpoint.host),
+            Security::Verified | Security::Unverified => false,
+        }
     }
 
-    /// The address of a target: a path below `/v2/`, or what a `Location` said.
+    /// Whether an address is the endpoint's own, whatever its scheme's default port is written as.
+    /// A plain one is not if the endpoint speaks HTTPS: what is ours would go there in clear.
+    pub(crate) fn is_own(&self, url: &Url) -> bool {
+        let reached = url.scheme() == "https" || self.is_plain();
+        reached
+            && Url::parse(&format!("{}://{}", url.scheme(), self.endpoint.host))
+                .is_ok_and(|own| is_same_place(&own, url))
+    }
+
+    /// The address of a target: a path below `/v2/`, or what a `Location` or a `Link` said.
+    ///
+    /// A registry behind a proxy that ends TLS may not know that it is reached by HTTPS, and
+    /// write `http://` before its own name.
     pub(crate) fn url(&self, target: &str, scheme: &str) -> Result<Url, RegistryError> {
         let malformed = |_| RegistryErrorKind::Malformed {
             reason: format!("registry {} sent a bad address {target:?}", self.endpoint.host),
         };
         if target.starts_with("http://") || target.starts_with("https://") {
-            return Ok(Url::parse(target).map_err(malformed)?);
+            let mut url = Url::parse(target).map_err(malformed)?;
+            if !url.username().is_empty() || url.password().is_some() {
+                let reason =
+                    format!("registry {} sent an address that holds a user", self.endpoint.host);
+                return Err(RegistryErrorKind::Malformed { reason }.into());
+            }
+            if url.scheme() == "http" && !self.is_plain() {
+                let secure = target.replacen("http://", "https://", 1);
+                let secure = Url::parse(&secure).map_err(malformed)?;
+                if !self.is_own(&secure) {
+                    let (host, to) = (&self.endpoint.host, authority(&url));
+                    let reason = format!("registry {host} led from HTTPS to plain HTTP at {to}");
+                    return Err(RegistryErrorKind::Malformed { reason }.into());
+                }
+                url = secure;
+            }
+            return Ok(url);
         }
         let path = target.strip_prefix('/').map_or_else(|| format!("v2/{target}"), str::to_owned);
         let text = format!("{scheme}://{}/{path}", self.endpoint.host);

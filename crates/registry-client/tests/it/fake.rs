@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
@@ -13,6 +14,8 @@ pub(crate) struct Request {
     pub(crate) target: String,
     pub(crate) headers: HashMap<String, String>,
     pub(crate) body: Vec<u8>,
+    /// Whether it came in plain HTTP.
+    pub(crate) in_clear: bool,
 }
 
 impl Request {
@@ -59,14 +62,39 @@ pub(crate) struct Fake {
 impl Fake {
     /// Starts a server that answers with `script`.
     pub(crate) async fn start(script: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
+        Self::start_with(None, script).await
+    }
+
+    /// Starts a server that speaks HTTPS, and plain HTTP on the same port.
+    pub(crate) async fn start_tls(
+        script: impl Fn(&Request) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let parameters = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let certificate = parameters.self_signed(&key).unwrap();
+        let key = rustls_pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)
+            .unwrap();
+        Self::start_with(Some(TlsAcceptor::from(Arc::new(config))), script).await
+    }
+
+    async fn start_with(
+        tls: Option<TlsAcceptor>,
+        script: impl Fn(&Request) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (script, log) = (Arc::new(script), seen.clone());
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (script, log) = (script.clone(), log.clone());
-                tokio::spawn(async move { serve(stream, &*script, &log).await });
+                let (script, log, tls) = (script.clone(), log.clone(), tls.clone());
+                tokio::spawn(async move { accept(stream, tls, &*script, &log).await });
             }
         });
         Self { address, seen }
@@ -84,17 +112,33 @@ impl Fake {
     }
 }
 
-async fn serve(
+async fn accept(
     stream: TcpStream,
+    tls: Option<TlsAcceptor>,
     script: &(dyn Fn(&Request) -> Answer + Send + Sync),
     log: &Mutex<Vec<Request>>,
 ) -> Option<()> {
     let mut stream = BufReader::new(stream);
     // A TLS handshake begins with byte 22; plain servers answer it with an HTTP error.
-    if *stream.fill_buf().await.ok()?.first()? == 22 {
-        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n").await;
-        return None;
+    match (*stream.fill_buf().await.ok()?.first()? == 22, tls) {
+        (false, _) => serve(stream, true, script, log).await,
+        (true, Some(tls)) => {
+            let stream = tls.accept(stream).await.ok()?;
+            serve(BufReader::new(stream), false, script, log).await
+        }
+        (true, None) => {
+            let refusal = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n";
+            stream.write_all(refusal).await.ok()
+        }
     }
+}
+
+async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: BufReader<S>,
+    in_clear: bool,
+    script: &(dyn Fn(&Request) -> Answer + Send + Sync),
+    log: &Mutex<Vec<Request>>,
+) -> Option<()> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
@@ -114,7 +158,7 @@ async fn serve(
         let mut limited = (&mut stream).take(length);
         limited.read_to_end(&mut body).await.ok()?;
     }
-    let request = Request { method, target, headers, body };
+    let request = Request { method, target, headers, body, in_clear };
     let answer = script(&request);
     let head_only = request.method == "HEAD";
     log.lock().unwrap().push(request);

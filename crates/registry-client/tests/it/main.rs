@@ -8,6 +8,7 @@ mod failures;
 mod fake;
 mod files;
 mod images;
+mod leaks;
 mod own_registry;
 mod proxying;
 mod transfer;
