@@ -203,10 +203,19 @@ impl HelperRequest {
         if message.contains(NOT_FOUND) {
             return Err(HelperError::NotFound);
         }
+        if may_hold_credential(message) {
+            let message = "what it printed is not shown, it may hold a credential".to_owned();
+            return Err(HelperError::Failed { program: self.program.clone(), message });
+        }
         let clean = |c: char| if c.is_control() { ' ' } else { c };
         let message = message.chars().take(MESSAGE_CHARS_MAX).map(clean).collect();
         Err(HelperError::Failed { program: self.program.clone(), message })
     }
+}
+
+/// Whether what a helper printed is, or holds, the answer to a `get`, whole or cut.
+fn may_hold_credential(text: &str) -> bool {
+    text.contains('{') || text.to_ascii_lowercase().contains("\"secret\"")
 }
 
 #[cfg(test)]
@@ -256,6 +265,14 @@ mod tests {
         for magic in ["no credentials server URL", "no credentials username"] {
             check(ended(false, magic), Err(&format!("{failed} {magic}")));
         }
+        let hidden = format!("{failed} what it printed is not shown, it may hold a credential");
+        for text in [known, r#"warning {"Secret":"p""#, r#""Username":"u","Secret":"p"}"#] {
+            check(ended(false, text), Err(&hidden));
+        }
+        check(
+            ended(false, "org.freedesktop.secrets: no\n bus"),
+            Err(&format!("{failed} org.freedesktop.secrets: no  bus")),
+        );
         let late = RunError::Timeout(HELPER_TIMEOUT);
         let hangs = "credential helper docker-credential-fake did not end within 15 s";
         check(Err(late), Err(hangs));
@@ -286,6 +303,15 @@ mod tests {
             let told = get().read_credential(&ended(true, &format!("{text}hunter2")));
             let told = told.map_or_else(|error| error.to_string(), |_| String::new());
             proptest::prop_assert!(!told.contains("hunter2"));
+            for credential in [
+                format!(r#"{text}{{"Username":"u","Secret":"hunter2"}}"#),
+                format!(r#"{{"Secret":"hunter2","Username":"u"}}{text}"#),
+                format!(r#"{text}"secret": "hunter2""#),
+            ] {
+                let failed = get().read_credential(&ended(false, &credential));
+                let told = failed.expect_err("a failure").to_string();
+                proptest::prop_assert!(!told.contains("hunter2"), "{told}");
+            }
         }
     }
 }

@@ -276,7 +276,8 @@ fn oracle_by_the_key_of_a_user() {
     let variables = [("OCIR_AUTH_METHOD", "USER_PRINCIPAL")];
     let (user, password, kept) = given(&clouds, &["oci"], &variables, &image("fra.ocir.io"));
     assert_eq!((user, password), ("BEARER_TOKEN".to_owned(), format!("{CANARY}-token")));
-    assert_eq!(kept, "59m0s");
+    // Half of an hour, less what passed since.
+    assert!(kept.starts_with("29m") || kept == "30m0s", "{kept}");
     let asked = clouds.received().remove(0);
     assert!(
         asked.header("authorization").contains("keyId=\"ocid1.tenancy/ocid1.user/aa:bb\""),

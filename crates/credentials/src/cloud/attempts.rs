@@ -24,10 +24,10 @@ impl Pace {
         Self { tries: 5, first: Duration::from_millis(100), most: Duration::from_secs(2) };
 
     /// Full jitter: anything between nothing and twice as much as the time before.
-    fn pause(self, performer: &dyn Performer, attempt: u32) {
+    fn wait(self, performer: &dyn Performer, attempt: u32) -> Duration {
         let limit = self.first.saturating_mul(1 << attempt.min(16)).min(self.most);
         let milliseconds = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).max(1);
-        performer.pause(Duration::from_millis(performer.random() % milliseconds));
+        Duration::from_millis(performer.random() % milliseconds)
     }
 }
 
@@ -41,7 +41,12 @@ pub(crate) fn attempts<T>(
     loop {
         match attempt(number) {
             Err(error) if error.retryable && number + 1 < pace.tries => {
-                pace.pause(performer, number);
+                let wait = pace.wait(performer, number);
+                let wait = error.retry_after.map_or(wait, |asked| asked.max(wait));
+                if wait >= performer.time_left() {
+                    return Err(error);
+                }
+                performer.pause(wait);
                 number += 1;
             }
             result => return result,
@@ -54,15 +59,15 @@ pub(crate) const fn is_passing(status: u16) -> bool {
     status == 429 || status >= 500
 }
 
-/// Waits as long as the answer asks for, within reason.
-pub(crate) fn heed_retry_after(performer: &dyn Performer, response: &Response) {
-    let seconds = response.header("retry-after").and_then(|text| text.trim().parse().ok());
-    if let Some(seconds) = seconds {
-        performer.pause(Duration::from_secs(seconds).min(RETRY_AFTER_MAX));
-    }
-}
-
 impl CloudError {
+    /// What the answer says about another try: whether, and after how long, within reason.
+    #[must_use]
+    pub(crate) fn retryable_by(self, response: &Response, retryable: bool) -> Self {
+        let seconds = response.header("retry-after").and_then(|text| text.trim().parse().ok());
+        let retry_after = seconds.map(|seconds| Duration::from_secs(seconds).min(RETRY_AFTER_MAX));
+        Self { retryable, retry_after: retry_after.filter(|_| retryable), ..self }
+    }
+
     /// No answer came from a metadata service. One that is there answers at once: whoever waited
     /// in vain is on another machine, and does not wait again.
     pub(crate) fn no_metadata(

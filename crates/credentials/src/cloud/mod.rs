@@ -6,6 +6,8 @@
 //! | `host` | the registry of an image, parsed so that no look-alike passes |
 //! | `performer` | what an exchange asks of the machine: HTTP, files, programs, time |
 //! | `attempts` | which failures are worth another try, and when |
+//! | `deadline` | an end for a whole exchange |
+//! | `code` | which words of an answer an error repeats |
 //! | `overrides` | endpoints of the environment, which lead nowhere else |
 //! | `label` | names of the environment that become part of a URL |
 //! | `aws/` | Amazon ECR, private and public |
@@ -26,6 +28,8 @@ mod attempts;
 pub mod aws;
 pub mod azure;
 mod clouds;
+mod code;
+mod deadline;
 pub mod docker_helper;
 pub mod google;
 mod host;
@@ -82,6 +86,8 @@ pub struct CloudError {
     pub retryable: bool,
     /// What to try.
     pub hint: Option<String>,
+    /// How long the service asked to wait before another try.
+    pub retry_after: Option<Duration>,
 }
 
 fn id_of(request_id: &Option<String>) -> String {
@@ -109,6 +115,7 @@ impl CloudError {
             request_id: None,
             retryable: false,
             hint: None,
+            retry_after: None,
         }
     }
 

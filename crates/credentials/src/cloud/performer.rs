@@ -58,6 +58,11 @@ pub trait Performer {
     /// Time on a clock that nobody sets; only differences mean something.
     fn uptime(&self) -> Duration;
 
+    /// How long whatever is under way may still take.
+    fn time_left(&self) -> Duration {
+        Duration::MAX
+    }
+
     /// The time of day.
     fn now(&self) -> SystemTime;
 

@@ -10,6 +10,7 @@ use serde_json::json;
 use super::azure::Mirror;
 use super::{
     CloudCredential, CloudError, CloudOptions, CloudProvider, Performer, PodIdentity, RegistryHost,
+    half_life,
 };
 use crate::{RegistryAuth, Secret};
 
@@ -127,7 +128,13 @@ impl PluginRequest {
             return Ok(PluginAnswer { document: self.answer(None), warning: None });
         };
         match options.exchange(performer, provider, host, pod) {
-            Ok(credential) => {
+            Ok(mut credential) => {
+                // The kubelet does not forget one that stopped working: half of its life at most.
+                if let Some(given) = &mut credential
+                    && let Some(ends) = given.expires_at
+                {
+                    given.keep_for = given.keep_for.min(half_life(performer.now(), ends));
+                }
                 // The kubelet looks for the name that the pod uses, not for its mirror.
                 let key = mirror.map_or(host.as_str(), Mirror::source);
                 let document = self.document(credential.as_ref(), key);
@@ -380,6 +387,24 @@ mod tests {
         for other in ["other", "ossified", "app"] {
             assert_eq!(ask(other)["auth"], json!({}), "{other}");
         }
+    }
+
+    #[test]
+    fn a_kubelet_keeps_nothing_for_more_than_half_of_its_life() {
+        // cloud-credentials.md 1.4: in this process IBM's is kept for four fifths.
+        let text =
+            request("v1", "").replace("123456789012.dkr.ecr.eu-west-1.amazonaws.com", "de.icr.io");
+        let token = r#"{"access_token":"a","expiration":1793494800}"#;
+        let world = World::new().variable("ICR_APIKEY", "key").server(
+            Method::Post,
+            "https://iam.cloud.ibm.com/identity/token",
+            super::super::world::answer(200, token),
+        );
+        let request = PluginRequest::parse(text.as_bytes()).expect("a request");
+        let given = request.respond(&world, CloudProvider::Ibm, &CloudOptions::all());
+        let document = given.expect("an answer").document;
+        let document: serde_json::Value = serde_json::from_str(document.expose()).expect("JSON");
+        assert_eq!(document["cacheDuration"], "30m0s");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use super::deadline::{Deadline, EXCHANGE_MAX};
 use super::{CloudCredential, CloudError, Performer, RegistryHost, aws, azure, google, ibm, oci};
 use crate::Secret;
 
@@ -171,6 +172,7 @@ impl CloudOptions {
         pod: Option<PodIdentity<'_>>,
     ) -> Result<Option<CloudCredential>, CloudError> {
         let pod = self.whose(performer, provider, pod);
+        let performer: &dyn Performer = &Deadline::new(performer, EXCHANGE_MAX);
         match provider {
             CloudProvider::Ecr => {
                 let request = aws::EcrRequest {
@@ -244,6 +246,7 @@ fn azure_account(pod: PodIdentity<'_>) -> Result<azure::ServiceAccount<'_>, Clou
 
 #[cfg(test)]
 mod tests {
+    use super::super::Method;
     use super::super::world::World;
     use super::*;
 
@@ -353,13 +356,71 @@ mod tests {
             let world = node()
                 .variable(known.0, known.1)
                 .file("/var/run/secrets/kubernetes.io/serviceaccount/ca.crt", "ca")
-                .server(super::super::Method::Post, url, refused());
+                .server(Method::Post, url, refused());
             let options = CloudOptions { pods_fall_back: true, ..CloudOptions::all() };
             options.exchange(&world, provider, &host, Some(pod)).expect_err("refused");
             let bearer = world.sent_header(0, "authorization").unwrap_or_default();
             let sent = world.sent_body(0) + &bearer;
             assert!(sent.contains("pods-token"), "{provider}");
             assert_eq!(world.sent.borrow().len(), 1, "{provider}: nobody else is asked");
+        }
+    }
+
+    #[test]
+    fn no_field_of_an_answer_shows_a_secret() {
+        // cloud-credentials.md 12.1 and 14.2, row 8: the same secret in every field that is read.
+        const CANARY: &str = "c4n4ry0fASecret9";
+        let body = format!(
+            r#"{{"error":"{CANARY}","error_subtype":"{CANARY}","error_description":"{CANARY}",
+                "code":"{CANARY}","Code":"{CANARY}","message":"{CANARY}","errorCode":"{CANARY}",
+                "__type":"x#{CANARY}:y","errors":[{{"code":"{CANARY}","message":"{CANARY}"}}]}}"#
+        );
+        let google =
+            body.replacen(&format!("\"{CANARY}\""), &format!(r#"{{"status":"{CANARY}"}}"#), 1);
+        let challenge =
+            "Bearer realm=\"https://team.azurecr.io/oauth2/token\",service=\"team.azurecr.io\"";
+        let entra = "http://169.254.169.254/metadata/identity/oauth2/token?api-version=2018-02-01\
+                     &resource=https%3A%2F%2Fcontainerregistry.azure.net&client_id=node";
+        let metadata = "http://127.0.0.1:1/computeMetadata/v1/instance/service-accounts/default/\
+                        token?scopes=https://www.googleapis.com/auth/devstorage.read_only";
+        for (status, body) in [(400, &body), (403, &google), (400, &CANARY.to_owned())] {
+            let answer = || super::super::world::answer(status, body);
+            let flavor =
+                || super::super::world::answer_with(status, &[("metadata-flavor", "Google")], body);
+            let world = || {
+                node()
+                    .variable("AWS_ACCESS_KEY_ID", "id")
+                    .variable("AWS_SECRET_ACCESS_KEY", CANARY)
+                    .server(Method::Post, "https://api.ecr.eu-west-1.amazonaws.com/", answer())
+                    .server(Method::Get, metadata, flavor())
+                    .server(Method::Post, "https://iam.cloud.ibm.com/identity/token", answer())
+                    .server(Method::Get, "http://169.254.169.254/opc/v2/instance/", answer())
+            };
+            let granted = super::super::world::answer(200, r#"{"access_token":"entra"}"#);
+            let asked =
+                super::super::world::answer_with(401, &[("www-authenticate", challenge)], "");
+            let exchanged = world()
+                .server(Method::Get, entra, granted)
+                .server(Method::Get, "https://team.azurecr.io/v2/", asked)
+                .server(Method::Post, "https://team.azurecr.io/oauth2/exchange", answer());
+            for (provider, host, world) in [
+                (CloudProvider::Ecr, "123456789012.dkr.ecr.eu-west-1.amazonaws.com", world()),
+                (CloudProvider::Google, "gcr.io", world()),
+                (
+                    CloudProvider::Acr,
+                    "team.azurecr.io",
+                    world().server(Method::Get, entra, answer()),
+                ),
+                (CloudProvider::Acr, "team.azurecr.io", exchanged),
+                (CloudProvider::Oci, "fra.ocir.io", world()),
+                (CloudProvider::Ibm, "de.icr.io", world()),
+            ] {
+                let host = RegistryHost::of(host).expect("a host");
+                let asked = CloudOptions::all().exchange(&world, provider, &host, None);
+                let error = asked.expect_err("a failure");
+                let text = format!("{error} {error:?}");
+                assert!(!text.contains(CANARY), "{text}");
+            }
         }
     }
 

@@ -6,7 +6,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-use super::super::attempts::{Pace, attempts, heed_retry_after, is_passing};
+use super::super::attempts::{Pace, attempts, is_passing};
+use super::super::code::code;
 use super::super::{
     CloudCredential, CloudError, Method, Performer, RegistryHost, Request, Response, by_our_clock,
     half_life,
@@ -156,7 +157,7 @@ fn authorization(
             if is_skew && clock.set(&response, performer.now()) {
                 continue;
             }
-            return Err(refusal(performer, &response, &code, endpoint));
+            return Err(refusal(&response, &code, endpoint));
         }
     })
 }
@@ -189,27 +190,18 @@ impl Clock {
 fn error_code(response: &Response) -> String {
     let document = response.json().unwrap_or_default();
     let named = document["__type"].as_str().or_else(|| response.header("x-amzn-errortype"));
-    let code = named.unwrap_or_default();
-    let code = code.rsplit_once('#').map_or(code, |(_, code)| code);
-    let code = code.split(':').next().unwrap_or(code);
-    code.chars().filter(char::is_ascii_alphanumeric).take(64).collect()
+    let named = named.unwrap_or_default();
+    let named = named.rsplit_once('#').map_or(named, |(_, name)| name);
+    code(named.split(':').next().unwrap_or(named)).to_owned()
 }
 
-fn refusal(
-    performer: &dyn Performer,
-    response: &Response,
-    code: &str,
-    endpoint: &Endpoint,
-) -> CloudError {
+fn refusal(response: &Response, code: &str, endpoint: &Endpoint) -> CloudError {
     const PASSING: [&str; 4] =
         ["ThrottlingException", "TooManyRequestsException", "RequestTimeout", "ServerException"];
     let retryable = is_passing(response.status) || PASSING.contains(&code);
-    if retryable {
-        heed_retry_after(performer, response);
-    }
     let reason = format!("status {} {code}", response.status);
     let error = CloudError::new(PROVIDER, STEP, endpoint.url.clone(), reason.trim_end())
-        .retryable(retryable)
+        .retryable_by(response, retryable)
         .request_id(response.header("x-amzn-requestid"));
     match code {
         "AccessDeniedException" if endpoint.service == "ecr-public" => error.hint(

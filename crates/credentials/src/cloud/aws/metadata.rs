@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::super::attempts::{Pace, attempts, is_passing};
+use super::super::code::code_of;
 use super::super::{CloudError, Method, Performer, Request, Response, SendError};
 use super::PROVIDER;
 use super::sigv4::AwsCredentials;
@@ -54,26 +55,38 @@ pub(super) fn of_instance(performer: &dyn Performer) -> Result<AwsCredentials, C
         }
     };
     let roles = get("/latest/meta-data/iam/security-credentials/")?;
+    let failed = |reason: String| CloudError::new(PROVIDER, INSTANCE, base.clone(), reason);
     let role = roles.body.expose().lines().next().unwrap_or_default().trim().to_owned();
-    if roles.status == 404 || role.is_empty() {
-        return Err(CloudError::new(PROVIDER, INSTANCE, base.clone(), "the instance has no role")
+    if roles.status == 404 || (roles.is_success() && role.is_empty()) {
+        return Err(failed("the instance has no role".to_owned())
             .hint("attach an instance profile that may pull from ECR"));
+    }
+    if !roles.is_success() {
+        return Err(failed(format!("status {} for the name of the role", roles.status)));
+    }
+    if !is_role_name(&role) {
+        return Err(failed("the answer is no name of a role".to_owned()));
     }
     let answer = get(&format!("/latest/meta-data/iam/security-credentials/{role}"))?;
     let document = answer.json().filter(|_| answer.is_success());
     match document {
         Some(document) if document["Code"] == "Success" => credentials(&document),
         Some(document) => {
-            let code = document["Code"].as_str().unwrap_or("no code");
-            let reason = format!("role {role}: {code}");
-            return Err(CloudError::new(PROVIDER, INSTANCE, base.clone(), reason));
+            let code = match code_of(&document["Code"]) {
+                "" => "no code that is known",
+                code => code,
+            };
+            return Err(failed(format!("role {role}: {code}")));
         }
         None => None,
     }
-    .ok_or_else(|| {
-        let reason = format!("status {} for role {role}, no credentials", answer.status);
-        CloudError::new(PROVIDER, INSTANCE, base.clone(), reason)
-    })
+    .ok_or_else(|| failed(format!("status {} for role {role}, no credentials", answer.status)))
+}
+
+/// Whether IAM allows the name, which becomes part of a path (IAM quotas: names).
+fn is_role_name(name: &str) -> bool {
+    let is_known = |byte: u8| byte.is_ascii_alphanumeric() || b"+=,.@_-".contains(&byte);
+    name.len() <= 64 && name.bytes().all(is_known)
 }
 
 /// A token for the following requests.
@@ -155,7 +168,7 @@ pub(super) fn of_container(
     let response = send(performer, CONTAINER, &place, &request)?;
     let document = response.json().unwrap_or_default();
     if !response.is_success() {
-        let code = document["code"].as_str().unwrap_or_default();
+        let code = code_of(&document["code"]);
         return Err(failed(format!("status {} {code}", response.status).trim_end()));
     }
     credentials(&document).ok_or_else(|| failed("the answer holds no credentials"))

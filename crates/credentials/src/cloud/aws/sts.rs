@@ -4,7 +4,8 @@ use std::time::SystemTime;
 
 use jiff::Timestamp;
 
-use super::super::attempts::{Pace, attempts, heed_retry_after, is_passing};
+use super::super::attempts::{Pace, attempts, is_passing};
+use super::super::code::code;
 use super::super::{CloudError, Method, Performer, Request, Response};
 use super::PROVIDER;
 use super::endpoints::Endpoint;
@@ -80,7 +81,7 @@ fn exchange(
         .send(request)
         .map_err(|error| CloudError::unsent(PROVIDER, STEP, place(), &error))?;
     if !response.is_success() {
-        return Err(refusal(performer, &response, place(), role));
+        return Err(refusal(&response, place(), role));
     }
     let field = |name| element(response.body.expose(), name);
     let credentials = (|| {
@@ -95,23 +96,16 @@ fn exchange(
         .ok_or_else(|| CloudError::new(PROVIDER, STEP, place(), "the answer holds no credentials"))
 }
 
-fn refusal(
-    performer: &dyn Performer,
-    response: &Response,
-    place: String,
-    role: &Role,
-) -> CloudError {
+fn refusal(response: &Response, place: String, role: &Role) -> CloudError {
     let body = response.body.expose();
-    let code = element(body, "Code").unwrap_or_default();
+    let named = element(body, "Code").unwrap_or_default();
+    let code = code(&named);
     let retryable = is_passing(response.status) || code == "IDPCommunicationError";
-    if retryable {
-        heed_retry_after(performer, response);
-    }
     let reason = format!("status {} {code} for {}", response.status, role.arn);
     let error = CloudError::new(PROVIDER, STEP, place, reason.replace("  ", " "))
-        .retryable(retryable)
+        .retryable_by(response, retryable)
         .request_id(element(body, "RequestId").as_deref());
-    match code.as_str() {
+    match code {
         "ExpiredTokenException" => {
             error.hint("the web identity token has expired; the file should be renewed by itself")
         }

@@ -14,7 +14,7 @@ const HOST: &str = "123456789012.dkr.ecr.eu-west-1.amazonaws.com";
 const API: &str = "https://api.ecr.eu-west-1.amazonaws.com/";
 const STS: &str = "https://sts.eu-west-1.amazonaws.com/";
 const IMDS: &str = "http://169.254.169.254/latest";
-const CANARY: &str = "canary-of-a-secret";
+const CANARY: &str = "c4n4ry0fASecret9";
 
 fn ask(world: &World) -> Result<Option<CloudCredential>, CloudError> {
     ask_with(world, &EcrOptions::default(), EcrRequest::default())
@@ -120,7 +120,7 @@ fn an_answer_without_a_token_is_an_error() {
         (r#"{"authorizationData":[]}"#, "no authorizationData"),
         (r#"{"authorizationData":{"authorizationToken":"x"}}"#, "no authorizationData"),
         (r#"{"authorizationData":[{"authorizationToken":"Y2FuYXJ5"}]}"#, "no colon"),
-        ("canary-of-a-secret", "no JSON"),
+        ("c4n4ry0fASecret9", "no JSON"),
     ] {
         let world = environment().server(Method::Post, API, answer(200, body));
         let error = failure(&world).to_string(); // 16, 17
@@ -148,6 +148,17 @@ fn the_gallery_is_asked_only_if_that_is_wanted_and_answers_with_an_object() {
     let found = credential(&world, &host, &options, EcrRequest::default());
     let found = found.expect("no error").expect("one"); // 17
     assert_eq!(found.auth, RegistryAuth::basic("AWS", Secret::new("gallery")));
+
+    // The list of a private registry is none of the gallery's answers.
+    let list = body.replace(":{", ":[{").replace("}}", "}]}");
+    let world = environment().server(
+        Method::Post,
+        "https://api.ecr-public.us-east-1.amazonaws.com/",
+        answer(200, &list),
+    );
+    let refused = credential(&world, &host, &options, EcrRequest::default());
+    let refused = refused.expect_err("a list").to_string(); // 17
+    assert!(refused.contains("no authorizationData"), "{refused}");
 }
 
 #[test]
@@ -180,7 +191,7 @@ fn who_may_not_is_told_which_right_is_missing() {
         answer_with(
             400,
             &[("x-amzn-requestid", "req-7")],
-            r#"{"__type":"AccessDeniedException:x","message":"canary-of-a-secret"}"#,
+            r#"{"__type":"AccessDeniedException:x","message":"c4n4ry0fASecret9"}"#,
         ),
     );
     let error = failure(&world); // 19
@@ -227,6 +238,41 @@ fn a_configured_endpoint_does_not_stand_for_a_fips_registry() {
 
 fn imds(world: World) -> World {
     world.server(Method::Put, &format!("{IMDS}/api/token"), answer(200, "session"))
+}
+
+#[test]
+fn a_code_of_a_server_shows_no_secret() {
+    // 8: what has not the form of a code is not repeated, and a status comes before a role's name.
+    let role = format!("{ROLES}node");
+    let world = web_identity().server(Method::Post, STS, answer(400, &sts_error(CANARY)));
+    assert!(failure(&world).to_string().contains("status 400 for arn:"));
+    let code = format!(r#"{{"Code":"{CANARY}","code":"{CANARY}","Message":"{CANARY}"}}"#);
+    let world = imds(World::new()).server(Method::Get, ROLES, answer(200, "node")).server(
+        Method::Get,
+        &role,
+        answer(200, &code),
+    );
+    assert!(failure(&world).to_string().contains("role node: no code that is known"));
+    let known = r#"{"Code":"AssumeRoleUnauthorizedAccess"}"#;
+    let world = imds(World::new()).server(Method::Get, ROLES, answer(200, "node")).server(
+        Method::Get,
+        &role,
+        answer(200, known),
+    );
+    assert!(failure(&world).to_string().contains("role node: AssumeRoleUnauthorizedAccess"));
+    let world = imds(World::new()).server(Method::Get, ROLES, answer(400, CANARY));
+    assert!(failure(&world).to_string().contains("status 400 for the name of the role"));
+    for name in ["../x", "a b", "a?b", &"a".repeat(65)] {
+        let world = imds(World::new()).server(Method::Get, ROLES, answer(200, name));
+        assert!(failure(&world).to_string().contains("no name of a role"));
+    }
+    let url = "http://169.254.170.23/v1/credentials";
+    let world = World::new().variable("AWS_CONTAINER_CREDENTIALS_FULL_URI", url).server(
+        Method::Get,
+        url,
+        answer(400, &code),
+    );
+    assert!(failure(&world).to_string().ends_with("status 400"));
 }
 
 const ROLES: &str = "http://169.254.169.254/latest/meta-data/iam/security-credentials/";

@@ -8,7 +8,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use oci_model::Digest;
 use serde_json::{Value, json};
 
-use super::super::attempts::{Pace, attempts, heed_retry_after, is_passing};
+use super::super::attempts::{Pace, attempts, is_passing};
 use super::super::{CloudError, Method, Performer, Request, Response, overrides};
 use super::PROVIDER;
 use crate::Secret;
@@ -117,7 +117,7 @@ impl Application<'_> {
                 .map_err(|error| CloudError::unsent(PROVIDER, STEP, &*url, &error))?;
             let document = response.json().unwrap_or_default();
             if !response.is_success() {
-                return Err(self.refusal(performer, &response, &document, &url));
+                return Err(self.refusal(&response, &document, &url));
             }
             let token = document["access_token"].as_str().filter(|token| !token.is_empty());
             token
@@ -126,27 +126,18 @@ impl Application<'_> {
         })
     }
 
-    fn refusal(
-        &self,
-        performer: &dyn Performer,
-        response: &Response,
-        document: &Value,
-        url: &str,
-    ) -> CloudError {
+    fn refusal(&self, response: &Response, document: &Value, url: &str) -> CloudError {
         let code = document["error_codes"][0].as_u64().unwrap_or_default();
         // A federation that was just made is not known everywhere at once.
         let is_new = matches!(code, 70021 | 700_213);
         let retryable = is_passing(response.status) || is_new;
-        if is_passing(response.status) {
-            heed_retry_after(performer, response);
-        }
         let error = CloudError::new(
             PROVIDER,
             STEP,
             url,
             format!("status {} AADSTS{code}", response.status),
         )
-        .retryable(retryable)
+        .retryable_by(response, retryable)
         .request_id(document["correlation_id"].as_str());
         match code {
             700_016 => error.hint(format!("the tenant has no application {}", self.client_id)),

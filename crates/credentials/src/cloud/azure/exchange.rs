@@ -6,7 +6,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 
-use super::super::attempts::{Pace, attempts, heed_retry_after, is_passing};
+use super::super::attempts::{Pace, attempts, is_passing};
+use super::super::code::code_of;
 use super::super::{CloudError, Method, Performer, RegistryHost, Request, after, by_our_clock};
 use super::PROVIDER;
 use super::source::Identity;
@@ -46,18 +47,9 @@ pub(super) fn refresh_token(
             .map_err(|error| CloudError::unsent(PROVIDER, STEP, host, &error))?;
         let document = response.json().unwrap_or_default();
         if !response.is_success() {
-            if is_passing(response.status) {
-                heed_retry_after(performer, &response);
-            }
-            let code: String = document["errors"][0]["code"]
-                .as_str()
-                .unwrap_or_default()
-                .chars()
-                .filter(|c| c.is_ascii_alphanumeric() || *c == '_')
-                .take(64)
-                .collect();
+            let code = code_of(&document["errors"][0]["code"]);
             let error = failed(format!("status {} {code}", response.status).trim_end().to_owned())
-                .retryable(is_passing(response.status))
+                .retryable_by(&response, is_passing(response.status))
                 .request_id(response.header("x-ms-correlation-request-id"));
             return Err(match response.status {
                 401 | 403 => error.hint(format!(

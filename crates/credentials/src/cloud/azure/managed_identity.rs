@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::super::attempts::{Pace, attempts, is_passing};
+use super::super::code::code_of;
 use super::super::performer::encoded;
 use super::super::{CloudError, Method, Performer, Request, Response};
 use super::PROVIDER;
@@ -163,13 +164,7 @@ fn send(
 
 fn refusal(response: &Response, service: &Service, which: &Which) -> CloudError {
     let document = response.json().unwrap_or_default();
-    let code: String = document["error"]
-        .as_str()
-        .unwrap_or_default()
-        .chars()
-        .filter(|c| c.is_ascii_alphanumeric() || *c == '_')
-        .take(64)
-        .collect();
+    let code = code_of(&document["error"]);
     let reason = format!("status {} {code}", response.status);
     let error = CloudError::new(PROVIDER, STEP, service.name(), reason.trim_end());
     match (response.status, which) {

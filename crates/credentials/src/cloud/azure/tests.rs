@@ -25,7 +25,7 @@ const EXCHANGE: &str = "https://myregistry.azurecr.io/oauth2/exchange";
 const ENTRA: &str = "https://login.microsoftonline.com/tenant-1/oauth2/v2.0/token";
 const IMDS: &str = "http://169.254.169.254/metadata/identity/oauth2/token?api-version=2018-02-01\
                     &resource=https%3A%2F%2Fcontainerregistry.azure.net";
-const CANARY: &str = "canary-of-a-secret";
+const CANARY: &str = "c4n4ry0fASecret9";
 
 fn ask_with(
     world: &World,
@@ -76,7 +76,7 @@ fn entra_token() -> Answer {
 fn entra_error(code: u64) -> Answer {
     let body = json!({
         "error": "invalid_client",
-        "error_description": format!("AADSTS{code}: canary-of-a-secret"),
+        "error_description": format!("AADSTS{code}: c4n4ry0fASecret9"),
         "error_codes": [code],
         "correlation_id": "corr-1",
     });
@@ -394,7 +394,7 @@ fn who_may_not_pull_is_told_which_role_is_missing() {
         .server(
             Method::Post,
             EXCHANGE,
-            answer(401, r#"{"errors":[{"code":"UNAUTHORIZED","message":"canary-of-a-secret"}]}"#),
+            answer(401, r#"{"errors":[{"code":"UNAUTHORIZED","message":"c4n4ry0fASecret9"}]}"#),
         );
     let error = failure(&world);
     assert!(error.to_string().contains("status 401 UNAUTHORIZED"), "{error}");

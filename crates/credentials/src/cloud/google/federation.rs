@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::super::aws::{region_of_environment, signed_caller_identity};
+use super::super::code::code_of;
 use super::super::overrides::{host_of, is_loopback};
 use super::super::{CloudError, Method, Performer, Request};
 use super::oauth::{exchange, field, trusted};
@@ -159,7 +160,10 @@ fn of_program(
     let document: Value = serde_json::from_str(output.stdout.expose())
         .map_err(|_| failed(format!("{program} printed no JSON")))?;
     if !output.succeeded || document["success"] != true {
-        let code = document["code"].as_str().unwrap_or("no code");
+        let code = match code_of(&document["code"]) {
+            "" => "no code that is known",
+            code => code,
+        };
         return Err(failed(format!("{program} failed: {code}")));
     }
     let token = document["id_token"].as_str().or_else(|| document["saml_response"].as_str());

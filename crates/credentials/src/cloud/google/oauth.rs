@@ -5,7 +5,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 
-use super::super::attempts::{Pace, attempts, heed_retry_after, is_passing};
+use super::super::attempts::{Pace, attempts, is_passing};
+use super::super::code::code_of;
 use super::super::overrides::is_loopback;
 use super::super::{CloudError, Method, Performer, Request, Response};
 use super::{AccessToken, GoogleOptions, PROVIDER};
@@ -110,9 +111,6 @@ pub(super) fn exchange(
         let response = performer
             .send(request)
             .map_err(|error| CloudError::unsent(PROVIDER, STEP, &*request.url, &error))?;
-        if is_passing(response.status) {
-            heed_retry_after(performer, &response);
-        }
         read_token(&response, STEP, &request.url)
     })
 }
@@ -143,19 +141,15 @@ pub(super) fn refusal(
     step: &'static str,
     place: &str,
 ) -> CloudError {
-    let word = |value: &Value| {
-        let text = value.as_str().unwrap_or_default();
-        text.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').take(64).collect::<String>()
-    };
     let code = match &document["error"] {
-        Value::Object(error) => error.get("status").map(word).unwrap_or_default(),
-        error => word(error),
+        Value::Object(error) => error.get("status").map(code_of).unwrap_or_default(),
+        error => code_of(error),
     };
-    let subtype = word(&document["error_subtype"]);
+    let subtype = code_of(&document["error_subtype"]);
     let reason = format!("status {} {code} {subtype}", response.status);
     let error = CloudError::new(PROVIDER, step, place, reason.trim_end())
-        .retryable(is_passing(response.status));
-    match (code.as_str(), subtype.as_str()) {
+        .retryable_by(response, is_passing(response.status));
+    match (code, subtype) {
         (_, "invalid_rapt" | "rapt_required") => {
             error.hint("gcloud auth application-default login")
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::super::attempts::{Pace, attempts};
-use super::super::{CloudError, Method, Performer, Request};
+use super::super::{CloudError, Method, Performer, Request, by_our_clock};
 use super::oauth::{field, refusal, trusted};
 use super::{AccessToken, GoogleOptions, PROVIDER, federation, metadata, oauth};
 use crate::Secret;
@@ -152,6 +152,7 @@ pub(super) fn impersonate(
         let ends = document["expireTime"]
             .as_str()
             .and_then(|time| time.parse::<jiff::Timestamp>().ok().map(std::time::SystemTime::from));
+        let ends = ends.map(|ends| by_our_clock(&response, performer.now(), ends));
         let life = ends.and_then(|ends| ends.duration_since(performer.now()).ok());
         match document["accessToken"].as_str().filter(|token| !token.is_empty()) {
             Some(token) => {

@@ -19,7 +19,7 @@ const OAUTH: &str = "https://oauth2.googleapis.com/token";
 const STS: &str = "https://sts.googleapis.com/v1/token";
 const METADATA: &str = "http://169.254.169.254/computeMetadata/v1/instance/service-accounts/\
                         default/token?scopes=https://www.googleapis.com/auth/devstorage.read_only";
-const CANARY: &str = "canary-of-a-secret";
+const CANARY: &str = "c4n4ry0fASecret9";
 
 fn ask_with(world: &World, options: &GoogleOptions) -> Result<Option<CloudCredential>, CloudError> {
     credential(world, &RegistryHost::of(HOST).expect("a host"), options)
@@ -143,7 +143,7 @@ fn a_login_that_has_to_be_renewed_by_hand_is_not_tried_again() {
         "client_secret": CANARY,
         "refresh_token": CANARY,
     });
-    let body = r#"{"error":"invalid_grant","error_subtype":"invalid_rapt","error_description":"canary-of-a-secret"}"#;
+    let body = r#"{"error":"invalid_grant","error_subtype":"invalid_rapt","error_description":"c4n4ry0fASecret9"}"#;
     let world = with_file(&file).server(Method::Post, OAUTH, answer(400, body));
     let error = failure(&world); // 34
     assert_eq!(error.hint.as_deref(), Some("gcloud auth application-default login"));
@@ -256,6 +256,20 @@ fn a_subject_of_aws_is_a_signed_question() {
         assert!(twice_encoded.contains(part), "{part} {twice_encoded}");
     }
     assert!(!body.contains(CANARY));
+
+    for (url, region) in [
+        ("https://sts.{region}.amazonaws.com.evil.com/?Action=GetCallerIdentity", "us-east-2"),
+        ("https://sts.{region}.amazonaws.com@evil.com/", "us-east-2"),
+        ("https://sts.{region}.amazonaws.com", "evil.com/#"),
+    ] {
+        let source = json!({ "environment_id": "aws1", "regional_cred_verification_url": url });
+        let world = with_file(&external(&source))
+            .variable("AWS_REGION", region)
+            .variable("AWS_ACCESS_KEY_ID", "AKID")
+            .variable("AWS_SECRET_ACCESS_KEY", CANARY);
+        failure(&world);
+        assert!(world.sent.borrow().is_empty(), "{url}");
+    }
 }
 
 #[test]
@@ -278,6 +292,15 @@ fn an_impersonated_account_is_known_by_its_expire_time() {
     assert_eq!(credential.keep_for, Duration::from_secs((1800 - 225) / 2));
     assert_eq!(world.sent_header(1, "authorization"), Some(format!("Bearer {CANARY}")));
     assert!(world.sent_body(1).contains(r#""lifetime":"3600s""#));
+
+    // cloud-credentials.md 11, skew: their clock is ten minutes ahead.
+    let ahead = answer_with(200, &[("date", "Sun, 01 Nov 2026 00:10:00 GMT")], reply);
+    let world = with_file(&file).server(Method::Post, OAUTH, answer(200, &token(3599))).server(
+        Method::Post,
+        url,
+        ahead,
+    );
+    assert_eq!(given(&world).keep_for, Duration::from_secs((1200 - 225) / 2));
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::super::attempts::{Pace, attempts, heed_retry_after, is_passing};
+use super::super::attempts::{Pace, attempts, is_passing};
+use super::super::code::code_of;
 use super::super::{
     CloudError, Method, Performer, Request, Response, after, by_our_clock, overrides,
 };
@@ -33,9 +34,6 @@ pub(super) fn token(
         let response = performer
             .send(&request)
             .map_err(|error| CloudError::unsent(PROVIDER, STEP, base, &error))?;
-        if is_passing(response.status) {
-            heed_retry_after(performer, &response);
-        }
         read(&response, performer.now(), STEP, base)
     })
 }
@@ -49,20 +47,16 @@ pub(super) fn read(
 ) -> Result<AccessToken, CloudError> {
     let document = response.json().unwrap_or_default();
     if !response.is_success() {
-        let word = |value: &serde_json::Value| {
-            let text = value.as_str().unwrap_or_default();
-            text.chars().filter(char::is_ascii_alphanumeric).take(32).collect::<String>()
-        };
-        let code = word(&document["errorCode"]);
+        let code = code_of(&document["errorCode"]);
         let error = CloudError::new(
             PROVIDER,
             step,
             place,
             format!("status {} {code}", response.status).trim_end(),
         )
-        .retryable(is_passing(response.status))
+        .retryable_by(response, is_passing(response.status))
         .request_id(document["context"]["requestId"].as_str());
-        return Err(match code.as_str() {
+        return Err(match code {
             "BXNIM0415E" => error.hint("the API key is not known: it may have been deleted"),
             _ => error,
         });

@@ -10,7 +10,7 @@ use super::{IbmOptions, credential};
 use crate::{RegistryAuth, Secret};
 
 const IAM: &str = "https://iam.cloud.ibm.com/identity/token";
-const CANARY: &str = "canary-of-a-secret";
+const CANARY: &str = "c4n4ry0fASecret9";
 
 fn ask_for(world: &World, host: &str) -> Result<Option<CloudCredential>, CloudError> {
     credential(world, &RegistryHost::of(host).expect("a host"), &IbmOptions::default(), None)
@@ -103,7 +103,7 @@ fn an_instance_has_a_trusted_profile() {
 
 #[test]
 fn an_unknown_key_is_not_tried_again() {
-    let body = r#"{"errorCode":"BXNIM0415E","errorMessage":"canary-of-a-secret","context":{"requestId":"r-1"}}"#;
+    let body = r#"{"errorCode":"BXNIM0415E","errorMessage":"c4n4ry0fASecret9","context":{"requestId":"r-1"}}"#;
     let world =
         World::new().variable("ICR_APIKEY", CANARY).server(Method::Post, IAM, answer(400, body));
     let error = failure(&world); // 59

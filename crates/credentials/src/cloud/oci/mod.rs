@@ -16,7 +16,8 @@ mod tests;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use super::attempts::{Pace, attempts, heed_retry_after, is_passing};
+use super::attempts::{Pace, attempts, is_passing};
+use super::code::code_of;
 use super::{
     CloudCredential, CloudError, Method, Performer, RegistryHost, Request, Response, after,
 };
@@ -146,29 +147,20 @@ fn token(
                 clock = Some(theirs);
                 continue;
             }
-            return Err(refusal(performer, &response, STEP, host));
+            return Err(refusal(&response, STEP, host));
         }
     })
 }
 
 /// What went wrong, by code; a body is never repeated.
-fn refusal(
-    performer: &dyn Performer,
-    response: &Response,
-    step: &'static str,
-    place: &str,
-) -> CloudError {
-    if is_passing(response.status) {
-        heed_retry_after(performer, response);
-    }
+fn refusal(response: &Response, step: &'static str, place: &str) -> CloudError {
     let document = response.json().unwrap_or_default();
-    let code = document["code"].as_str().unwrap_or_default();
-    let code: String = code.chars().filter(char::is_ascii_alphanumeric).take(64).collect();
+    let code = code_of(&document["code"]);
     let reason = format!("status {} {code}", response.status);
     let error = CloudError::new(PROVIDER, step, place, reason.trim_end())
-        .retryable(is_passing(response.status))
+        .retryable_by(response, is_passing(response.status))
         .request_id(response.header("opc-request-id"));
-    match code.as_str() {
+    match code {
         "NotAuthenticated" => {
             error.hint("the key is not known to the user or tenancy, or the clock is off")
         }

@@ -174,11 +174,7 @@ fn answer(
         let response = performer
             .send(request)
             .map_err(|error| CloudError::unsent(PROVIDER, step, place, &error))?;
-        if response.is_success() {
-            Ok(response)
-        } else {
-            Err(refusal(performer, &response, step, place))
-        }
+        if response.is_success() { Ok(response) } else { Err(refusal(&response, step, place)) }
     })
 }
 

@@ -22,7 +22,7 @@ const FINGERPRINT: &str = "37:FA:F0:5F:98:1C:EE:86:5D:55:8D:B7:BC:83:A1:71:D1:A4
 
 const HOST: &str = "fra.ocir.io";
 const TOKEN: &str = "https://fra.ocir.io/20180419/docker/token";
-const CANARY: &str = "canary-of-a-secret";
+const CANARY: &str = "c4n4ry0fASecret9";
 
 fn ask_with(world: &World, options: &OciOptions) -> Result<Option<CloudCredential>, CloudError> {
     credential(world, &RegistryHost::of(HOST).expect("a host"), options, None)
@@ -207,7 +207,7 @@ fn a_wrong_clock_is_corrected_once() {
         answer_with(
             401,
             &[("date", "Sun, 01 Nov 2026 00:10:00 GMT"), ("opc-request-id", "r-1")],
-            r#"{"code":"NotAuthenticated","message":"canary-of-a-secret"}"#,
+            r#"{"code":"NotAuthenticated","message":"c4n4ry0fASecret9"}"#,
         )
     };
     let world = user().server(Method::Get, TOKEN, skewed()).server(
@@ -223,6 +223,9 @@ fn a_wrong_clock_is_corrected_once() {
         "ocir: registry token at fra.ocir.io: status 401 NotAuthenticated (request r-1)"
     );
     assert_eq!(always.sent.borrow().len(), 2);
+    let body = format!(r#"{{"code":"{CANARY}","message":"{CANARY}"}}"#);
+    let leaky = user().server(Method::Get, TOKEN, answer(403, &body));
+    assert!(failure(&leaky).to_string().ends_with("status 403")); // 8
 }
 
 #[test]
