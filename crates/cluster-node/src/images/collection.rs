@@ -80,6 +80,14 @@ struct Collected {
     waiting_bytes: u64,
 }
 
+impl Collected {
+    fn add(&mut self, more: Self) {
+        self.names.extend(more.names);
+        self.freed_bytes += more.freed_bytes;
+        self.waiting_bytes += more.waiting_bytes;
+    }
+}
+
 impl Collector {
     /// Collects until the node stops.
     pub(crate) async fn run(self) {
@@ -163,8 +171,13 @@ impl Collector {
                 return Err(error);
             }
             Need::Free { bytes } => {
-                self.free_space(&images, bytes, now, &mut collected)?;
-                if collected.freed_bytes + collected.waiting_bytes < bytes {
+                // The disk was measured after the images of age had gone.
+                let mut freed = Collected::default();
+                let result = self.free_space(&images, bytes, now, &mut freed);
+                let is_enough = bytes <= freed.freed_bytes + freed.waiting_bytes;
+                collected.add(freed);
+                result?;
+                if !is_enough {
                     let text = free_disk_space_failed(disk, collected.freed_bytes);
                     self.warn("FreeDiskSpaceFailed", text.clone());
                     self.told(&collected, now);

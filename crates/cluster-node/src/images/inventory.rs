@@ -233,7 +233,7 @@ impl Inventory {
         let mut list = Vec::new();
         for stored in images {
             let used_by = used_by(&stored, &uses);
-            let in_hand = stored.roots().any(|root| self.store.in_hand.has(&root));
+            let in_hand = stored.digests().any(|digest| self.store.in_hand.has(&digest));
             let id = stored.facts.id.to_string();
             let mut known =
                 seen.get(&id).copied().unwrap_or(Seen { detected: now, last_used: None });
@@ -304,7 +304,7 @@ impl Inventory {
                 return Err(InventoryError::Pinned { what: what.to_owned(), why: pin.why() });
             }
         }
-        let mut removed = self.give_up(&image.stored, &names)?;
+        let mut removed = self.give_up(&image.stored, &names, || true)?;
         removed.freed_bytes += self.free_waiting()?;
         Ok(removed)
     }
@@ -348,30 +348,41 @@ impl Inventory {
     /// Removes an image under all its names; the caller has decided that it may go.
     ///
     /// # Errors
-    /// [`InventoryError::InUse`] if a start has it in hand; a failure of the store.
+    /// [`InventoryError::InUse`] if a start has it in hand, or if it came into use or was pinned
+    /// since it was listed; a failure of the store.
     pub(crate) fn remove_image(&self, image: &NodeImage) -> Result<Removed, InventoryError> {
-        self.give_up(&image.stored, &image.stored.names)
+        // A pass that frees much lasts, and pods start meanwhile.
+        let is_as_listed = || {
+            let uses = Uses::read(&self.directories);
+            let kept = self.kept().keys().cloned().collect();
+            used_by(&image.stored, &uses).is_empty()
+                && self.pin_of(&image.stored, &self.notes.pinned(), &kept) == image.pin
+        };
+        self.give_up(&image.stored, &image.stored.names, is_as_listed)
     }
 
     fn give_up(
         &self,
         image: &StoredImage,
         names: &[StoredName],
+        may_go: impl FnOnce() -> bool,
     ) -> Result<Removed, InventoryError> {
         let texts: Vec<String> = names.iter().map(|name| name.text().to_owned()).collect();
         let what = || texts.join(", ");
         let blobs_error = |detail: String| InventoryError::Blobs { what: what(), detail };
         let refs: Vec<_> =
             names.iter().map(|name| (name.ref_name.clone(), name.digests.clone())).collect();
-        let roots = names.iter().filter_map(StoredName::root);
-        let forgotten =
-            self.store.in_hand.unless_held(roots, || self.store.blobs.forget_refs(&refs));
+        // Whoever has a part of an index in hand holds it by its own digest.
+        let digests = names.iter().flat_map(|name| name.digests.iter().copied());
+        let forgotten = self
+            .store
+            .in_hand
+            .unless_held(digests, || may_go().then(|| self.store.blobs.forget_refs(&refs)));
+        let in_use = |by: &str| InventoryError::InUse { what: what(), by: by.to_owned() };
         let digests = match forgotten {
-            None => {
-                let by = "a container that starts now".to_owned();
-                return Err(InventoryError::InUse { what: what(), by });
-            }
-            Some(forgotten) => forgotten.map_err(|error| blobs_error(chain(&error)))?,
+            None => return Err(in_use("a container that starts now")),
+            Some(None) => return Err(in_use("a container or a pin that came meanwhile")),
+            Some(Some(forgotten)) => forgotten.map_err(|error| blobs_error(chain(&error)))?,
         };
         let mut removed = Removed { names: texts.clone(), ..Removed::default() };
         if names.len() == image.names.len() {

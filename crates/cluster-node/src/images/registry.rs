@@ -240,11 +240,12 @@ impl Puller for RegistryPuller {
             match self.client.ping(&registry, None).await {
                 Ok(()) => true,
                 // Whoever refuses us is there: the probe shows no credential, so a private
-                // registry always does.
-                Err(error) => {
-                    let trouble = PullError::new(&error, &registry).trouble;
-                    matches!(trouble, Trouble::Image | Trouble::Credential) && !error.is_transient()
-                }
+                // registry always does. So is whoever asks for patience.
+                Err(error) => match PullError::new(&error, &registry).trouble {
+                    Trouble::Registry(_) => false,
+                    Trouble::Patience(..) => true,
+                    Trouble::Image | Trouble::Credential => !error.is_transient(),
+                },
             }
         })
     }

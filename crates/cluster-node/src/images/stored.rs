@@ -79,6 +79,11 @@ impl StoredImage {
     pub(crate) fn roots(&self) -> impl Iterator<Item = Digest> {
         self.names.iter().filter_map(StoredName::root)
     }
+
+    /// Everything that its names keep.
+    pub(crate) fn digests(&self) -> impl Iterator<Item = Digest> {
+        self.names.iter().flat_map(|name| name.digests.iter().copied())
+    }
 }
 
 impl ImageStore {

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::Container;
 use tokio::time::Instant;
 
 use super::{Happening, Worker};
-use crate::images::ensure::outages::OutageKey;
+use crate::images::ensure::outages::{Ending, OutageKey};
 use crate::images::store::LocalImage;
 use crate::pods::state::{Phase, image_of};
 
@@ -82,8 +82,9 @@ impl Worker {
         let (shared, happenings) = (self.shared.clone(), self.happenings.clone());
         let container = name.to_owned();
         let watch = self.tasks.spawn(async move {
-            shared.images.outages.end_of(&outage).await;
-            let _ = happenings.send(Happening::RegistryBack { name: container }).await;
+            if shared.images.outages.end_of(&outage).await == Ending::Recovery {
+                let _ = happenings.send(Happening::RegistryBack { name: container }).await;
+            }
         });
         if let Some(before) = self.outage_watches.insert(name.to_owned(), watch) {
             before.abort();

@@ -5,10 +5,11 @@
 //! are let go, each after a random pause, however much of their windows is left
 //! (kubelet-images.md 3.1 and 14, pain 3).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use image_policy::BACK_OFF_INITIAL;
 use tokio::sync::watch;
 
 use super::Images;
@@ -69,8 +70,20 @@ struct Outage {
 pub(crate) struct Outages {
     pub(crate) pace: Pace,
     known: Mutex<HashMap<OutageKey, Outage>>,
+    /// The outages that ended by a recovery, until they begin again.
+    recovered: Mutex<HashSet<OutageKey>>,
     /// Changes whenever one ends.
     ended: watch::Sender<()>,
+}
+
+/// How an outage ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// The registry was seen down, and then up: whoever waited may try at once.
+    Recovery,
+    /// It was never seen down, or nobody cares any more: the windows of the back-off count. A
+    /// registry that answers while its blobs cannot be had would else be asked without end.
+    Unclear,
 }
 
 /// A pull that has to wait for a registry.
@@ -118,17 +131,26 @@ impl Outages {
         self.held(registry, credentials, now).map_or(Ok(()), Err)
     }
 
-    /// Waits until an outage has ended, and a random time more.
-    pub(crate) async fn end_of(&self, key: &OutageKey) {
+    /// Waits until an outage has ended, and after a recovery a random time more.
+    pub(crate) async fn end_of(&self, key: &OutageKey) -> Ending {
         let mut ended = self.ended.subscribe();
         while self.known().contains_key(key) {
             let _ = ended.changed().await;
         }
+        if !self.recovered().contains(key) {
+            return Ending::Unclear;
+        }
         tokio::time::sleep(self.pace.spread.mul_f64(fastrand::f64())).await;
+        Ending::Recovery
+    }
+
+    fn recovered(&self) -> MutexGuard<'_, HashSet<OutageKey>> {
+        self.recovered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes an outage; says whether it was not known.
     fn begin(&self, key: OutageKey, cause: String, now: Duration) -> bool {
+        self.recovered().remove(&key);
         let mut known = self.known();
         if OUTAGES_MAX <= known.len() && !known.contains_key(&key) {
             known.clear();
@@ -139,10 +161,19 @@ impl Outages {
         known.insert(key, Outage { cause, asked: now }).is_none()
     }
 
-    fn end(&self, key: &OutageKey) {
-        if self.known().remove(key).is_some() {
-            self.ended.send_replace(());
+    fn end(&self, key: &OutageKey, ending: Ending) {
+        if self.known().remove(key).is_none() {
+            return;
         }
+        let mut recovered = self.recovered();
+        if ending == Ending::Recovery {
+            if OUTAGES_MAX <= recovered.len() {
+                recovered.clear();
+            }
+            recovered.insert(key.clone());
+        }
+        drop(recovered);
+        self.ended.send_replace(());
     }
 
     /// Whether an outage is still of interest.
@@ -186,15 +217,20 @@ impl Images {
 async fn probe(images: Weak<Images>, key: OutageKey) {
     let Some(pace) = images.upgrade().map(|images| images.outages.pace) else { return };
     let mut pause = pace.probe_first;
+    let mut ending = Ending::Unclear;
     loop {
         // Half of it is left to chance: many nodes may wait for one registry.
         tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
         let Some(images) = images.upgrade() else { return };
-        let wanted = images.outages.is_wanted(&key, (images.clock)());
-        if !wanted || images.puller.answers(key.registry.clone()).await {
-            images.outages.end(&key);
+        if !images.outages.is_wanted(&key, (images.clock)()) {
+            images.outages.end(&key, Ending::Unclear);
             return;
         }
+        if images.puller.answers(key.registry.clone()).await {
+            images.outages.end(&key, ending);
+            return;
+        }
+        ending = Ending::Recovery;
         pause = (pause * 2).min(pace.probe_max);
     }
 }
@@ -203,6 +239,9 @@ async fn probe(images: Weak<Images>, key: OutageKey) {
 async fn outwait(images: Weak<Images>, key: OutageKey, wait: Duration) {
     tokio::time::sleep(wait).await;
     if let Some(images) = images.upgrade() {
-        images.outages.end(&key);
+        // After a shorter one the windows count: it would else be no back-off at all.
+        let is_long = BACK_OFF_INITIAL <= wait;
+        let ending = if is_long { Ending::Recovery } else { Ending::Unclear };
+        images.outages.end(&key, ending);
     }
 }
