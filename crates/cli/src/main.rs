@@ -10,6 +10,7 @@
 mod auth_files;
 mod build;
 mod cloud;
+mod clusters;
 mod commands;
 mod exit;
 mod globals;

@@ -22,6 +22,7 @@ mod pods;
 mod prober;
 mod process;
 mod registration;
+mod registry_access;
 mod serve;
 mod shared;
 mod tasks;
@@ -44,3 +45,4 @@ pub use node::{Node, NodeError, Running};
 pub const EXECUTOR_IMAGE: &str = "shipway.local/executor:latest";
 
 pub use options::{ImageMirror, Options};
+pub use registry_access::RegistryAccess;

@@ -121,10 +121,9 @@ impl Node {
             images_max: options.collection.status_images_max,
         };
         let mut tasks = Tasks::new();
-        let registry = registry_client::Client::new(registry_client::ClientOptions {
-            insecure_registries: options.insecure_registries.clone(),
-            ..registry_client::ClientOptions::default()
-        })?;
+        let registry = registry_client::Client::new(
+            options.registry_access.client_options(&options.insecure_registries),
+        )?;
         let images = images(&options, records, registry, &mut tasks)?;
         let inventory =
             Arc::new(Inventory::new(images.store.clone(), directories.clone(), BLOB_DELAY));

@@ -40,6 +40,8 @@ pub struct Options {
     pub credentials: CredentialOptions,
     /// Registries (`host[:port]`) that may speak plain HTTP or show an unknown certificate.
     pub insecure_registries: Vec<String>,
+    /// Proxy and certificates on the way to registries.
+    pub registry_access: crate::RegistryAccess,
     /// Rewrites of image names, first match wins.
     pub mirrors: Vec<ImageMirror>,
     /// Which present images need a proof of access (KEP-2535).

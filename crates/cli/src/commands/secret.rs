@@ -191,7 +191,7 @@ async fn client(args: &SyncArgs) -> Result<kube::Client, Failure> {
         None => kube::Config::infer().await.map_err(anyhow::Error::new),
     };
     config
-        .and_then(|config| kube::Client::try_from(config).map_err(anyhow::Error::new))
+        .and_then(|config| crate::clusters::client(config).map_err(anyhow::Error::new))
         .context("cannot reach a cluster")
         .map_err(|error| Failure::new(Kind::Usage, error).hint("--kubeconfig FILE, or KUBECONFIG"))
 }

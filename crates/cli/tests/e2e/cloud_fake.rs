@@ -237,8 +237,9 @@ impl Shared {
         let mut plain = BufReader::new(stream);
         let Some(request) = read_request(&mut plain, None)? else { return Ok(()) };
         if request.method != "CONNECT" {
+            let is_head = request.method == "HEAD";
             let reply = self.answer(request);
-            return write_reply(plain.get_mut(), reply);
+            return write_reply(plain.get_mut(), reply, is_head);
         }
         let host = request.path.split(':').next().unwrap_or_default().to_owned();
         plain.get_mut().write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
@@ -246,9 +247,10 @@ impl Shared {
             rustls::ServerConnection::new(Arc::clone(&self.tls)).map_err(std::io::Error::other)?;
         let mut tls = BufReader::new(rustls::StreamOwned::new(connection, plain.into_inner()));
         while let Some(request) = read_request(&mut tls, Some(&host))? {
+            let is_head = request.method == "HEAD";
             let reply = self.answer(request);
             let is_last = reply.is_cut;
-            write_reply(tls.get_mut(), reply)?;
+            write_reply(tls.get_mut(), reply, is_head)?;
             if is_last {
                 break;
             }
@@ -296,7 +298,7 @@ fn read_request(
     }))
 }
 
-fn write_reply(stream: &mut impl Write, reply: Reply) -> std::io::Result<()> {
+fn write_reply(stream: &mut impl Write, reply: Reply, is_head: bool) -> std::io::Result<()> {
     if reply.stalls {
         // Until the test ends; the thread is nobody's.
         loop {
@@ -309,7 +311,11 @@ fn write_reply(stream: &mut impl Write, reply: Reply) -> std::io::Result<()> {
     }
     head.push_str(&format!("Content-Length: {}\r\n\r\n", reply.body.len()));
     stream.write_all(head.as_bytes())?;
-    let length = if reply.is_cut { reply.body.len() / 2 } else { reply.body.len() };
+    let length = match (is_head, reply.is_cut) {
+        (true, _) => 0,
+        (false, true) => reply.body.len() / 2,
+        (false, false) => reply.body.len(),
+    };
     stream.write_all(&reply.body[..length])?;
     stream.flush()
 }

@@ -127,7 +127,8 @@ impl Machine {
         Self::start(kubectl, &[], environment)
     }
 
-    fn start(kubectl: Kubectl, flags: &[&str], environment: &[(&str, &str)]) -> Self {
+    /// Starts a machine with both.
+    pub(crate) fn start(kubectl: Kubectl, flags: &[&str], environment: &[(&str, &str)]) -> Self {
         let dir = tempfile::Builder::new().prefix("shipway-e2e-").tempdir().expect("a directory");
         for home in ["home", "node-home"] {
             std::fs::create_dir_all(dir.path().join(home)).expect("a home directory");

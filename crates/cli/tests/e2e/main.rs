@@ -25,6 +25,7 @@ mod kube_rs;
 mod live_view;
 mod machine;
 mod node_images;
+mod node_providers;
 mod outputs;
 mod pod;
 mod real_projects;

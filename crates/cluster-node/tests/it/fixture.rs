@@ -295,6 +295,7 @@ pub(crate) async fn node(
         credential_files_cache: Duration::ZERO,
         credentials: access.credentials.clone(),
         insecure_registries: Vec::new(),
+        registry_access: Default::default(),
         credential_files: SearchDirs {
             root_dir: state.join("kubelet"),
             working_dir: nowhere.clone(),

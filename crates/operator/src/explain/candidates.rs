@@ -1,5 +1,6 @@
 //! The credentials for one image in the kubelet's order, and what looks like one and is none.
 
+use credentials::cloud::CloudProvider;
 use credentials::lint::{Code, Finding, Input, Severity, lint, lint_together};
 use credentials::{
     Candidate, ConfigEntry, Keyring, NodeFileKind, Origin, PullSecret, RegistryAuth, Secret,
@@ -23,6 +24,8 @@ pub(crate) struct Candidates {
     pub(crate) of_candidates: Vec<Finding>,
     /// Providers that the node asks and we do not.
     pub(crate) providers: Vec<String>,
+    /// The cloud that the node asks last, and we do not.
+    pub(crate) cloud: Option<CloudProvider>,
 }
 
 /// A secret that fails the whole lookup.
@@ -193,6 +196,7 @@ fn of_node(image: &str, node: &NodeSide, found: &mut Candidates) {
             found.providers.push(provider.name.clone());
         }
     }
+    found.cloud = node.cloud_of(image);
 }
 
 /// Reads a file of the command line as a secret that the pod would name: docker's config.json, or

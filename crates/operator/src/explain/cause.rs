@@ -89,6 +89,15 @@ pub(crate) fn conclude(facts: &Facts<'_>) -> (Verdict, Option<Cause>) {
         let decided = Cause { code: "provider-decides".to_owned(), text, ..found };
         return (Verdict::Unknown, Some(decided));
     }
+    if let Some(cloud) = facts.candidates.cloud {
+        let text = format!(
+            "cloud {cloud} would be asked for a credential by the node, with the identity of the \
+             machine, and explaining does not ask it; without it: {}",
+            found.text
+        );
+        let decided = Cause { code: "cloud-decides".to_owned(), text, ..found };
+        return (Verdict::Unknown, Some(decided));
+    }
     (Verdict::Fails, Some(found))
 }
 

@@ -179,6 +179,10 @@ async fn explain_image<C: Cluster, R: Registry>(
         let text = "the node asks it too, after the others; explaining does not run it";
         remarks.push(Remark::about(format!("provider {provider}"), "provider-not-run", text));
     }
+    if let Some(cloud) = found.cloud {
+        let text = format!("cloud {cloud} would be asked, after all others");
+        remarks.push(Remark::about(format!("cloud {cloud}"), "cloud-not-asked", text));
+    }
     ImageReport {
         role: image_use.role.word(),
         name: image_use.name.clone(),

@@ -1,6 +1,7 @@
 //! What a node has of its own for every pod: docker config files, and credential providers.
 
 use credentials::NodeFileKind;
+use credentials::cloud::{CloudOptions, CloudProvider, RegistryHost};
 use oci_model::Reference;
 use serde_json::Value;
 
@@ -21,6 +22,8 @@ pub enum NodeSide {
         files: Vec<NodeFile>,
         /// Its exec credential providers.
         providers: Vec<Provider>,
+        /// The clouds that it asks itself, for their own registries.
+        clouds: Vec<CloudProvider>,
         /// Its rewrites of image names; the first that matches counts.
         mirrors: Vec<Mirror>,
     },
@@ -47,6 +50,12 @@ pub(crate) enum Served {
 }
 
 impl NodeSide {
+    /// The cloud that the node asks about an image (`registry/repository`).
+    pub(crate) fn cloud_of(&self, image: &str) -> Option<CloudProvider> {
+        let Self::Known { clouds, .. } = self else { return None };
+        CloudOptions::only(clouds.iter().copied()).provider_of(&RegistryHost::of(image)?)
+    }
+
     /// Where the node takes an image from.
     pub(crate) fn served(&self, reference: &Reference) -> Served {
         let Self::Known { mirrors, .. } = self else { return Served::ByName };

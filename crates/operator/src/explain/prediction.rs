@@ -55,6 +55,9 @@ fn pull(facts: &Facts<'_>, image: &str, next: &mut Prediction) {
     if let Some(provider) = facts.candidates.providers.first() {
         next.provided.push(format!("the provider {provider} has no credential for it"));
     }
+    if let Some(cloud) = facts.candidates.cloud {
+        next.provided.push(format!("cloud {cloud} has no credential for it"));
+    }
     let anonymous = [facts.anonymous];
     let answers: Vec<_> = match facts.answers {
         [] => anonymous.to_vec(),

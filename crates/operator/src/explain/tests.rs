@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use credentials::cloud::CloudProvider;
 use credentials::{NodeFileKind, RegistryAuth};
 use k8s_openapi::api::core::v1::{Event, Secret, ServiceAccount};
 use oci_model::{Platform, Reference};
@@ -124,7 +125,7 @@ impl World {
 }
 
 fn known(files: Vec<NodeFile>, providers: Vec<Provider>) -> NodeSide {
-    NodeSide::Known { files, providers, mirrors: Vec::new() }
+    NodeSide::Known { files, providers, clouds: Vec::new(), mirrors: Vec::new() }
 }
 
 fn pod(image: &str, secrets: &[&str]) -> Value {
@@ -459,6 +460,31 @@ fn a_provider_that_matches_decides_and_is_not_run() {
 }
 
 #[test]
+fn a_cloud_that_the_node_asks_decides_at_its_own_registries() {
+    let explain = |image: &str, clouds: Vec<CloudProvider>| {
+        let (files, providers, mirrors) = (Vec::new(), Vec::new(), Vec::new());
+        let node = Some(NodeSide::Known { files, providers, clouds, mirrors });
+        World { node, ..World::default() }.explain(&pod(image, &[]), file())
+    };
+    let ecr = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/app:v1";
+    let found = explain(ecr, vec![CloudProvider::Ecr]);
+    assert_eq!(found.verdict, Verdict::Unknown);
+    let cause = found.cause.expect("a cause");
+    assert_eq!(cause.code, "cloud-decides");
+    assert!(cause.text.starts_with("cloud ecr would be asked"), "{}", cause.text);
+    assert!(found.remarks.iter().any(|remark| remark.code == "cloud-not-asked"));
+    assert!(found.next.provided.contains(&"cloud ecr has no credential for it".to_owned()));
+    for (image, clouds) in [
+        (ecr, vec![CloudProvider::Google]),
+        (ecr, Vec::new()),
+        ("123456789012.dkr.ecr.eu-west-1.amazonaws.com.example/app", vec![CloudProvider::Ecr]),
+    ] {
+        let found = explain(image, clouds);
+        assert_eq!(found.cause.map(|cause| cause.code), Some("no-credential".to_owned()));
+    }
+}
+
+#[test]
 fn every_kind_and_role_is_read_from_files_with_their_secrets() {
     let text = r#"
 apiVersion: apps/v1
@@ -568,7 +594,8 @@ fn a_node_with_mirrors_is_asked_about_them() {
         mirror("gcr.io/kaniko-project/executor", "shipway.local/executor:1"),
         mirror("docker.io/library/*", "r.example:5000/hub"),
     ];
-    let node = NodeSide::Known { files: Vec::new(), providers: Vec::new(), mirrors };
+    let node =
+        NodeSide::Known { files: Vec::new(), providers: Vec::new(), clouds: Vec::new(), mirrors };
     let world = World { node: Some(node), ..World::default() };
     let executor = world.explain(&pod("gcr.io/kaniko-project/executor:v1.23.2", &[]), file());
     assert_eq!(executor.verdict, Verdict::Pulls, "{executor:#?}");

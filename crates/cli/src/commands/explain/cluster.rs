@@ -134,7 +134,7 @@ impl KubeCluster {
         let namespace = config.default_namespace.clone();
         let url = &config.cluster_url;
         let authority = url.authority().map(ToString::to_string).unwrap_or_default();
-        let client = kube::Client::try_from(config)
+        let client = crate::clusters::client(config)
             .map_err(|error| Failure::usage(format!("kubeconfig: {error}")))?;
         Ok(Self { client, namespace, authority })
     }

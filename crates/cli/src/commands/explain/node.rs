@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use credentials::cloud::CloudProvider;
+use credentials::provider::is_config_file;
 use credentials::{NodeFileKind, SearchDirs, node_file_candidates};
-use operator::explain::{Mirror, NodeFile, NodeSide, read_providers};
+use operator::explain::{Mirror, NodeFile, NodeSide, Provider, read_providers};
 
 use super::read_file;
 use crate::commands::up::record::{Lock, NodeRecord, Record};
@@ -18,8 +20,8 @@ pub(crate) struct NodeArgs {
     /// repeatable [default: those of the `shipway up` that runs here]
     #[arg(long = "node-config", value_name = "FILE")]
     node_configs: Vec<PathBuf>,
-    /// The node's configuration of exec credential providers
-    #[arg(long, value_name = "FILE")]
+    /// The node's configuration of exec credential providers, a file or a directory of files
+    #[arg(long, value_name = "PATH")]
     credential_provider_config: Option<PathBuf>,
 }
 
@@ -79,14 +81,43 @@ pub(super) fn facts(
     let mut providers = Vec::new();
     let of_machine = machine.and_then(|machine| machine.node.credential_provider_config.clone());
     if let Some(path) = args.credential_provider_config.clone().or(of_machine) {
-        let text = String::from_utf8_lossy(&read_file(&path)?).into_owned();
-        providers = read_providers(&text)
-            .map_err(|reason| Failure::usage(format!("{}: {reason}", path.display())))?;
+        providers = providers_at(&path)?;
     }
+    let clouds = machine.map(|machine| clouds_of(&machine.node)).unwrap_or_default();
     let mirrors = machine.map(|machine| machine.node.mirrors.clone()).unwrap_or_default();
     let mirrors = mirrors.into_iter().map(|(from, to)| Mirror { from, to }).collect();
-    let side = NodeSide::Known { files, providers, mirrors };
+    let side = NodeSide::Known { files, providers, clouds, mirrors };
     Ok(NodeFacts { side, insecure_registries })
+}
+
+/// The clouds that a node asks itself.
+fn clouds_of(node: &NodeRecord) -> Vec<CloudProvider> {
+    node.cloud_credentials.iter().filter_map(|name| name.parse().ok()).collect()
+}
+
+/// The providers of a configuration file, or of all those of a directory in order of names.
+fn providers_at(path: &Path) -> Result<Vec<Provider>, Failure> {
+    let failed = |error: std::io::Error| Failure::usage(format!("{}: {error}", path.display()));
+    let mut files = vec![path.to_owned()];
+    if path.is_dir() {
+        files.clear();
+        for entry in std::fs::read_dir(path).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let is_dir = entry.file_type().map_err(failed)?.is_dir();
+            if !is_dir && is_config_file(&entry.file_name().to_string_lossy()) {
+                files.push(entry.path());
+            }
+        }
+        files.sort();
+    }
+    let mut providers = Vec::new();
+    for file in files {
+        let text = String::from_utf8_lossy(&read_file(&file)?).into_owned();
+        let read = read_providers(&text)
+            .map_err(|reason| Failure::usage(format!("{}: {reason}", file.display())))?;
+        providers.extend(read);
+    }
+    Ok(providers)
 }
 
 fn kind_of(path: &Path) -> NodeFileKind {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use blob_store::BlobStore;
 use cluster_control_plane::ControlPlane;
-use cluster_node::{ImageMirror, Node};
+use cluster_node::{ImageMirror, Node, RegistryAccess};
 use registry_server::{Anonymous, RegistryOptions, RegistryServer};
 
 use super::record::{Lock, NodeRecord, Record};
@@ -17,6 +17,7 @@ use super::{AnonymousAccess, UpArgs, already_running};
 use crate::commands::down;
 use crate::exit::{Failure, Kind};
 use crate::output;
+use crate::registries::{proxy_of_environment, roots_of_environment};
 
 /// Set for a daemon that `shipway up` started in the background.
 pub(super) const BACKGROUND_VARIABLE: &str = "SHIPWAY_BACKGROUND";
@@ -158,7 +159,7 @@ async fn start_node(
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default())
         .await
         .context("cannot use the node's kubeconfig")?;
-    let client = kube::Client::try_from(config).context("cannot make the node's client")?;
+    let client = crate::clusters::client(config).context("cannot make the node's client")?;
     let working_dir = std::env::current_dir().context("cannot find the working directory")?;
     let layers = layers::UnpackedLayers::open(&state_dir.join("layers"))
         .context("cannot open the store of unpacked layers")?;
@@ -182,6 +183,10 @@ async fn start_node(
         credentials: args.providers.options()?,
         mirrors: image_mirrors(args),
         insecure_registries: args.insecure_registries.clone(),
+        registry_access: RegistryAccess {
+            proxy: proxy_of_environment(),
+            extra_roots_pem: roots_of_environment()?,
+        },
         verification: args.verification.policy()?,
         executor_program: Some(std::env::current_exe().context("cannot find our own program")?),
         volume_refresh: VOLUME_REFRESH,
@@ -210,7 +215,13 @@ fn node_record(args: &UpArgs) -> Result<NodeRecord, Failure> {
         filesystem_root: args.credentials_root_dir.clone(),
         insecure_registries: args.insecure_registries.clone(),
         mirrors: image_mirrors(args).into_iter().map(|mirror| (mirror.from, mirror.to)).collect(),
-        credential_provider_config: None,
+        credential_provider_config: args
+            .providers
+            .config()
+            .map(std::path::absolute)
+            .transpose()
+            .context("cannot find the working directory")?,
+        cloud_credentials: args.providers.clouds().iter().map(ToString::to_string).collect(),
     })
 }
 

@@ -1,6 +1,6 @@
 //! Where the node takes credentials from besides pull secrets and docker config files.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
@@ -31,7 +31,7 @@ pub(super) struct ProviderFlags {
     )]
     image_credential_provider_bin_dir: Option<PathBuf>,
     /// Clouds that the node asks itself for credentials of their registries, with the identity of
-    /// this machine: ecr, google, acr, oci, ibm, or all
+    /// this machine: ecr, google, acr, oci, ibm, or all; none without the flag
     #[arg(
         long,
         env = "SHIPWAY_CLOUD_CREDENTIALS",
@@ -47,23 +47,38 @@ pub(super) struct ProviderFlags {
 struct CloudSet(Vec<CloudProvider>);
 
 fn parse_clouds(text: &str) -> Result<CloudSet, String> {
-    if text == "all" {
-        return Ok(CloudSet(CloudProvider::ALL.to_vec()));
+    let text = text.trim();
+    match text {
+        "all" => return Ok(CloudSet(CloudProvider::ALL.to_vec())),
+        // As the verbs read the same variable.
+        "none" | "" => return Ok(CloudSet(Vec::new())),
+        _ => {}
     }
     text.parse().map(|cloud| CloudSet(vec![cloud])).map_err(|_| {
-        format!("there is no cloud {text:?}: ecr, google, acr, oci, ibm and all are known")
+        format!("there is no cloud {text:?}: ecr, google, acr, oci, ibm, all and none are known")
     })
 }
 
 impl ProviderFlags {
-    /// What the node is told. Must be called within the runtime.
-    pub(super) fn options(&self) -> Result<CredentialOptions, Failure> {
-        let exec = self.image_credential_provider_config.clone();
-        let exec = exec.zip(self.image_credential_provider_bin_dir.clone());
+    /// The configuration of exec credential providers.
+    pub(super) fn config(&self) -> Option<&Path> {
+        self.image_credential_provider_config.as_deref()
+    }
+
+    /// The clouds that the node asks itself.
+    pub(super) fn clouds(&self) -> Vec<CloudProvider> {
         let mut asked: Vec<CloudProvider> =
             self.cloud_credentials.iter().flat_map(|set| set.0.iter().copied()).collect();
         asked.sort();
         asked.dedup();
+        asked
+    }
+
+    /// What the node is told. Must be called within the runtime.
+    pub(super) fn options(&self) -> Result<CredentialOptions, Failure> {
+        let exec = self.image_credential_provider_config.clone();
+        let exec = exec.zip(self.image_credential_provider_bin_dir.clone());
+        let asked = self.clouds();
         let clouds = if asked.is_empty() {
             None
         } else {

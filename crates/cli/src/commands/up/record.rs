@@ -55,8 +55,11 @@ pub(crate) struct NodeRecord {
     pub(crate) insecure_registries: Vec<String>,
     /// Rewrites of image names, as pairs of from and to.
     pub(crate) mirrors: Vec<(String, String)>,
-    /// The configuration of its exec credential providers, if it has some.
+    /// The configuration of its exec credential providers, if it has some: a file, or a directory
+    /// of files.
     pub(crate) credential_provider_config: Option<PathBuf>,
+    /// Names of the clouds that it asks itself.
+    pub(crate) cloud_credentials: Vec<String>,
 }
 
 impl NodeRecord {
