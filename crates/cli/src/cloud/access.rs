@@ -51,6 +51,12 @@ pub(crate) fn provider_of(server: &str) -> Option<CloudProvider> {
     options.provider_of(&RegistryHost::of(server)?)
 }
 
+/// Whether a cloud is asked for a server that speaks for others: whoever may read there reads with
+/// the identity of this machine, so that it has to be wished for in so many words.
+pub(crate) fn is_asked_for_others(server: &str) -> bool {
+    std::env::var(PROVIDERS).is_ok_and(|value| !value.is_empty()) && is_asked_about(server)
+}
+
 /// The clouds, as this process asks them; one cache for all of it.
 fn clouds(wants: Wants) -> Result<Arc<Clouds>, Failure> {
     static PULL: OnceLock<Arc<Clouds>> = OnceLock::new();

@@ -24,7 +24,7 @@ use registry_client::{ClientOptions, CloudHttp};
 use rsa::pkcs8::{EncodePrivateKey as _, LineEnding};
 
 pub(crate) use self::access::{
-    Access, CloudAnswer, Wants, cloud_credential, is_asked_about, provider_of,
+    Access, CloudAnswer, Wants, cloud_credential, is_asked_about, is_asked_for_others, provider_of,
 };
 use crate::exit::{Failure, Kind};
 use crate::registries::{proxy_of_environment, roots_of_environment};

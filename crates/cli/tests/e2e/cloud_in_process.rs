@@ -2,13 +2,15 @@
 //! files, before going without, and only at the cloud's own registries (cloud-credentials.md 9 and
 //! 11).
 
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::json;
 
 use crate::cloud_fake::{CANARY, Clouds, Received, Reply};
 use crate::cloud_flows::{ECR, aws_keys, everything};
-use crate::machine::{base64_encode, run};
+use crate::machine::{base64_encode, run, shipway};
 
 const CONFIG: &str =
     r#"{"architecture":"amd64","os":"linux","config":{},"rootfs":{"type":"layers","diff_ids":[]}}"#;
@@ -180,6 +182,39 @@ fn clouds_are_asked_only_if_the_user_wants_it() {
     }
     assert_eq!(clouds.count(API), 0);
     ask("ecr").ok();
+    assert_eq!(clouds.count(API), 1);
+}
+
+#[test]
+fn a_pull_through_of_a_clouds_registry_asks_that_cloud_if_it_is_told_to() {
+    let clouds = Clouds::start(with_registry);
+    let config = clouds.write(
+        "shipway.toml",
+        &format!("[[registry.proxy]]\nupstream = \"{ECR}\"\nalias = \"aws\"\nprefix = \"cache\"\n"),
+    );
+    let look = |which: &str, state: &str| {
+        let mut serve = shipway();
+        let state = clouds.path(state);
+        serve.arg("--state-dir").arg(state).args(["registry", "serve", "--address=127.0.0.1:0"]);
+        serve.args(["--anonymous=pull", "--config", &config]);
+        clouds.prepare(&mut serve).envs(aws_keys()).env("SHIPWAY_CLOUD_CREDENTIALS", which);
+        let mut child = serve.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("ours");
+        let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        let address = lines
+            .map_while(Result::ok)
+            .find_map(|line| line.strip_prefix("registry: http://").map(str::to_owned));
+        let image = format!("{}/cache/aws/team/app:1", address.expect("it serves"));
+        let ran = clouds.shipway(&["inspect", "--raw", &image], &[], "");
+        let again = clouds.shipway(&["inspect", "--raw", &image], &[], "");
+        child.kill().expect("it runs");
+        child.wait().expect("it ends");
+        assert_eq!((ran.code, &ran.stdout), (again.code, &again.stdout));
+        ran
+    };
+    look("", "not-told").refused();
+    look("google", "told-another").refused();
+    assert_eq!(clouds.count(API), 0);
+    assert_eq!(look("ecr", "told").ok().trim(), manifest());
     assert_eq!(clouds.count(API), 1);
 }
 

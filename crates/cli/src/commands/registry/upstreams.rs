@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use credentials::cloud::{CloudCredential, Clouds};
 use credentials::{RegistryAuth, Secret};
 use oci_model::{Digest, Reference, Repository};
 use registry_client::{
@@ -19,6 +20,7 @@ use registry_server::{
 
 use super::config::{CacheSettings, ProxySettings, UpstreamCredential};
 use crate::auth_files::{config_at, stored_credential};
+use crate::cloud::{CloudAnswer, Wants, cloud_credential, is_asked_for_others};
 use crate::exit::Failure;
 use crate::registries::{proxy_of_environment, roots_of_environment};
 
@@ -30,6 +32,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// How long what a docker config or its helper said counts.
 const CREDENTIAL_LIFE: Duration = Duration::from_secs(300);
+
+/// How long a cloud that gave nothing is not asked again, and what it gave is not made anew.
+const CLOUD_REFUSAL_LIFE: Duration = Duration::from_secs(60);
 
 /// The options for the server.
 ///
@@ -83,7 +88,22 @@ struct HttpUpstream {
 enum Credential {
     Nobody,
     Fixed(RegistryAuth),
-    Docker { path: PathBuf, known: Mutex<Option<(Instant, Option<RegistryAuth>)>> },
+    /// The cloud whose registry it is, and what it said last.
+    Cloud(Mutex<CloudState>),
+    Docker {
+        path: PathBuf,
+        known: Mutex<Option<(Instant, Option<RegistryAuth>)>>,
+    },
+}
+
+/// What is known about the cloud of an upstream.
+#[derive(Debug, Default)]
+struct CloudState {
+    given: Option<(Arc<Clouds>, CloudCredential)>,
+    /// When it gave nothing.
+    refused: Option<Instant>,
+    /// When its credential was refused by the registry.
+    forgotten: Option<Instant>,
 }
 
 impl HttpUpstream {
@@ -140,7 +160,10 @@ impl HttpUpstream {
             .map(|credential| Credential::read(credential).map_err(about))
             .collect::<Result<_, _>>()?;
         if credentials.is_empty() {
-            credentials.push(Credential::Nobody);
+            credentials.push(match is_asked_for_others(&host) {
+                true => Credential::Cloud(Mutex::default()),
+                false => Credential::Nobody,
+            });
         }
         Ok(Self { host, places, credentials })
     }
@@ -153,6 +176,7 @@ impl HttpUpstream {
         let (path, known) = match self.credentials.get(credential) {
             None | Some(Credential::Nobody) => return Ok(None),
             Some(Credential::Fixed(auth)) => return Ok(Some(auth.clone())),
+            Some(Credential::Cloud(state)) => return self.auth_of_cloud(state).await,
             Some(Credential::Docker { path, known }) => (path.clone(), known),
         };
         let fresh = known.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -176,12 +200,68 @@ impl HttpUpstream {
         Ok(auth)
     }
 
-    /// Asks each place in turn until one answers.
+    /// What the registry's cloud gives to this machine; nothing is no failure, as the image may be
+    /// for everybody.
+    async fn auth_of_cloud(
+        &self,
+        state: &Mutex<CloudState>,
+    ) -> Result<Option<RegistryAuth>, UpstreamError> {
+        if is_recent(state.lock().unwrap_or_else(PoisonError::into_inner).refused) {
+            return Ok(None);
+        }
+        let host = self.host.clone();
+        // The answer is kept, and renewed in time, by the clouds themselves.
+        let ask = move || cloud_credential(&host, Wants::Pull);
+        let answer = tokio::task::spawn_blocking(ask)
+            .await
+            .map_err(|error| UpstreamError::Unavailable { reason: error.to_string() })?;
+        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.refused = matches!(answer, CloudAnswer::Refused(_)).then(Instant::now);
+        state.given = match answer {
+            CloudAnswer::Given { clouds, credential } => Some((clouds, credential)),
+            CloudAnswer::None | CloudAnswer::Refused(_) => None,
+        };
+        Ok(state.given.as_ref().map(|(_, credential)| credential.auth.clone()))
+    }
+
+    /// Lets a cloud make its credential anew, which the registry refused; not often, as a
+    /// repository that the machine may not read is refused whatever it shows.
+    fn forget(&self, credential: usize) -> bool {
+        let Some(Credential::Cloud(state)) = self.credentials.get(credential) else { return false };
+        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_recent(state.forgotten) {
+            return false;
+        }
+        let Some((clouds, credential)) = state.given.take() else { return false };
+        clouds.invalidate(&credential);
+        state.forgotten = Some(Instant::now());
+        true
+    }
+
+    /// Asks, and once more if a cloud's credential was refused.
     async fn ask<T, F>(
         &self,
         credential: usize,
         repository: &Repository,
         request: impl Fn(Remote) -> F,
+    ) -> Result<T, UpstreamError>
+    where
+        F: Future<Output = Result<T, RegistryError>>,
+    {
+        match self.ask_places(credential, repository, &request).await {
+            Err(UpstreamError::Denied { .. }) if self.forget(credential) => {
+                self.ask_places(credential, repository, &request).await
+            }
+            result => result,
+        }
+    }
+
+    /// Asks each place in turn until one answers.
+    async fn ask_places<T, F>(
+        &self,
+        credential: usize,
+        repository: &Repository,
+        request: &impl Fn(Remote) -> F,
     ) -> Result<T, UpstreamError>
     where
         F: Future<Output = Result<T, RegistryError>>,
@@ -226,6 +306,10 @@ impl Credential {
             }
         }
     }
+}
+
+fn is_recent(refusal: Option<Instant>) -> bool {
+    refusal.is_some_and(|at| at.elapsed() < CLOUD_REFUSAL_LIFE)
 }
 
 fn any_repository() -> Result<Repository, Failure> {
