@@ -32,6 +32,7 @@ use crate::process::downward::NodeFacts;
 use crate::registration::{self, Machine, NodeReport, Registration};
 use crate::shared::Shared;
 use crate::tasks::Tasks;
+use crate::worker::secrets::SecretWatches;
 use crate::{cri, logs, serve};
 
 /// How long the API server may take to answer the first registration.
@@ -142,6 +143,7 @@ impl Node {
             inventory: Arc::clone(&inventory),
             runtime,
             recorder: recorder.clone(),
+            secret_watches: SecretWatches::default(),
             facts: NodeFacts {
                 ip: registration.address,
                 cpu_milli: u64::from(registration.machine.cpus) * 1000,

@@ -12,6 +12,7 @@ use crate::events::Recorder;
 use crate::images::ensure::Images;
 use crate::images::inventory::Inventory;
 use crate::process::downward::NodeFacts;
+use crate::worker::secrets::SecretWatches;
 
 /// Services of the node.
 pub(crate) struct Shared {
@@ -26,5 +27,6 @@ pub(crate) struct Shared {
     pub(crate) inventory: Arc<Inventory>,
     pub(crate) runtime: Runtime,
     pub(crate) recorder: Recorder,
+    pub(crate) secret_watches: SecretWatches,
     pub(crate) facts: NodeFacts,
 }

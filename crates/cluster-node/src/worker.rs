@@ -7,7 +7,7 @@
 mod adopt;
 mod probing;
 mod pulling;
-mod secrets;
+pub(crate) mod secrets;
 mod start;
 mod stop;
 
