@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -47,10 +48,16 @@ struct SyncArgs {
     #[arg(long, value_name = "NAMESPACE/NAME")]
     from_secret: Option<SourceSecret>,
     /// Only the credentials of this registry (HOST[:PORT]); repeatable
-    #[arg(long = "registry", value_name = "HOST")]
+    #[arg(long = "registry", value_name = "HOST", value_parser = NonEmptyStringValueParser::new())]
     registries: Vec<String>,
     /// Namespaces, separated by commas; repeatable
-    #[arg(long = "namespace", short = 'n', value_name = "NAMESPACE", value_delimiter = ',')]
+    #[arg(
+        long = "namespace",
+        short = 'n',
+        value_name = "NAMESPACE",
+        value_delimiter = ',',
+        value_parser = NonEmptyStringValueParser::new()
+    )]
     namespaces: Vec<String>,
     /// Namespaces with these labels, such as team=red,stage in (test,live)
     #[arg(long, value_name = "SELECTOR")]
@@ -59,10 +66,21 @@ struct SyncArgs {
     #[arg(long, short = 'A')]
     all_namespaces: bool,
     /// Not these namespaces, separated by commas; repeatable
-    #[arg(long = "exclude-namespace", value_name = "NAMESPACE", value_delimiter = ',')]
+    #[arg(
+        long = "exclude-namespace",
+        value_name = "NAMESPACE",
+        value_delimiter = ',',
+        value_parser = NonEmptyStringValueParser::new()
+    )]
     excluded: Vec<String>,
     /// Service account whose pods get the secret, or all; repeatable
-    #[arg(long = "service-account", value_name = "ACCOUNT", value_delimiter = ',')]
+    #[arg(
+        long = "service-account",
+        value_name = "ACCOUNT",
+        value_delimiter = ',',
+        value_parser = NonEmptyStringValueParser::new(),
+        conflicts_with = "remove"
+    )]
     accounts: Vec<String>,
     /// Go on: new namespaces, accounts and credentials, and repairs of what was changed by hand
     #[arg(long, conflicts_with_all = ["remove", "dry_run"])]
@@ -73,7 +91,7 @@ struct SyncArgs {
     /// Remove what this sync made in namespaces and accounts that are not chosen any more
     #[arg(long, conflicts_with = "remove")]
     prune: bool,
-    /// Remove everything that this sync made, or what it made in the chosen namespaces
+    /// Remove what this sync made in the chosen namespaces; everywhere with --all-namespaces
     #[arg(long, conflicts_with_all = ["from_file", "from_secret"])]
     remove: bool,
     /// Print what would be done
@@ -112,13 +130,13 @@ fn parse_name(text: &str) -> Result<String, String> {
 pub(crate) async fn run(args: SecretArgs) -> Result<ExitCode, Failure> {
     let SecretVerb::Sync(args) = args.verb;
     let desired = desired(&args)?;
+    desired.scope.check().map_err(|error| {
+        Failure::usage(error)
+            .hint("--namespace NAME, --namespace-selector SELECTOR or --all-namespaces")
+    })?;
     if args.print_rbac {
         output::raw(permissions(&desired, &args.rbac_namespace).as_bytes());
         return Ok(ExitCode::SUCCESS);
-    }
-    if desired.scope.is_empty() && !args.remove {
-        return Err(Failure::usage("no namespace is chosen")
-            .hint("--namespace NAME, --namespace-selector SELECTOR or --all-namespaces"));
     }
     let client = client(&args).await?;
     let reconciler = Reconciler::new(client.clone(), &args.name);
@@ -152,9 +170,7 @@ pub(crate) async fn run(args: SecretArgs) -> Result<ExitCode, Failure> {
 }
 
 fn desired(args: &SyncArgs) -> Result<Desired, Failure> {
-    let set = |names: &[String]| -> BTreeSet<String> {
-        names.iter().filter(|name| !name.is_empty()).cloned().collect()
-    };
+    let set = |names: &[String]| -> BTreeSet<String> { names.iter().cloned().collect() };
     let selector = args.namespace_selector.as_deref().map(parse_selector);
     let accounts = match args.accounts.as_slice() {
         [] => Accounts::None,

@@ -112,7 +112,7 @@ fn another_secret_is_the_source(machine: &Machine) {
     let other = [&from[..], &["--registry", "elsewhere.example"]].concat();
     let refused = machine.shipway(&other).refused();
     assert!(refused.contains("the source has no credential for elsewhere.example"), "{refused}");
-    let said = machine.shipway(&["secret", "sync", "vaulted", "--remove"]).ok();
+    let said = machine.shipway(&["secret", "sync", "vaulted", "--remove", "-A"]).ok();
     assert_eq!(said, "secret/vaulted deleted in red\n");
     machine.kubectl(&["get", "secret", "master", "-n", "vault"]).ok();
 }
@@ -203,7 +203,18 @@ fn watching(machine: &Machine, image: &str) {
 }
 
 fn removal(machine: &Machine) {
-    let said = sync(machine, &["--remove"]).ok();
+    // What chooses nothing removes nothing, and what is not there is named.
+    for (flags, reason) in [
+        (&[][..], "no namespace is chosen"),
+        (&["--exclude-namespace", "red"][..], "no namespace is chosen"),
+        (&["-n", ""][..], "--namespace"),
+        (&["-A", "--service-account", "default"][..], "cannot be used with"),
+        (&["-n", "typo"][..], "namespace typo does not exist"),
+    ] {
+        let refused = sync(machine, &[&["--remove"][..], flags].concat()).refused();
+        assert!(refused.contains(reason), "{flags:?}: {refused}");
+    }
+    let said = sync(machine, &["--remove", "-A"]).ok();
     for namespace in ["red", "green", "new"] {
         assert!(said.contains(&format!("secret/regcred deleted in {namespace}\n")), "{said}");
     }

@@ -23,7 +23,9 @@ mod watch;
 pub use content::{Content, ContentError, Skipped};
 pub use observed::{AccountState, NamespaceState, Observed, SecretState, Version};
 pub use permissions::permissions;
-pub use plan::{Accounts, Desired, Elsewhere, Plan, Problem, Scope, Step, StepKind, plan};
+pub use plan::{
+    Accounts, BadScope, Desired, Elsewhere, Plan, Problem, Scope, Step, StepKind, plan,
+};
 pub use reconcile::{Reconciler, Report, SyncError, Told};
 pub use selector::{BadSelector, parse_selector};
 pub use source::{SourceError, SourceSecret, Sourced};

@@ -20,14 +20,30 @@ pub struct Scope {
     pub selector: Option<Selector>,
     /// All of them.
     pub all: bool,
-    /// Not these, whatever else is said.
+    /// Not these, whatever else is said: nothing is written there, and nothing removed.
     pub excluded: BTreeSet<String>,
 }
 
 impl Scope {
-    /// Whether nothing was chosen.
-    pub fn is_empty(&self) -> bool {
-        self.named.is_empty() && self.selector.is_none() && !self.all
+    /// Refuses a choice that chooses nothing, and names that are empty, as those of an unset
+    /// variable are: neither may ever mean all namespaces.
+    ///
+    /// # Errors
+    /// [`BadScope`].
+    pub fn check(&self) -> Result<(), BadScope> {
+        if self.named.iter().chain(&self.excluded).any(String::is_empty) {
+            return Err(BadScope::EmptyName);
+        }
+        if self.named.is_empty() && self.selector.is_none() && !self.all {
+            return Err(BadScope::Nothing);
+        }
+        Ok(())
+    }
+
+    /// Whether what was made in a namespace may be taken away by `--remove`: all means those of
+    /// the system too, into which a sync may have gone by name.
+    fn removes_from(&self, name: &str, namespace: &NamespaceState) -> bool {
+        !self.excluded.contains(name) && (self.all || self.covers(name, namespace))
     }
 
     fn covers(&self, name: &str, namespace: &NamespaceState) -> bool {
@@ -41,6 +57,17 @@ impl Scope {
         !SYSTEM_NAMESPACES.contains(&name)
             && (self.all || self.selector.as_ref().is_some_and(matches))
     }
+}
+
+/// Why a scope is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadScope {
+    /// A namespace without a name.
+    #[error("the name of a namespace is empty")]
+    EmptyName,
+    /// Nothing is chosen, or only what is not to be.
+    #[error("no namespace is chosen")]
+    Nothing,
 }
 
 /// Which service accounts of those namespaces get the secret.
@@ -80,7 +107,7 @@ pub enum Elsewhere {
 pub struct Desired {
     /// Name of the sync and of its secrets.
     pub name: String,
-    /// What the secrets hold; without it, everything in scope is removed.
+    /// What the secrets hold; without it, what was made in scope is removed.
     pub content: Option<Content>,
     /// Where.
     pub scope: Scope,
@@ -186,12 +213,10 @@ pub struct Plan {
 /// Compares what is wanted with what is seen.
 pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     let mut plan = Plan::default();
-    if desired.content.is_some() {
-        let unknown = |name: &&String| !observed.namespaces.contains_key(*name);
-        let named = desired.scope.named.iter().filter(unknown);
-        plan.problems
-            .extend(named.map(|namespace| Problem::NoNamespace { namespace: namespace.clone() }));
-    }
+    let unknown = |name: &&String| !observed.namespaces.contains_key(*name);
+    let named = desired.scope.named.iter().filter(unknown);
+    plan.problems
+        .extend(named.map(|namespace| Problem::NoNamespace { namespace: namespace.clone() }));
     for (name, namespace) in &observed.namespaces {
         let place = Place {
             desired,
@@ -203,11 +228,12 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
         if namespace.terminating {
             continue;
         }
-        let covered = desired.scope.covers(name, namespace);
+        let scope = &desired.scope;
         match &desired.content {
-            Some(content) if covered => place.keep(content, &mut plan),
+            _ if scope.excluded.contains(name) => {}
+            Some(content) if scope.covers(name, namespace) => place.keep(content, &mut plan),
             Some(_) if desired.elsewhere == Elsewhere::Remove => place.clear(&mut plan),
-            None if covered || desired.scope.is_empty() => place.clear(&mut plan),
+            None if scope.removes_from(name, namespace) => place.clear(&mut plan),
             Some(_) | None => {}
         }
     }

@@ -227,7 +227,8 @@ fn removal_takes_exactly_what_was_made_whatever_people_did_around_it() {
     account(&mut observed, "a", "gone", &["x"], true);
     account(&mut observed, "a", "by-hand", &[NAME], false);
     observed.secrets.insert("b".to_owned(), made(&content("one")));
-    let everywhere = Desired { name: NAME.to_owned(), ..Desired::default() };
+    let all = Scope { all: true, ..Scope::default() };
+    let everywhere = Desired { name: NAME.to_owned(), scope: all, ..Desired::default() };
     assert_eq!(
         lines(&plan(&everywhere, &observed)),
         [
@@ -240,7 +241,7 @@ fn removal_takes_exactly_what_was_made_whatever_people_did_around_it() {
     );
     let only_b = Desired { scope: named(&["b", "nowhere"]), ..everywhere };
     assert_eq!(lines(&plan(&only_b, &observed)), ["b: delete"]);
-    assert!(plan(&only_b, &observed).problems.is_empty());
+    assert_eq!(problems(&plan(&only_b, &observed)), ["namespace nowhere does not exist"]);
 }
 
 #[test]
@@ -273,4 +274,45 @@ fn what_is_missing_is_named_and_what_ends_is_left_to_its_end() {
         problems(&plan),
         ["namespace nowhere does not exist", "service account a/builder does not exist"]
     );
+}
+
+#[test]
+fn removal_takes_nothing_from_where_it_was_not_sent() {
+    let mut observed = Observed::default();
+    for name in ["a", "kube-system", "prod"] {
+        namespaces(&mut observed, &[name]);
+        observed.secrets.insert(name.to_owned(), made(&content("one")));
+    }
+    let but = |scope: Scope| Scope { excluded: names(&["prod"]), ..scope };
+    let all = || Scope { all: true, ..Scope::default() };
+    for (scope, expected) in [
+        (Scope::default(), vec![]),
+        (but(Scope::default()), vec![]),
+        (named(&[""]), vec![]),
+        (but(named(&["a", "prod"])), vec!["a: delete"]),
+        (but(all()), vec!["a: delete", "kube-system: delete"]),
+        (all(), vec!["a: delete", "kube-system: delete", "prod: delete"]),
+    ] {
+        let removal = Desired { name: NAME.to_owned(), scope, ..Desired::default() };
+        assert_eq!(lines(&plan(&removal, &observed)), expected, "{:?}", removal.scope);
+    }
+    let pruned = Desired { elsewhere: Elsewhere::Remove, ..desired(but(named(&["a"])), &[]) };
+    assert_eq!(lines(&plan(&pruned, &observed)), ["kube-system: delete"]);
+}
+
+#[test]
+fn neither_nothing_nor_an_empty_name_is_a_choice_of_namespaces() {
+    let excluding = |names: BTreeSet<String>| Scope { excluded: names, ..Scope::default() };
+    let all = |scope: Scope| Scope { all: true, ..scope };
+    for (scope, expected) in [
+        (Scope::default(), Err(BadScope::Nothing)),
+        (excluding(names(&["prod"])), Err(BadScope::Nothing)),
+        (named(&[""]), Err(BadScope::EmptyName)),
+        (named(&["a", ""]), Err(BadScope::EmptyName)),
+        (all(excluding(names(&[""]))), Err(BadScope::EmptyName)),
+        (all(excluding(names(&["prod"]))), Ok(())),
+        (named(&["a"]), Ok(())),
+    ] {
+        assert_eq!(scope.check(), expected, "{scope:?}");
+    }
 }
