@@ -17,7 +17,7 @@ const HUB_SPELLINGS: [&str; 7] = [
 ];
 
 /// A key as it may be shown: user information and query masked.
-pub(super) fn shown(written: &str) -> String {
+pub fn shown(written: &str) -> String {
     let is_scheme = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphabetic());
     let (scheme, rest) = match written.split_once("://") {
         Some((scheme, rest)) if is_scheme(scheme) => (format!("{scheme}://"), rest),

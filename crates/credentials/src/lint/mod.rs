@@ -18,6 +18,7 @@ mod image;
 mod key;
 
 pub use code::{Code, Severity};
+pub use key::shown;
 
 /// Something that does not do what its author thinks.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -102,7 +103,7 @@ pub fn lint_together(secrets: &[PullSecret]) -> Vec<Finding> {
                 found.push(Finding {
                     code: Code::KeyInSeveralSecrets,
                     object: object_of(secret),
-                    entry: Some(key::shown(key)),
+                    entry: Some(shown(key)),
                     text: format!(
                         "{} has an entry for {key:?} too and comes first, so its credential is \
                          tried before this one",
@@ -177,7 +178,7 @@ impl Findings {
 
     /// `key` as written.
     fn entry(&mut self, code: Code, key: &str, text: impl Into<String>, fix: impl Into<String>) {
-        self.push(code, Some(key::shown(key)), text, fix);
+        self.push(code, Some(shown(key)), text, fix);
     }
 
     fn push(
@@ -204,7 +205,7 @@ fn check_entries(auths: &Auths, home: Home, image: Option<&str>, findings: &mut 
     let mut by_normalised: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for (written, value) in &auths.entries {
         if !entry::check(written, value, auths.has_helpers, findings) {
-            broken.push(key::shown(written));
+            broken.push(shown(written));
         }
         if let Some(normalised) = key::check(written, findings) {
             by_normalised.entry(normalised).or_default().push(written);
@@ -231,8 +232,8 @@ fn check_entries(auths: &Auths, home: Home, image: Option<&str>, findings: &mut 
                 format!(
                     "{:?} and {:?} both mean {normalised:?}; the kubelet tries their credentials \
                      in an order that changes from one reading to the next",
-                    key::shown(first),
-                    key::shown(other)
+                    shown(first),
+                    shown(other)
                 ),
                 format!("keep one entry, as {normalised:?}"),
             );

@@ -1,7 +1,9 @@
 //! What the secrets hold: the credentials of the source that nodes can use, as one document.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 
+use credentials::lint::shown;
 use credentials::{ConfigEntry, RegistryAuth, Secret, server_key};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
@@ -26,7 +28,7 @@ pub enum ContentError {
     /// Nothing is left to write.
     #[error("the source has no credential{}", of_registries(.registries))]
     Nothing {
-        /// The registries that were asked for; empty for all.
+        /// The registries that were asked for and are not there; empty for all.
         registries: Vec<String>,
     },
 }
@@ -35,13 +37,14 @@ fn of_registries(registries: &[String]) -> String {
     if registries.is_empty() {
         return String::new();
     }
-    format!(" for {}", registries.join(", "))
+    let shown: Vec<String> = registries.iter().map(|one| shown(one)).collect();
+    format!(" for {}", shown.join(", "))
 }
 
 /// A credential of the source that is not passed on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skipped {
-    /// Its key in the source.
+    /// Its key in the source, as it may be shown: people write passwords into keys.
     pub key: String,
     /// Why nodes could not use it.
     pub why: &'static str,
@@ -49,7 +52,8 @@ pub struct Skipped {
 
 impl Content {
     /// The document with the credentials for `registries` (`host[:port]`; empty means all), under
-    /// the keys of the source; with what could not be passed on.
+    /// the keys of the source; with what could not be passed on. Each registry that was asked for
+    /// must be there: a source that is silent about one would take its credential away.
     ///
     /// # Errors
     /// [`ContentError::Nothing`].
@@ -66,13 +70,16 @@ impl Content {
             }
             match entry(auth) {
                 Ok(entry) => drop(auths.insert(key.clone(), entry)),
-                Err(why) => skipped.push(Skipped { key: key.clone(), why }),
+                Err(why) => skipped.push(Skipped { key: shown(key), why }),
             }
         }
-        if auths.is_empty() {
-            return Err(ContentError::Nothing { registries: registries.to_vec() });
+        let there: BTreeSet<String> = auths.keys().map(|key| server_key(key)).collect();
+        let absent = |one: &&String| !there.contains(&server_key(one));
+        let absent: Vec<String> = registries.iter().filter(absent).cloned().collect();
+        if auths.is_empty() || !absent.is_empty() {
+            return Err(ContentError::Nothing { registries: absent });
         }
-        let servers = auths.keys().cloned().collect();
+        let servers = auths.keys().map(|key| shown(key)).collect();
         let document = Secret::new(json!({ "auths": auths }).to_string());
         let fingerprint = fingerprint(document.expose().as_bytes());
         let mark = mark(&fingerprint);
@@ -94,7 +101,7 @@ impl Content {
         &self.mark
     }
 
-    /// The keys, sorted.
+    /// The keys, as they may be shown.
     pub fn servers(&self) -> &[String] {
         &self.servers
     }
@@ -105,6 +112,20 @@ impl std::fmt::Debug for Content {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Content({:?})", self.servers)
     }
+}
+
+/// Those of `registries` for which the entries hold nothing: a helper that has no answer leaves an
+/// empty one.
+pub fn unanswered<'a>(entries: &[ConfigEntry], registries: &'a [String]) -> Vec<&'a String> {
+    let holds = |entry: &ConfigEntry| match &entry.auth {
+        RegistryAuth::Basic { username, password, .. } => {
+            !username.is_empty() || !password.is_empty()
+        }
+        _ => true,
+    };
+    let answered: BTreeSet<String> =
+        entries.iter().filter(|one| holds(one)).map(|one| server_key(&one.key)).collect();
+    registries.iter().filter(|one| !answered.contains(&server_key(one))).collect()
 }
 
 /// The fingerprint of a secret's bytes.
@@ -182,6 +203,39 @@ mod tests {
         assert_eq!(nothing.to_string(), "the source has no credential for no.example");
         let nothing = Content::new(&[], &[]).expect_err("nothing at all");
         assert_eq!(nothing.to_string(), "the source has no credential");
+    }
+
+    #[test]
+    fn one_silent_registry_of_those_asked_for_gives_no_smaller_content() {
+        let empty = ConfigEntry {
+            key: "b.example".to_owned(),
+            auth: RegistryAuth::basic("", Secret::new("")),
+        };
+        let entries = [basic("a.example", "u"), empty];
+        let wanted = ["a.example", "b.example", "c.example"].map(str::to_owned);
+        let error = Content::new(&entries, &wanted).expect_err("two are silent");
+        assert_eq!(error.to_string(), "the source has no credential for b.example, c.example");
+        assert_eq!(unanswered(&entries, &wanted), ["b.example", "c.example"]);
+    }
+
+    #[test]
+    fn passwords_in_keys_are_in_the_document_and_nowhere_else() {
+        let token = RegistryAuth::IdentityToken { token: Secret::new("t") };
+        let entries = [
+            basic("https://ada:hunter2@reg.example/team", "u"),
+            basic("host.example?token=hunter2", "u"),
+            ConfigEntry { key: "ada:hunter2@left.example".to_owned(), auth: token },
+        ];
+        let (content, skipped) = Content::new(&entries, &[]).expect("a content");
+        let said = format!("{content:?} {skipped:?}");
+        assert!(!said.contains("hunter2"), "{said}");
+        assert_eq!(content.servers(), ["host.example?****", "https://****@reg.example/team"]);
+        assert_eq!(skipped[0].key, "****@left.example");
+        let read = credentials::parse_config_json(&content.bytes()).expect("a config");
+        assert!(read.iter().any(|entry| entry.key == "host.example?token=hunter2"));
+        let wanted = ["ada:hunter2@no.example".to_owned()];
+        let error = Content::new(&entries, &wanted).expect_err("no such").to_string();
+        assert_eq!(error, "the source has no credential for ****@no.example");
     }
 
     #[test]

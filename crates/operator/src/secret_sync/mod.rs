@@ -20,7 +20,7 @@ mod source;
 mod told;
 mod watch;
 
-pub use content::{Content, ContentError, Skipped};
+pub use content::{Content, ContentError, Skipped, unanswered};
 pub use observed::{AccountState, NamespaceState, Observed, SecretState, Version};
 pub use permissions::permissions;
 pub use plan::{

@@ -29,6 +29,18 @@ impl Sourced {
         let (content, skipped) = Content::new(entries, registries)?;
         Ok(Self { content, skipped })
     }
+
+    /// Refuses to take the place of `known` where the source only fell silent about a part of it.
+    /// A key that it names no more was taken away by people.
+    ///
+    /// # Errors
+    /// [`SourceError::Silent`].
+    pub(super) fn check_after(&self, known: &Content) -> Result<(), SourceError> {
+        let held = |key: &&String| known.servers().contains(key);
+        let skipped = self.skipped.iter().map(|one| &one.key);
+        let keys: Vec<String> = skipped.filter(held).cloned().collect();
+        if keys.is_empty() { Ok(()) } else { Err(SourceError::Silent { keys }) }
+    }
 }
 
 /// Why a source gives no content. Nothing in the text is secret.
@@ -68,6 +80,12 @@ pub enum SourceError {
     /// Nothing to pass on.
     #[error(transparent)]
     Content(#[from] ContentError),
+    /// It still names what it gave before, and gives nothing that can be used.
+    #[error("the source names {} and gives nothing for it any more", .keys.join(", "))]
+    Silent {
+        /// The keys, as they may be shown.
+        keys: Vec<String>,
+    },
     /// The source cannot be read.
     #[error("{0}")]
     Unreadable(String),
@@ -226,6 +244,23 @@ mod tests {
         ] {
             assert_eq!(told(secret.as_ref()), Err(expected.to_owned()));
         }
+    }
+
+    #[test]
+    fn content_shrinks_only_by_what_the_source_names_no_more() {
+        let entry = |key: &str, user: &str| ConfigEntry {
+            key: key.to_owned(),
+            auth: credentials::RegistryAuth::basic(user, credentials::Secret::new(user)),
+        };
+        let sourced = |entries: &[ConfigEntry]| Sourced::new(entries, &[]).expect("a content");
+        let known = sourced(&[entry("a.example", "u"), entry("b.example", "u")]).content;
+        let silent = sourced(&[entry("a.example", "new"), entry("b.example", "")]);
+        assert_eq!(
+            silent.check_after(&known).map_err(|error| error.to_string()),
+            Err("the source names b.example and gives nothing for it any more".to_owned())
+        );
+        let taken_away = sourced(&[entry("a.example", "new"), entry("never.example", "")]);
+        assert_eq!(taken_away.check_after(&known), Ok(()));
     }
 
     #[test]

@@ -193,7 +193,12 @@ impl Reconciler {
         let Seen { observed, namespaces, secrets, accounts } = seen;
         match news {
             News::Source(Ok(sourced)) => {
-                let known = desired.content.as_ref().map(super::Content::fingerprint);
+                let known = desired.content.as_ref();
+                if let Some(Err(error)) = known.map(|known| sourced.check_after(known)) {
+                    tell(Told::NoSource(error));
+                    return;
+                }
+                let known = known.map(super::Content::fingerprint);
                 if known != Some(sourced.content.fingerprint()) {
                     desired.content = Some(sourced.content.clone());
                     tell(Told::Source(sourced));

@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::anyhow;
+use credentials::lint::shown;
 use credentials::{ClientConfig, ConfigEntry, RegistryAuth, parse_config_json, server_key};
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
-use operator::secret_sync::{SourceError, Sourced};
+use operator::secret_sync::{SourceError, Sourced, unanswered};
 
 use super::{SyncArgs, file_changes};
 use crate::auth_files::{login_file, stored_credential};
@@ -63,16 +65,24 @@ async fn of_file(path: PathBuf, registries: Vec<String>) -> Result<Sourced, Sour
 }
 
 /// All credentials of a config file, those of its helpers included, and for registries of clouds
-/// that were named and of which the file knows nothing, what their cloud gives to this machine.
+/// that were named and for which the file holds nothing, what their cloud gives to this machine.
 fn entries(path: &Path, registries: &[String]) -> Result<Vec<ConfigEntry>, Failure> {
     let mut entries = entries_of_file(path, registries)?;
-    for registry in registries {
-        let known = server_key(registry);
-        if entries.iter().any(|entry| server_key(&entry.key) == known) {
-            continue;
-        }
-        if let CloudAnswer::Given { credential, .. } = cloud_credential(registry, Wants::Pull) {
-            entries.push(ConfigEntry { key: registry.clone(), auth: credential.auth });
+    for registry in unanswered(&entries, registries) {
+        match cloud_credential(registry, Wants::Pull) {
+            CloudAnswer::Given { credential, .. } => {
+                // The empty entries of its helper.
+                entries.retain(|entry| server_key(&entry.key) != server_key(registry));
+                entries.push(ConfigEntry { key: registry.clone(), auth: credential.auth });
+            }
+            // A token that was given before may still be good: nothing is to change.
+            CloudAnswer::Refused(error) => {
+                return Err(Failure::new(
+                    Kind::Failed,
+                    anyhow!("the cloud of {} gives no credential: {error}", shown(registry)),
+                ));
+            }
+            CloudAnswer::None => {}
         }
     }
     Ok(entries)
