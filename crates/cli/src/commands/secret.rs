@@ -144,8 +144,6 @@ pub(crate) async fn run(args: SecretArgs) -> Result<ExitCode, Failure> {
     let name = args.name.clone();
     let mut tell = |told: Told| tell(&told, &name, format);
     if args.watch {
-        // Where nothing is removed, a namespace that loses its label would keep a credential.
-        let desired = Desired { elsewhere: Elsewhere::Remove, ..desired };
         let source = source::watch(&args, client)?;
         reconciler.watch(desired, source, &mut tell).await;
         return Err(Failure::bug("the watches ended"));
@@ -177,17 +175,21 @@ fn desired(args: &SyncArgs) -> Result<Desired, Failure> {
         names if names.iter().any(|name| name == "all") => Accounts::All,
         names => Accounts::Named(set(names)),
     };
+    let scope = Scope {
+        named: set(&args.namespaces),
+        selector: selector.transpose().map_err(Failure::usage)?,
+        all: args.all_namespaces,
+        excluded: set(&args.excluded),
+    };
+    // Where nothing is removed, a namespace that loses its label would keep a credential; one that
+    // is named cannot get out of scope while this runs.
+    let prunes = args.prune || (args.watch && !scope.is_by_name_only());
     Ok(Desired {
         name: args.name.clone(),
         content: None,
-        scope: Scope {
-            named: set(&args.namespaces),
-            selector: selector.transpose().map_err(Failure::usage)?,
-            all: args.all_namespaces,
-            excluded: set(&args.excluded),
-        },
+        scope,
         accounts,
-        elsewhere: if args.prune { Elsewhere::Remove } else { Elsewhere::Keep },
+        elsewhere: if prunes { Elsewhere::Remove } else { Elsewhere::Keep },
         source: args.from_secret.as_ref().map(|one| (one.namespace.clone(), one.name.clone())),
     })
 }

@@ -2,11 +2,14 @@
 
 use std::fmt::Write as _;
 
-use super::plan::{Accounts, Desired};
+use super::SECRET_TYPE;
+use super::plan::{Accounts, Desired, Elsewhere};
 
 /// A manifest with a service account in `home` and the rights that the sync needs: it sees
 /// namespaces, accounts, and the secrets of its own name; it writes those secrets, and the accounts
-/// that it is for. Where namespaces are named, it may write in those only.
+/// that it is for. Where namespaces are named, it may create in those only, and unless the sync
+/// prunes, write in those only. A policy keeps it from making a secret of another name or type,
+/// such as the token of an account, which roles cannot.
 pub fn permissions(desired: &Desired, home: &str) -> String {
     let name = format!("shipway-secret-sync-{}", desired.name);
     let secret = &desired.name;
@@ -18,9 +21,18 @@ pub fn permissions(desired: &Desired, home: &str) -> String {
          - apiGroups: [\"\"]\n  resources: [secrets]\n  resourceNames: [{secret}]\n  verbs: [list, \
          watch]\n"
     );
+    text.push_str(&policy(&name, secret, home));
     let scope = &desired.scope;
-    let named_only = !scope.named.is_empty() && scope.selector.is_none() && !scope.all;
-    let writing = writing(desired);
+    let named_only = scope.is_by_name_only();
+    // Nobody can be allowed to create only one name: it is not known when the rule is checked.
+    let mut writing = "- apiGroups: [\"\"]\n  resources: [secrets]\n  verbs: [create]\n".to_owned();
+    let changing = changing(desired);
+    // What is pruned may be anywhere.
+    if named_only && desired.elsewhere == Elsewhere::Remove {
+        seeing.push_str(&changing);
+    } else {
+        writing.push_str(&changing);
+    }
     if !named_only {
         seeing.push_str(&writing);
     }
@@ -40,15 +52,52 @@ pub fn permissions(desired: &Desired, home: &str) -> String {
     text
 }
 
-fn writing(desired: &Desired) -> String {
+/// Limits the sync's account to secrets of one name and type: who may create any secret may ask
+/// for the token of any account.
+fn policy(name: &str, secret: &str, home: &str) -> String {
+    let api = "apiVersion: admissionregistration.k8s.io/v1";
+    format!(
+        "---
+{api}
+kind: ValidatingAdmissionPolicy
+metadata:
+  name: {name}
+spec:
+  failurePolicy: Fail
+  matchConstraints:
+    resourceRules:
+    - apiGroups: [\"\"]
+      apiVersions: [\"*\"]
+      operations: [CREATE, UPDATE]
+      resources: [secrets]
+  matchConditions:
+  - name: by-this-sync
+    expression: request.userInfo.username == 'system:serviceaccount:{home}:{name}'
+  validations:
+  - expression: object.type == '{SECRET_TYPE}' && object.metadata.name == '{secret}'
+    message: this account writes secrets called {secret} of type {SECRET_TYPE} only
+---
+{api}
+kind: ValidatingAdmissionPolicyBinding
+metadata:
+  name: {name}
+spec:
+  policyName: {name}
+  validationActions: [Deny]
+"
+    )
+}
+
+fn changing(desired: &Desired) -> String {
     let secret = &desired.name;
-    // Nobody can be allowed to create only one name: it is not known when the rule is checked.
     let mut rules = format!(
-        "- apiGroups: [\"\"]\n  resources: [secrets]\n  verbs: [create]\n\
-         - apiGroups: [\"\"]\n  resources: [secrets]\n  resourceNames: [{secret}]\n  verbs: [patch, \
+        "- apiGroups: [\"\"]\n  resources: [secrets]\n  resourceNames: [{secret}]\n  verbs: [patch, \
          delete]\n"
     );
     match &desired.accounts {
+        // Those that the sync was for before may have any name.
+        _ if desired.elsewhere == Elsewhere::Remove => rules
+            .push_str("- apiGroups: [\"\"]\n  resources: [serviceaccounts]\n  verbs: [patch]\n"),
         Accounts::None => {}
         Accounts::Named(names) => {
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -114,6 +163,34 @@ kind: ServiceAccount
 metadata:
   name: shipway-secret-sync-regcred
   namespace: tools
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata:
+  name: shipway-secret-sync-regcred
+spec:
+  failurePolicy: Fail
+  matchConstraints:
+    resourceRules:
+    - apiGroups: [\"\"]
+      apiVersions: [\"*\"]
+      operations: [CREATE, UPDATE]
+      resources: [secrets]
+  matchConditions:
+  - name: by-this-sync
+    expression: request.userInfo.username == \
+'system:serviceaccount:tools:shipway-secret-sync-regcred'
+  validations:
+  - expression: object.type == 'kubernetes.io/dockerconfigjson' && object.metadata.name == 'regcred'
+    message: this account writes secrets called regcred of type kubernetes.io/dockerconfigjson only
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata:
+  name: shipway-secret-sync-regcred
+spec:
+  policyName: shipway-secret-sync-regcred
+  validationActions: [Deny]
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
@@ -198,5 +275,22 @@ subjects:
             documents.iter().filter(|one| one.contains(&place) && one.contains("create")).count()
         };
         assert_eq!((roles("a"), roles("b")), (1, 1));
+    }
+
+    #[test]
+    fn pruning_may_change_its_own_anywhere_and_create_only_where_it_was_sent() {
+        let desired = Desired {
+            name: "regcred".to_owned(),
+            scope: Scope { named: names(&["a"]), ..Scope::default() },
+            elsewhere: Elsewhere::Remove,
+            ..Desired::default()
+        };
+        let text = permissions(&desired, "tools");
+        let rules_of = |kind: &str| {
+            let start = format!("kind: {kind}\nmetadata");
+            let found = text.split("---\n").find(|one| one.contains(&start)).expect("a role");
+            (found.contains("create"), found.contains("[patch, delete]"))
+        };
+        assert_eq!((rules_of("ClusterRole"), rules_of("Role")), ((false, true), (true, false)));
     }
 }

@@ -40,6 +40,11 @@ impl Scope {
         Ok(())
     }
 
+    /// Whether a namespace is in it, or not, for as long as the sync runs.
+    pub fn is_by_name_only(&self) -> bool {
+        !self.named.is_empty() && self.selector.is_none() && !self.all
+    }
+
     /// Whether what was made in a namespace may be taken away by `--remove`: all means those of
     /// the system too, into which a sync may have gone by name.
     fn removes_from(&self, name: &str, namespace: &NamespaceState) -> bool {
