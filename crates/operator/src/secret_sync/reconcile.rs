@@ -161,7 +161,7 @@ impl Reconciler {
             let planned = plan(desired, &observed);
             let made = self.make_all(desired, &planned, &mut observed, tell).await;
             report.done += made.done;
-            report.failed = made.failed;
+            report.failed = made.refused.len();
             report.problems = planned.problems;
             if !made.raced {
                 report.problems.iter().for_each(|one| tell(Told::Problem(one.clone())));
@@ -195,7 +195,7 @@ impl Reconciler {
                     stopped.insert(&step.namespace);
                 }
                 Err(StepError::Refused(error)) => {
-                    made.failed += 1;
+                    made.refused.push(step.clone());
                     stopped.insert(&step.namespace);
                     tell(Told::Failed { step: step.clone(), error });
                 }
@@ -315,10 +315,10 @@ impl Reconciler {
 }
 
 /// What became of the steps of one plan.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Made {
     pub(super) done: usize,
-    pub(super) failed: usize,
+    pub(super) refused: Vec<Step>,
     pub(super) raced: bool,
 }
 

@@ -13,7 +13,7 @@ use kube::{Api, Resource, ResourceExt as _};
 use tokio::time::Instant;
 
 use super::observed::{AccountState, NamespaceState, Observed, SecretState};
-use super::plan::{Desired, Problem, plan};
+use super::plan::{Desired, Problem, Step, plan};
 use super::reconcile::{Reconciler, Told};
 use super::source::{SourceError, Sourced};
 
@@ -106,6 +106,7 @@ impl Reconciler {
         let mut seen = Seen::new();
         let mut told_problems = Vec::new();
         let mut retry: Option<Instant> = None;
+        let mut waiting: Vec<Step> = Vec::new();
         let mut pause = PAUSE_FIRST;
         let mut settled = false;
         loop {
@@ -116,6 +117,7 @@ impl Reconciler {
                 },
                 () = sleep_until(retry) => None,
             };
+            let before = desired.content.as_ref().map(super::Content::fingerprint);
             // What is there already belongs to one decision.
             let mut next = first;
             while let Some(one) = next {
@@ -125,14 +127,19 @@ impl Reconciler {
             if desired.content.is_none() || !seen.is_complete() {
                 continue;
             }
-            retry = None;
-            let planned = plan(&desired, &seen.observed);
+            let now = desired.content.as_ref().map(super::Content::fingerprint);
+            if now != before || retry.is_some_and(|when| when <= Instant::now()) {
+                (retry, waiting) = (None, Vec::new());
+            }
+            let mut planned = plan(&desired, &seen.observed);
+            waiting = hold_back(&mut planned.steps, &waiting);
             let made = self.make_all(&desired, &planned, &mut seen.observed, tell).await;
-            if made.failed > 0 {
+            waiting.extend(made.refused);
+            if waiting.is_empty() {
+                (retry, pause) = (None, PAUSE_FIRST);
+            } else if retry.is_none() {
                 retry = Some(Instant::now() + pause);
                 pause = (pause * 2).min(PAUSE_MAX);
-            } else {
-                pause = PAUSE_FIRST;
             }
             let problems: Vec<Problem> =
                 planned.problems.into_iter().filter(is_worth_telling).collect();
@@ -140,7 +147,7 @@ impl Reconciler {
                 tell(Told::Problem(problem.clone()));
             }
             told_problems = problems;
-            let quiet = made.failed == 0 && !made.raced;
+            let quiet = waiting.is_empty() && !made.raced;
             if quiet && (!settled || made.done > 0) {
                 tell(Told::Settled);
             }
@@ -220,6 +227,21 @@ impl Reconciler {
     }
 }
 
+/// Takes the steps out that failed and wait for their time, with what follows them in their
+/// namespace; those that are still planned. A step knows the state of its object, so that one whose
+/// object changed is another step, and waits no more.
+fn hold_back(steps: &mut Vec<Step>, waiting: &[Step]) -> Vec<Step> {
+    let mut held: Vec<Step> = Vec::new();
+    steps.retain(|step| {
+        if waiting.contains(step) {
+            held.push(step.clone());
+            return false;
+        }
+        !held.iter().any(|one| one.namespace == step.namespace)
+    });
+    held
+}
+
 /// Namespaces and accounts that are not there yet are waited for.
 fn is_worth_telling(problem: &Problem) -> bool {
     matches!(problem, Problem::Foreign { .. } | Problem::Immutable { .. })
@@ -229,5 +251,37 @@ async fn sleep_until(when: Option<Instant>) {
     match when {
         Some(when) => tokio::time::sleep_until(when).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret_sync::{StepKind, Version};
+
+    #[test]
+    fn failed_steps_wait_with_their_namespace_until_their_object_changes() {
+        let step = |namespace: &str, kind| Step { namespace: namespace.to_owned(), kind };
+        let update = |state: &str| {
+            let version = Version { uid: "u".to_owned(), resource_version: state.to_owned() };
+            step("a", StepKind::UpdateSecret { version })
+        };
+        let add = |namespace: &str| {
+            step(
+                namespace,
+                StepKind::AddToAccount {
+                    account: "default".to_owned(),
+                    pull_secrets: vec!["regcred".to_owned()],
+                    version: Version::default(),
+                },
+            )
+        };
+        let waiting = [update("1"), step("gone", StepKind::CreateSecret)];
+        let mut steps = vec![update("1"), add("a"), add("b")];
+        assert_eq!(hold_back(&mut steps, &waiting), [update("1")]);
+        assert_eq!(steps, [add("b")]);
+        let mut steps = vec![update("2"), add("a"), add("b")];
+        assert_eq!(hold_back(&mut steps, &waiting), []);
+        assert_eq!(steps, [update("2"), add("a"), add("b")]);
     }
 }
