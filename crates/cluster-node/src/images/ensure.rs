@@ -23,6 +23,7 @@ use self::flights::{Failed, Flights};
 use self::outages::{OutageKey, Outages};
 use super::access::{CredentialSources, PullSecrets};
 use super::account::PodIdentity;
+use super::notes::Origin;
 use super::progress::PullState;
 use super::queue::{PullLimits, Queue};
 use super::records::PullRecords;
@@ -209,7 +210,12 @@ impl Images {
         }
         // A part of an index is here because of the whole: whoever may use that may use the part.
         for image_ref in self.image_refs(reference, &found).await {
-            let provenance = self.records.provenance(&image_ref, request.image);
+            let origin = self.store.origin(reference, &image_ref).unwrap_or_else(|error| {
+                tracing::warn!(image = request.image, %error, "origin of an image not known");
+                Origin::Pod
+            });
+            let effective = reference.to_string();
+            let provenance = self.records.provenance(&image_ref, request.image, &effective, origin);
             let shown =
                 self.credentials.shown(&name, &provenance, request.pod, request.secrets).await;
             // A broken secret shows itself in the pull that follows.
@@ -300,8 +306,10 @@ impl Images {
             Err(failed) => return Err(self.pull_failed(key, request, failed, emit)),
         };
         let image = landed.image;
-        let note =
-            self.records.note(&image.root.to_string(), request.image, used, Timestamp::now());
+        // Somebody may ask for it by the name that the mirror made, too.
+        let effective = reference.to_string();
+        let names = [request.image, effective.as_str()];
+        let note = self.records.note_all(&image.root.to_string(), &names, &used, Timestamp::now());
         if reference.registry() != LOCAL_REGISTRY
             && let Err(error) = note
         {
@@ -397,10 +405,26 @@ impl Images {
         };
         match outcome {
             Ok(landed) => {
+                self.give(reference, &landed.image).await;
                 self.refresh_summaries();
                 Ok(landed.image)
             }
             Err(failed) => Err(image_policy::aggregate_errors(&failed.errors)),
+        }
+    }
+}
+
+impl Images {
+    /// Notes that an image was pulled for every pod; without the note a pod has to prove itself.
+    async fn give(self: &Arc<Self>, reference: &Reference, image: &LocalImage) {
+        if reference.registry() == LOCAL_REGISTRY {
+            return;
+        }
+        let (images, name, root) = (Arc::clone(self), reference.clone(), image.root);
+        let given =
+            blocking(move || images.store.give(&name, &root).map_err(|e| e.to_string())).await;
+        if let Err(error) = given {
+            tracing::warn!(%reference, error, "pull for the node not noted");
         }
     }
 }

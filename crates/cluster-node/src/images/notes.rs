@@ -49,6 +49,18 @@ pub(crate) struct Arrival {
     pub(crate) root: String,
     /// Seconds since 1970.
     pub(crate) at: u64,
+    /// Whether the node fetched it for every pod, and not a pod for itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) for_node: bool,
+}
+
+/// Why a name is on the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Built or loaded here, or fetched by the node for every pod.
+    Given,
+    /// Fetched for a pod.
+    Pod,
 }
 
 impl ImageNotes {
@@ -123,6 +135,17 @@ impl ImageNotes {
     pub(crate) fn arrival(&self, name: &str, root: &str) -> Option<u64> {
         self.look(|document| {
             document.arrived.get(name).filter(|arrival| arrival.root == root).map(|known| known.at)
+        })
+    }
+
+    /// Why a name stands for `root`.
+    pub(crate) fn origin(&self, name: &str, root: &str) -> Origin {
+        self.look(|document| {
+            let arrival = document.arrived.get(name).filter(|arrival| arrival.root == root);
+            match arrival {
+                Some(arrival) if !arrival.for_node => Origin::Pod,
+                _ => Origin::Given,
+            }
         })
     }
 

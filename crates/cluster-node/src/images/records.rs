@@ -12,6 +12,8 @@ use image_policy::verification::{
 };
 use jiff::Timestamp;
 
+use super::notes::Origin;
+
 /// Which credentials opened which image, kept below `<node>/image_manager`.
 #[derive(Debug)]
 pub(crate) struct PullRecords {
@@ -99,9 +101,26 @@ impl PullRecords {
         used: UsedCredential,
         now: Timestamp,
     ) -> io::Result<()> {
+        self.note_all(image_ref, &[image], &used, now)
+    }
+
+    /// The same for each name that the image has: the one of the spec, and the one that a mirror
+    /// made of it.
+    ///
+    /// # Errors
+    /// See [`PullRecords::note`].
+    pub(crate) fn note_all(
+        &self,
+        image_ref: &str,
+        names: &[&str],
+        used: &UsedCredential,
+        now: Timestamp,
+    ) -> io::Result<()> {
         let _order = self.intents();
         let mut record = self.record_or_new(image_ref, now);
-        record.note(image, used, now.to_string());
+        for name in names {
+            record.note(name, used.clone(), now.to_string());
+        }
         self.store(&record)
     }
 
@@ -143,27 +162,38 @@ impl PullRecords {
         !matches!(self.record(image_ref), Known::Nothing)
     }
 
-    /// How an image that is present under this very name got here.
+    /// How an image got here that is present as `effective`, the name that `image` has after the
+    /// mirrors of the node.
     ///
-    /// A record that does not know the name says that the same content was pulled under another
-    /// one; this name was given to it here, by a build or by hand, and counts as preloaded
-    /// (kubernetes#138175: the kubelet then takes the image away from its owner). A record that
-    /// cannot be read says that it was pulled, and not by whom (kubelet-images.md 8.4, step 1).
-    pub(crate) fn provenance(&self, image_ref: &str, image: &str) -> Provenance {
-        match self.record(image_ref) {
-            Known::Record(record)
-                if record.credential_mapping.contains_key(&mapping_name(image)) =>
-            {
-                return Provenance::Pulled(record);
-            }
-            Known::Unreadable => return Provenance::IntentOnly,
-            Known::Record(_) | Known::Nothing => {}
-        }
-        if self.intents().contains_key(image) || self.pulling.join(record_file_name(image)).exists()
+    /// A record that knows neither name says that the same content was pulled under another one,
+    /// which grants nothing here (kubelet-images.md 8.4, step 4). Only a name that was given to it
+    /// on this machine counts as preloaded all the same (kubernetes#138175: the kubelet then takes
+    /// the image away from its owner). A record that cannot be read, and none at all for what a
+    /// pod's pull brought, say that it was pulled, and not by whom (8.4, step 1).
+    pub(crate) fn provenance(
+        &self,
+        image_ref: &str,
+        image: &str,
+        effective: &str,
+        origin: Origin,
+    ) -> Provenance {
+        let known = self.record(image_ref);
+        if let Known::Record(record) = &known
+            && [image, effective]
+                .iter()
+                .any(|name| record.credential_mapping.contains_key(&mapping_name(name)))
         {
-            return Provenance::IntentOnly;
+            return Provenance::Pulled(record.clone());
         }
-        Provenance::Preloaded
+        let is_pulling = self.intents().contains_key(image)
+            || self.pulling.join(record_file_name(image)).exists();
+        match (known, origin) {
+            (Known::Unreadable, _) => Provenance::IntentOnly,
+            _ if is_pulling => Provenance::IntentOnly,
+            (_, Origin::Given) => Provenance::Preloaded,
+            (Known::Record(record), Origin::Pod) => Provenance::Pulled(record),
+            (Known::Nothing, Origin::Pod) => Provenance::IntentOnly,
+        }
     }
 
     /// Deletes the records of images that are gone and that were last updated before `began`
@@ -256,7 +286,8 @@ mod tests {
 
     fn verdict(records: &PullRecords, shown: &[SecretCoordinates]) -> Verdict {
         let pod = PodCredentials { secrets: shown.to_vec(), account: None };
-        let provenance = records.provenance("sha256:1", "r.example/app:1");
+        let provenance =
+            records.provenance("sha256:1", "r.example/app:1", "r.example/app:1", Origin::Given);
         must_pull(&VerificationPolicy::default(), "r.example/app:1", &provenance, &pod)
     }
 
@@ -339,6 +370,27 @@ mod tests {
         assert_eq!(verdict(&records, &[]), Verdict::Usable);
     }
 
+    /// kubelet-images.md 15.9, V6 and V7, through the disk; and no record at all.
+    #[test]
+    fn name_that_a_pod_brought_and_no_record_knows_is_for_nobody() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let records = PullRecords::open(dir.path()).expect("records");
+        let used = UsedCredential::Secret(secret("a", "h1"));
+        records.note("sha256:1", "r.example/other:1", used, Timestamp::UNIX_EPOCH).expect("record");
+        let empty = PulledRecord::new("sha256:2".to_owned(), String::new());
+        records.store(&empty).expect("record");
+        let name = "r.example/app:1";
+        let pod = PodCredentials { secrets: vec![secret("a", "h1")], account: None };
+        for (row, image_ref) in [("V6", "sha256:1"), ("V7", "sha256:2"), ("none", "sha256:3")] {
+            let ask = |origin| {
+                let provenance = records.provenance(image_ref, name, name, origin);
+                must_pull(&VerificationPolicy::default(), name, &provenance, &pod)
+            };
+            assert_eq!(ask(Origin::Pod), Verdict::MustPull, "{row}");
+            assert_eq!(ask(Origin::Given), Verdict::Usable, "{row}, given here");
+        }
+    }
+
     /// kubelet-images.md 8.3, "after a space-driven GC".
     #[test]
     fn records_of_vanished_images_go_unless_they_are_new() {
@@ -362,8 +414,8 @@ mod tests {
         records.begin("i").expect("first");
         records.begin("i").expect("second");
         records.end("i");
-        assert_eq!(records.provenance("none", "i"), Provenance::IntentOnly);
+        assert_eq!(records.provenance("none", "i", "i", Origin::Given), Provenance::IntentOnly);
         records.end("i");
-        assert_eq!(records.provenance("none", "i"), Provenance::Preloaded);
+        assert_eq!(records.provenance("none", "i", "i", Origin::Given), Provenance::Preloaded);
     }
 }

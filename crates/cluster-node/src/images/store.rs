@@ -14,7 +14,7 @@ use oci_model::{
 
 use super::LOCAL_REGISTRY;
 use super::hold::{ImageHold, InHand};
-use super::notes::{Arrival, ImageNotes};
+use super::notes::{Arrival, ImageNotes, Origin};
 use super::stored::FactsByRoot;
 
 /// Owner and prefix of image refs.
@@ -248,7 +248,8 @@ impl ImageStore {
         {
             let root = image.root.to_string();
             let at = u64::try_from(Timestamp::now().as_second()).unwrap_or_default();
-            let noted = notes.arrive(&name.as_str()[PREFIX.len()..], Arrival { root, at });
+            let noted =
+                notes.arrive(&name.as_str()[PREFIX.len()..], Arrival { root, at, for_node: false });
             if let Err(error) = noted {
                 tracing::warn!(%reference, %error, "arrival of an image not noted: it is kept");
             }
@@ -257,6 +258,40 @@ impl ImageStore {
             return Ok(());
         }
         self.blobs.set_ref(&name, &image.digests).map_err(|error| failed(error.to_string()))
+    }
+
+    /// Notes that the node fetched an image for every pod.
+    ///
+    /// # Errors
+    /// The note cannot be written.
+    pub(crate) fn give(&self, reference: &Reference, root: &Digest) -> std::io::Result<()> {
+        let Some(notes) = &self.notes else { return Ok(()) };
+        let at = u64::try_from(Timestamp::now().as_second()).unwrap_or_default();
+        let arrival = Arrival { root: root.to_string(), at, for_node: true };
+        notes.arrive(&reference.with_default_tag().to_string(), arrival)
+    }
+
+    /// Why `root` is here under this name; of a reference by digest under any name of its
+    /// repository.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub(crate) fn origin(&self, reference: &Reference, root: &str) -> Result<Origin, ImageError> {
+        let Some(notes) = &self.notes else { return Ok(Origin::Given) };
+        if reference.digest().is_none() {
+            return Ok(notes.origin(&reference.with_default_tag().to_string(), root));
+        }
+        let prefix = format!("{PREFIX}{}", reference.name());
+        let refs = self.blobs.refs(&prefix).map_err(|error| ImageError::Store {
+            reference: reference.to_string(),
+            detail: error.to_string(),
+        })?;
+        let is_given = refs
+            .iter()
+            .filter(|(name, _)| name.as_str()[prefix.len()..].starts_with([':', '@']))
+            .filter(|(_, digests)| digests.first().is_some_and(|first| first.to_string() == root))
+            .any(|(name, _)| notes.origin(&name.as_str()[PREFIX.len()..], root) == Origin::Given);
+        Ok(if is_given { Origin::Given } else { Origin::Pod })
     }
 
     /// Unpacks what is not unpacked yet; returns the overlay's lower directories, topmost first.

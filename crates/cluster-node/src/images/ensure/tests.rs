@@ -9,6 +9,7 @@ use oci_model::Digest;
 
 use super::super::access::NodeFiles;
 use super::super::account::tests::FakeAccounts;
+use super::super::notes::ImageNotes;
 use super::super::progress::Meter;
 use super::super::registry::Trouble;
 use super::super::registry::{Arrived, Pull, PullError};
@@ -167,7 +168,8 @@ fn fixture_changed(
     let clock: Clock = Arc::new(move || *told.lock().expect("time"));
     let nowhere = |name: &str| dir.path().join("nowhere").join(name);
     let mut parts = ImagesParts {
-        store: ImageStore::new(blobs.clone(), layers),
+        store: ImageStore::new(blobs.clone(), layers)
+            .with_notes(ImageNotes::open(dir.path().join("images.json"))),
         records: PullRecords::open(dir.path()).expect("records"),
         puller: Box::new(FakeRegistry {
             blobs,

@@ -41,10 +41,83 @@ async fn each_policy_protects_what_it_says() {
         let here: Reference = "r.example/built:1".parse().expect("a reference");
         let found = fixture.images.store.find(&IMAGE.parse().expect("a reference"));
         let image = found.expect("a store").expect("an image");
-        fixture.images.store.remember(&here, &image).expect("a name");
+        // As a build does it: without a note on an arrival.
+        let name = format!("images/{here}").parse().expect("a name");
+        fixture.images.store.blobs.set_ref(&name, &image.digests).expect("a name");
         let other = fixture.ensure("r.example/built:1", PullPolicy::Never, &[]).await;
         assert_eq!(other.is_ok(), preloaded, "{name}, preloaded");
     }
+}
+
+/// kubelet-images.md 8.4 and 15.9, V6: the name that a mirror makes is as private as the one that
+/// was asked for, also to whoever asks by digest, by an alias or while the record is not written.
+#[tokio::test]
+async fn image_that_came_through_a_mirror_is_private_under_both_names() {
+    let answers = [("a", "ok"), ("anonymous", "denied")];
+    let mirrored = || {
+        fixture_changed(&answers, Knobs::default(), |parts, _| {
+            let to = || "r.example/hub/".to_owned();
+            parts.mirrors = vec![
+                ImageMirror { from: "docker.io/*".into(), to: to() },
+                ImageMirror { from: "alias.example/*".into(), to: to() },
+            ];
+        })
+    };
+    let asked = "docker.io/priv/app:1";
+    for record in ["both names", "only the first name", "nothing"] {
+        let fixture = mirrored();
+        let image = fixture.ensure(asked, PullPolicy::IfNotPresent, &["a"]).await.expect("a");
+        assert_eq!(image.id, format!("r.example/hub/priv/app@{}", image.root));
+        let names = [
+            asked.to_owned(),
+            "r.example/hub/priv/app:1".to_owned(),
+            format!("r.example/hub/priv/app@{}", image.root),
+            "alias.example/priv/app:1".to_owned(),
+        ];
+        let root = image.root.to_string();
+        if record != "both names" {
+            // What nodes wrote before, and what is there until a record is written.
+            let soon = Timestamp::now() + Duration::from_secs(60);
+            fixture.images.records.forget_absent(|_| false, soon);
+            assert!(!fixture.images.records.knows(&root));
+        }
+        if record == "only the first name" {
+            let used = UsedCredential::Secret(SecretCoordinates {
+                namespace: "ns".to_owned(),
+                name: "a".to_owned(),
+                uid: "uid-a".to_owned(),
+                credential_hash: String::new(),
+            });
+            let noted = fixture.images.records.note(&root, asked, used, Timestamp::now());
+            noted.expect("record");
+        }
+        for name in &names {
+            for policy in [PullPolicy::Never, PullPolicy::IfNotPresent] {
+                let other = fixture.ensure_for("other", name, policy, &[]).await;
+                assert!(other.is_err(), "{record}: {name} {policy:?}");
+            }
+        }
+        if record == "both names" {
+            for name in &names[..3] {
+                let owner = fixture.ensure(name, PullPolicy::Never, &["a"]).await;
+                assert!(owner.is_ok(), "{name}");
+            }
+        }
+    }
+}
+
+/// What the node pulls for everybody stays usable when a pod pulled the same content elsewhere,
+/// and becomes private when a pod's secret opens the name itself.
+#[tokio::test]
+async fn image_that_the_node_pulled_is_for_every_pod() {
+    let fixture = fixture(&[("a", "ok"), ("anonymous", "ok")]);
+    let base: Reference = "r.example/base:1".parse().expect("a reference");
+    fixture.images.pull_for_node(&base, &[], &|_| {}).await.expect("pulled");
+    fixture.ensure(IMAGE, PullPolicy::IfNotPresent, &["a"]).await.expect("a");
+    fixture.ensure("r.example/base:1", PullPolicy::Never, &[]).await.expect("preloaded");
+    fixture.ensure(IMAGE, PullPolicy::Never, &[]).await.expect_err("private");
+    fixture.ensure("r.example/base:1", PullPolicy::Always, &["a"]).await.expect("a");
+    fixture.ensure("r.example/base:1", PullPolicy::Never, &[]).await.expect_err("private now");
 }
 
 /// A part of an index has no record of its own; it is as private as the whole.
