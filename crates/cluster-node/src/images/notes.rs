@@ -7,7 +7,7 @@
 //!
 //! `pinned` are names that a person pinned; `arrived` says which names the node fetched itself,
 //! what they stood for then, and when (seconds since 1970); `waiting` are blobs of removed images
-//! that somebody else used lately.
+//! that somebody else used lately. `damaged` says that earlier notes were lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::directories::write_json;
+use crate::directories::write_durably;
 
 /// Names remembered at most; the oldest arrivals are forgotten first.
 const ARRIVED_MAX: usize = 10_000;
@@ -40,6 +40,9 @@ struct Document {
     pinned: BTreeSet<String>,
     arrived: BTreeMap<String, Arrival>,
     waiting: BTreeSet<String>,
+    /// Notes were lost: a name without arrival may be a pod's.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    damaged: bool,
 }
 
 /// A pull of this node.
@@ -65,15 +68,22 @@ pub(crate) enum Origin {
 
 impl ImageNotes {
     /// Reads the notes of a file. Damage is reported in the log and costs the notes: pins can be
-    /// set again, and an image without arrival is kept.
+    /// set again, an image without arrival is kept, and no pod may use it without a proof.
     pub(crate) fn open(path: PathBuf) -> Self {
-        let document = match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-                tracing::warn!(path = %path.display(), %error, "notes on images are not readable");
-                Document::default()
-            }),
-            Err(_) => Document::default(),
+        let read = match std::fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| error.to_string()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Document::default()),
+            Err(error) => Err(error.to_string()),
         };
+        let document = read.unwrap_or_else(|error| {
+            tracing::error!(
+                path = %path.display(),
+                error,
+                "notes on images are not readable: what is here opens to nobody without a pull; \
+                 without the file it would be open to all"
+            );
+            Document { damaged: true, ..Document::default() }
+        });
         ImageNotes { inner: Arc::new(Inner { path, document: Mutex::new(document) }) }
     }
 
@@ -85,7 +95,7 @@ impl ImageNotes {
             if let Some(parent) = self.inner.path.parent() {
                 std::fs::create_dir_all(parent)?;
             }
-            write_json(&self.inner.path, &fresh)?;
+            write_durably(&self.inner.path, &serde_json::to_vec(&fresh)?)?;
             *document = fresh;
         }
         Ok(result)
@@ -144,6 +154,7 @@ impl ImageNotes {
             let arrival = document.arrived.get(name).filter(|arrival| arrival.root == root);
             match arrival {
                 Some(arrival) if !arrival.for_node => Origin::Pod,
+                None if document.damaged => Origin::Pod,
                 _ => Origin::Given,
             }
         })
@@ -178,5 +189,38 @@ impl ImageNotes {
     /// The file cannot be written.
     pub(crate) fn waited(&self, gone: &BTreeSet<String>) -> io::Result<()> {
         self.change(|document| document.waiting.retain(|digest| !gone.contains(digest)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arrival(root: &str) -> Arrival {
+        Arrival { root: root.to_owned(), at: 1, for_node: false }
+    }
+
+    #[test]
+    fn what_a_pod_fetched_is_a_pods_under_that_name_and_root_only() {
+        let place = tempfile::tempdir().expect("a directory");
+        let path = place.path().join("images.json");
+        let notes = ImageNotes::open(path.clone());
+        assert_eq!(notes.origin("r/app:1", "sha256:1"), Origin::Given);
+        notes.arrive("r/app:1", arrival("sha256:1")).expect("noted");
+        for notes in [notes, ImageNotes::open(path)] {
+            assert_eq!(notes.origin("r/app:1", "sha256:1"), Origin::Pod);
+            assert_eq!(notes.origin("r/app:1", "sha256:2"), Origin::Given);
+        }
+    }
+
+    #[test]
+    fn lost_notes_open_nothing_also_after_the_next_start() {
+        let place = tempfile::tempdir().expect("a directory");
+        let path = place.path().join("images.json");
+        std::fs::write(&path, "{\"arrived\":").expect("a torn file");
+        let notes = ImageNotes::open(path.clone());
+        assert_eq!(notes.origin("r/app:1", "sha256:1"), Origin::Pod);
+        notes.pin("r/other:1").expect("written");
+        assert_eq!(ImageNotes::open(path).origin("r/app:1", "sha256:1"), Origin::Pod);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -13,6 +13,7 @@ use image_policy::verification::{
 use jiff::Timestamp;
 
 use super::notes::Origin;
+use crate::directories::write_durably;
 
 /// Which credentials opened which image, kept below `<node>/image_manager`.
 #[derive(Debug)]
@@ -72,7 +73,10 @@ impl PullRecords {
         let mut intents = self.intents();
         let document = serde_json::json!({
             "kind": "ImagePullIntent", "apiVersion": "kubelet.config.k8s.io/v1beta1", "image": image});
-        write(&self.pulling.join(record_file_name(image)), document.to_string().as_bytes())?;
+        write_durably(
+            &self.pulling.join(record_file_name(image)),
+            document.to_string().as_bytes(),
+        )?;
         *intents.entry(image.to_owned()).or_default() += 1;
         Ok(())
     }
@@ -126,7 +130,7 @@ impl PullRecords {
 
     fn store(&self, record: &PulledRecord) -> io::Result<()> {
         let bytes = serde_json::to_vec(record).map_err(io::Error::other)?;
-        write(&self.pulled.join(record_file_name(&record.image_ref)), &bytes)
+        write_durably(&self.pulled.join(record_file_name(&record.image_ref)), &bytes)
     }
 
     fn record(&self, image_ref: &str) -> Known {
@@ -250,21 +254,6 @@ enum Known {
     Record(PulledRecord),
     Nothing,
     Unreadable,
-}
-
-/// Durable when this returns: an image must not outlive the note on whose it is.
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let staged = path.with_extension("tmp");
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    let mut file = options.open(&staged)?;
-    io::Write::write_all(&mut file, bytes)?;
-    file.sync_all()?;
-    fs::rename(&staged, path)?;
-    match path.parent() {
-        Some(directory) => fs::File::open(directory)?.sync_all(),
-        None => Ok(()),
-    }
 }
 
 #[cfg(test)]

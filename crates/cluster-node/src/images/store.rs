@@ -234,7 +234,7 @@ impl ImageStore {
     /// Makes a name stand for an image, durably.
     ///
     /// # Errors
-    /// The ref cannot be written.
+    /// The note on its arrival or the ref cannot be written.
     pub(crate) fn remember(
         &self,
         reference: &Reference,
@@ -248,11 +248,10 @@ impl ImageStore {
         {
             let root = image.root.to_string();
             let at = u64::try_from(Timestamp::now().as_second()).unwrap_or_default();
-            let noted =
-                notes.arrive(&name.as_str()[PREFIX.len()..], Arrival { root, at, for_node: false });
-            if let Err(error) = noted {
-                tracing::warn!(%reference, %error, "arrival of an image not noted: it is kept");
-            }
+            // Before the name: an image of which nobody knows whose it is would be everybody's.
+            notes
+                .arrive(&name.as_str()[PREFIX.len()..], Arrival { root, at, for_node: false })
+                .map_err(|error| failed(format!("its arrival cannot be noted: {error}")))?;
         }
         if self.blobs.get_ref(&name).is_ok_and(|kept| kept.as_deref() == Some(&image.digests)) {
             return Ok(());
