@@ -32,6 +32,7 @@ mod worker;
 pub use credential_options::{CredentialOptions, ExecProviders};
 pub use cri::CriOptions;
 pub use images::collection::CollectionOptions;
+pub use images::failure::PullFailureKind;
 pub use images::kept::KeptImages;
 pub use images::offline::{NodeImages, NodeImagesError};
 pub use images::providers::ProvidersError;

@@ -18,6 +18,7 @@ use crate::images::access::{CredentialSources, NodeFiles};
 use crate::images::account::{Accounts, ApiAccounts};
 use crate::images::collection::Collector;
 use crate::images::ensure::{Images, ImagesParts};
+use crate::images::failure::NodePullError;
 use crate::images::inventory::{BLOB_DELAY, Inventory};
 use crate::images::kept::Keeper;
 use crate::images::notes::ImageNotes;
@@ -191,8 +192,10 @@ impl Node {
                 fetch: Box::new(move |reference| {
                     let images = Arc::clone(&puller);
                     Box::pin(async move {
-                        let auths = images.credentials_of_node(&reference).await?;
-                        images.pull_for_node(&reference, &auths, &|_| {}).await.map(drop)
+                        let text = |error: NodePullError| error.text;
+                        let auths = images.credentials_of_node(&reference).await.map_err(text)?;
+                        let pulled = images.pull_for_node(&reference, &auths, &|_| {}).await;
+                        pulled.map(drop).map_err(text)
                     })
                 }),
                 inventory: Arc::clone(&shared.inventory),

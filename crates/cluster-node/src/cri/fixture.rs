@@ -15,6 +15,7 @@ use crate::directories::Directories;
 use crate::images::access::{CredentialSources, NodeFiles};
 use crate::images::account::tests::FakeAccounts;
 use crate::images::ensure::{Images, ImagesParts};
+use crate::images::failure::PullFailureKind;
 use crate::images::inventory::Inventory;
 use crate::images::progress::Meter;
 use crate::images::records::PullRecords;
@@ -60,8 +61,10 @@ impl TestImage {
     }
 }
 
+/// Why the registry gives nothing.
+pub(super) type Refused = (PullFailureKind, &'static str);
 /// What the registry gives for `<reference> <user>`; `anonymous` without credential.
-type Answer = (String, Result<TestImage, &'static str>);
+type Answer = (String, Result<TestImage, Refused>);
 
 struct FakeRegistry {
     blobs: BlobStore,
@@ -87,8 +90,13 @@ impl Puller for FakeRegistry {
         let answer = self.answers.iter().find(|(known, _)| *known == call);
         let result = match answer {
             Some((_, Ok(image))) => Ok(Arrived { root: image.store(&self.blobs), guard: None }),
-            Some((_, Err(error))) => Err(PullError::of_image(*error)),
-            None => Err(PullError::of_image(format!("{reference}: not found"))),
+            Some((_, Err((kind, text)))) => {
+                Err(PullError { kind: *kind, ..PullError::of_image(*text) })
+            }
+            None => Err(PullError {
+                kind: PullFailureKind::NotFound,
+                ..PullError::of_image(format!("{reference}: not found"))
+            }),
         };
         Box::pin(async move { result })
     }

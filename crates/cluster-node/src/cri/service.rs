@@ -21,6 +21,7 @@ use super::message::{
     StatusResponse, UInt64Value, VersionResponse,
 };
 use crate::images::ensure::Images;
+use crate::images::failure::{NodePullError, PullFailureKind};
 use crate::images::inventory::{Inventory, InventoryError, NodeImage, Removal};
 
 /// Images in one message of `StreamImages`.
@@ -252,14 +253,15 @@ impl Service {
 
 /// The status of a failed pull: the kubelet reads the beginning of its text (kubelet-images.md 2.5)
 /// and removes the code from it only when that is `Unknown`.
-fn pull_failure(text: String) -> Status {
-    if text.ends_with(": not found") {
-        return Status::new(Code::NotFound, text);
+fn pull_failure(error: NodePullError) -> Status {
+    let text = error.text;
+    match error.kind {
+        PullFailureKind::NotFound => Status::new(Code::NotFound, text),
+        PullFailureKind::Unreachable => {
+            Status::new(Code::Unknown, format!("RegistryUnavailable: {text}"))
+        }
+        PullFailureKind::Denied | PullFailureKind::Other => Status::new(Code::Unknown, text),
     }
-    if text.contains("cannot reach registry ") {
-        return Status::new(Code::Unknown, format!("RegistryUnavailable: {text}"));
-    }
-    Status::new(Code::Unknown, text)
 }
 
 #[cfg(test)]

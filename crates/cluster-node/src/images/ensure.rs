@@ -23,6 +23,7 @@ use self::flights::{Failed, Flights};
 use self::outages::{OutageKey, Outages};
 use super::access::{CredentialSources, PullSecrets};
 use super::account::PodIdentity;
+use super::failure::NodePullError;
 use super::notes::Origin;
 use super::progress::PullState;
 use super::queue::{PullLimits, Queue};
@@ -371,14 +372,14 @@ impl Images {
     /// The credentials that the node has for an image itself, without any pod's.
     ///
     /// # Errors
-    /// The text of what is wrong with them.
+    /// What is wrong with them.
     pub(crate) async fn credentials_of_node(
         &self,
         reference: &Reference,
-    ) -> Result<Vec<RegistryAuth>, String> {
+    ) -> Result<Vec<RegistryAuth>, NodePullError> {
         let none = PullSecrets::default();
         let offers = self.credentials.candidates(&reference.name(), None, &none, &|_| {}).await;
-        let offers = offers.map_err(|error| error.to_string())?;
+        let offers = offers.map_err(|error| NodePullError::of_node(error.to_string()))?;
         Ok(offers.into_iter().map(|offer| offer.auth).collect())
     }
 
@@ -389,19 +390,19 @@ impl Images {
     /// `progress` is called now and then while this waits.
     ///
     /// # Errors
-    /// The text of what went wrong, as a pod's event would have it.
+    /// What went wrong, in the text that a pod's event would have.
     pub(crate) async fn pull_for_node(
         self: &Arc<Self>,
         reference: &Reference,
         auths: &[RegistryAuth],
         progress: &(dyn Fn(&PullState) + Sync),
-    ) -> Result<LocalImage, String> {
+    ) -> Result<LocalImage, NodePullError> {
         let outcome = if reference.registry() == LOCAL_REGISTRY {
             self.local_image(reference).await
         } else if self.queue.admits() {
             self.flight(reference, auths.to_vec()).watched(progress).await
         } else {
-            return Err(RATE_EXCEEDED.to_owned());
+            return Err(NodePullError::of_node(RATE_EXCEEDED));
         };
         match outcome {
             Ok(landed) => {
@@ -409,7 +410,10 @@ impl Images {
                 self.refresh_summaries();
                 Ok(landed.image)
             }
-            Err(failed) => Err(image_policy::aggregate_errors(&failed.errors)),
+            Err(failed) => {
+                let text = image_policy::aggregate_errors(&failed.errors);
+                Err(NodePullError { kind: failed.kind, text })
+            }
         }
     }
 }

@@ -5,6 +5,7 @@ pub(crate) mod account;
 pub(crate) mod collection;
 pub(crate) mod ensure;
 pub(crate) mod executor;
+pub(crate) mod failure;
 pub(crate) mod hold;
 pub(crate) mod inventory;
 pub(crate) mod kept;

@@ -16,6 +16,7 @@ use oci_model::{DiffId, Manifest, Platform, RawConfig, RawManifest, Reference};
 use registry_client::{Client, RegistryError, RegistryErrorKind};
 
 use self::downloads::{Downloads, Wanted};
+use super::failure::PullFailureKind;
 use super::progress::Meter;
 
 /// Longest config that is read, in bytes.
@@ -55,6 +56,7 @@ pub(crate) struct Arrived {
 pub(crate) struct PullError {
     /// What ends up in events.
     pub(crate) text: String,
+    pub(crate) kind: PullFailureKind,
     pub(crate) trouble: Trouble,
 }
 
@@ -75,7 +77,7 @@ pub(crate) enum Trouble {
 impl PullError {
     /// A failure that concerns one image.
     pub(crate) fn of_image(text: impl Into<String>) -> Self {
-        PullError { text: text.into(), trouble: Trouble::Image }
+        PullError { text: text.into(), kind: PullFailureKind::Other, trouble: Trouble::Image }
     }
 
     fn new(error: &RegistryError, registry: &str) -> Self {
@@ -91,7 +93,7 @@ impl PullError {
             RegistryErrorKind::Unauthorized { .. } => Trouble::Credential,
             _ => Trouble::Image,
         };
-        PullError { text: error.to_string(), trouble }
+        PullError { text: error.to_string(), kind: PullFailureKind::of(error.kind()), trouble }
     }
 
     /// The same, for what comes after the manifest.

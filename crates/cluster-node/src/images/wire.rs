@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use credentials::{RegistryAuth, Secret};
 use serde::{Deserialize, Serialize};
 
+use super::failure::PullFailureKind;
 use super::inventory::{NodeImage, Pin, Removed};
 use super::progress::PullState;
 use super::usage::ImageFileSystem;
@@ -165,7 +166,12 @@ pub enum PullLine {
         bytes: u64,
     },
     /// The pull failed.
-    Failed(String),
+    Failed {
+        /// What kind of failure it is.
+        kind: PullFailureKind,
+        /// What a pod's event would say.
+        message: String,
+    },
 }
 
 impl From<PullCredential> for RegistryAuth {

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use super::{Context, Refusal};
 use crate::images::ensure::Images;
+use crate::images::failure::NodePullError;
 use crate::images::inventory::{Inventory, InventoryError};
 use crate::images::offline;
 use crate::images::progress::PullState;
@@ -142,7 +143,7 @@ async fn pull(
                 digest: image.root.to_string(),
                 bytes: image.bytes,
             },
-            Err(text) => PullLine::Failed(text),
+            Err(error) => PullLine::Failed { kind: error.kind, message: error.text },
         }
     };
     let lines =
@@ -175,7 +176,7 @@ async fn pull_image(
     reference: &Reference,
     request: PullRequest,
     states: &watch::Sender<PullState>,
-) -> Result<LocalImage, String> {
+) -> Result<LocalImage, NodePullError> {
     let auths = match request.credentials {
         Some(credentials) => credentials.into_iter().map(RegistryAuth::from).collect(),
         None => images.credentials_of_node(reference).await?,
@@ -188,7 +189,8 @@ async fn pull_image(
         let (inventory, name) = (Arc::clone(inventory), reference.to_string());
         let pinned =
             tokio::task::spawn_blocking(move || inventory.pin(&name, Timestamp::now())).await;
-        pinned.map_err(|error| error.to_string())?.map_err(|error| chain(&error))?;
+        let pinned = pinned.map_err(|error| NodePullError::of_node(error.to_string()))?;
+        pinned.map_err(|error| NodePullError::of_node(chain(&error)))?;
     }
     Ok(image)
 }

@@ -26,7 +26,7 @@ enum NodeVerb {
     /// List the images of the node, who uses them, and which are pinned
     #[command(visible_alias = "ls")]
     Images(images::ImagesArgs),
-    /// Pull an image onto the node before a pod needs it
+    /// Pull an image onto the node before a pod needs it; needs a running `shipway up`
     Pull(pull::PullArgs),
     /// Remove images that no pod uses
     Prune(removal::PruneArgs),

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow};
 use clap::Args;
-use cluster_node::{PullCredential, PullLine, PullRequest};
+use cluster_node::{PullCredential, PullFailureKind, PullLine, PullRequest};
 use credentials::RegistryAuth;
 use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -81,9 +81,9 @@ pub(super) async fn run(args: PullArgs, place: &Place) -> Result<ExitCode, Failu
                     view.end();
                     return told(&args, &image, &digest, bytes);
                 }
-                PullLine::Failed(text) => {
+                PullLine::Failed { kind, message } => {
                     view.end();
-                    return Err(failed(&args.image, &text));
+                    return Err(failed(&args.image, kind, &message));
                 }
             }
         }
@@ -107,15 +107,25 @@ fn exposed(auth: &RegistryAuth) -> PullCredential {
     }
 }
 
-fn failed(image: &str, text: &str) -> Failure {
-    let kind = if text.ends_with(": not found") {
-        Kind::NotFound
-    } else if text.contains("cannot reach registry ") {
-        Kind::Unreachable
-    } else {
-        Kind::Failed
+fn failed(image: &str, kind: PullFailureKind, text: &str) -> Failure {
+    let (kind, hint) = match kind {
+        PullFailureKind::Denied => (
+            Kind::Denied,
+            Some("--creds-file FILE, or --username NAME --password-stdin, with another account"),
+        ),
+        PullFailureKind::NotFound => {
+            (Kind::NotFound, Some("check the name; shipway tags REPOSITORY lists what there is"))
+        }
+        PullFailureKind::Unreachable => {
+            (Kind::Unreachable, Some("check the host and the port, and that the registry runs"))
+        }
+        PullFailureKind::Other => (Kind::Failed, None),
     };
-    Failure::new(kind, anyhow!("cannot pull {image}: {text}"))
+    let failure = Failure::new(kind, anyhow!("cannot pull {image}: {text}"));
+    match hint {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
 }
 
 fn told(args: &PullArgs, image: &str, digest: &str, bytes: u64) -> Result<ExitCode, Failure> {

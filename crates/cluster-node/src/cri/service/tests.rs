@@ -6,8 +6,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 
 use super::*;
-use crate::cri::fixture::{Fixture, TestImage, image};
+use crate::cri::fixture::{Fixture, Refused, TestImage, image};
 use crate::cri::message::{AuthConfig, ImageFilter, PodSandboxConfig, PodSandboxMetadata};
+use crate::images::failure::PullFailureKind::{Denied, Other, Unreachable};
 use crate::tasks::Tasks;
 
 /// Status code, text and messages of an answer.
@@ -102,7 +103,7 @@ fn spec(image: &str) -> ImageSpec {
     ImageSpec { image: image.to_owned(), ..ImageSpec::default() }
 }
 
-fn registry(rows: &[(&str, Result<&TestImage, &'static str>)]) -> Fixture {
+fn registry(rows: &[(&str, Result<&TestImage, Refused>)]) -> Fixture {
     let rows = rows.iter().map(|(call, answer)| ((*call).to_owned(), (*answer).cloned()));
     Fixture::with_registry(rows.collect())
 }
@@ -144,7 +145,7 @@ async fn pull_shows_the_credential_of_the_call() {
     let client = Client::new(registry(&[
         ("r.example/app:1 ada", Ok(&app)),
         ("r.example/app:1 identity-token", Ok(&app)),
-        ("r.example/app:1 anonymous", Err("401 Unauthorized")),
+        ("r.example/app:1 anonymous", Err((Denied, "401 Unauthorized"))),
     ]));
     let auth = |change: fn(&mut AuthConfig)| {
         let mut auth = AuthConfig::default();
@@ -175,8 +176,11 @@ async fn pull_shows_the_credential_of_the_call() {
 #[tokio::test]
 async fn failures_have_the_codes_and_beginnings_that_the_kubelet_reads() {
     let client = Client::new(registry(&[
-        ("r.example/app:1 anonymous", Err("cannot reach registry r.example: connection refused")),
-        ("r.example/app:2 anonymous", Err("SignatureValidationFailed: no signature")),
+        (
+            "r.example/app:1 anonymous",
+            Err((Unreachable, "cannot reach registry r.example: connection refused")),
+        ),
+        ("r.example/app:2 anonymous", Err((Other, "SignatureValidationFailed: no signature"))),
     ]));
     let rows = [
         (

@@ -13,6 +13,7 @@ use oci_model::Reference;
 
 use super::outages::{Held, OutageKey};
 use super::{Images, blocking};
+use crate::images::failure::PullFailureKind;
 use crate::images::progress::{Meter, PullState};
 use crate::images::registry::{Arrived, PullError, Trouble};
 use crate::images::store::{ImageError, LocalImage};
@@ -35,6 +36,7 @@ pub(crate) struct Landed {
 pub(crate) struct Failed {
     /// One text per credential that was tried.
     pub(crate) errors: Vec<String>,
+    pub(crate) kind: PullFailureKind,
     /// The outage that is to blame: the pull may be tried again when it ends.
     pub(crate) outage: Option<OutageKey>,
     /// Positions of the credentials that the registry does not take.
@@ -43,7 +45,8 @@ pub(crate) struct Failed {
 
 impl Failed {
     pub(super) fn of_node(error: impl Into<String>) -> Self {
-        Failed { errors: vec![error.into()], outage: None, refused: Vec::new() }
+        let kind = PullFailureKind::Other;
+        Failed { errors: vec![error.into()], kind, outage: None, refused: Vec::new() }
     }
 }
 
@@ -154,6 +157,11 @@ impl Images {
         let passed = self.outages.pass(registry, credentials, (self.clock)()).await;
         passed.map_err(|Held { key, cause }| Failed {
             errors: vec![format!("failed to resolve reference \"{reference}\": {cause}")],
+            kind: if key.is_of_all() {
+                PullFailureKind::Unreachable
+            } else {
+                PullFailureKind::Other
+            },
             outage: Some(key),
             refused: Vec::new(),
         })
@@ -172,6 +180,7 @@ impl Images {
         // The registry may have gone while this waited for its turn.
         self.pass(reference, credentials).await?;
         let mut errors = Vec::new();
+        let mut kinds = Vec::new();
         let mut troubles = Vec::new();
         let mut refused = Vec::new();
         for at in tries {
@@ -186,6 +195,7 @@ impl Images {
                 Err(error) => error,
             };
             errors.push(error.text);
+            kinds.push(error.kind);
             let is_down = matches!(error.trouble, Trouble::Registry(_));
             refused.extend(at.filter(|_| error.trouble == Trouble::Credential));
             troubles.push(error.trouble);
@@ -200,7 +210,8 @@ impl Images {
             .iter()
             .rfind(|trouble| limited || matches!(trouble, Trouble::Registry(_)))
             .and_then(|trouble| self.note_trouble(reference.registry(), credentials, trouble));
-        Err(Failed { errors, outage: blamed, refused })
+        let kind = PullFailureKind::of_tries(kinds);
+        Err(Failed { errors, kind, outage: blamed, refused })
     }
 
     /// Ends a pull that receives nothing for too long.
@@ -254,7 +265,10 @@ impl Images {
     pub(super) async fn local_image(self: &Arc<Self>, reference: &Reference) -> Outcome {
         match self.find(reference).await {
             Ok(Some(image)) => Ok(Landed { image, used: None, took: Duration::ZERO }),
-            Ok(None) => Err(Failed::of_node(format!("{reference}: not found on this node"))),
+            Ok(None) => Err(Failed {
+                kind: PullFailureKind::NotFound,
+                ..Failed::of_node(format!("{reference}: not found on this node"))
+            }),
             Err(error) => Err(Failed::of_node(error)),
         }
     }

@@ -57,6 +57,13 @@ pub(crate) struct OutageKey {
     credentials: Option<Vec<String>>,
 }
 
+impl OutageKey {
+    /// Whether the registry answers nobody.
+    pub(crate) fn is_of_all(&self) -> bool {
+        self.credentials.is_none()
+    }
+}
+
 /// What is known of an outage.
 struct Outage {
     /// What pods are told.

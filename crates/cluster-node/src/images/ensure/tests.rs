@@ -9,6 +9,7 @@ use oci_model::Digest;
 
 use super::super::access::NodeFiles;
 use super::super::account::tests::FakeAccounts;
+use super::super::failure::PullFailureKind;
 use super::super::notes::ImageNotes;
 use super::super::progress::Meter;
 use super::super::registry::Trouble;
@@ -108,7 +109,8 @@ impl Puller for FakeRegistry {
                 count.0 = None;
                 let cause = "cannot reach registry r.example: connection refused".to_owned();
                 let text = format!("failed to resolve reference \"{reference}\": {cause}");
-                return Err(PullError { text, trouble: Trouble::Registry(cause) });
+                let kind = PullFailureKind::Unreachable;
+                return Err(PullError { text, kind, trouble: Trouble::Registry(cause) });
             }
             if self.answers.contains(&(user.as_str(), "hang")) {
                 std::future::pending::<()>().await;
@@ -118,14 +120,17 @@ impl Puller for FakeRegistry {
                 Some((_, "ok")) => Ok(Arrived { root: put_image(&self.blobs), guard: None }),
                 Some((_, "429")) => Err(PullError {
                     text: "unexpected status: 429 Too Many Requests".to_owned(),
+                    kind: PullFailureKind::Other,
                     trouble: Trouble::Patience(
                         "registry r.example asks for patience".to_owned(),
                         Some(self.knobs.patience),
                     ),
                 }),
-                Some((_, "401")) => {
-                    Err(PullError { text: "401".to_owned(), trouble: Trouble::Credential })
-                }
+                Some((_, "401")) => Err(PullError {
+                    text: "401".to_owned(),
+                    kind: PullFailureKind::Denied,
+                    trouble: Trouble::Credential,
+                }),
                 Some((_, error)) => Err(PullError::of_image(*error)),
                 None => Err(PullError::of_image("unexpected user")),
             }
