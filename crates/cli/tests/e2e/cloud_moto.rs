@@ -1,13 +1,13 @@
 //! ECR and STS as somebody else plays them: moto (Apache-2.0, PyPI).
 
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
 use crate::cloud_fake::{CANARY, Clouds, Reply, request};
 use crate::cloud_flows::{ECR, aws_keys};
+use crate::python;
 
 struct Moto {
     child: Child,
@@ -16,7 +16,8 @@ struct Moto {
 
 impl Moto {
     fn start() -> Self {
-        let python = installed();
+        // The same that the registry's tests install.
+        let python = python::environment("moto", "moto.server", &["moto[server]"]);
         let port = {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
             listener.local_addr().expect("an address").port()
@@ -42,32 +43,6 @@ impl Drop for Moto {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// The interpreter of an environment that has moto, the same that the registry's tests install.
-fn installed() -> PathBuf {
-    let environment = Path::new(env!("CARGO_TARGET_TMPDIR")).join("moto");
-    let python = environment.join("bin/python");
-    std::fs::create_dir_all(&environment).expect("a directory");
-    // Test processes run at once: one installs, the others wait for it.
-    let lock = std::fs::File::create(environment.join("lock")).expect("a file");
-    lock.lock().expect("a lock");
-    let has_moto = |python: &Path| {
-        let import = Command::new(python).args(["-c", "import moto.server"]).output();
-        import.is_ok_and(|output| output.status.success())
-    };
-    if has_moto(&python) {
-        return python;
-    }
-    let run = |program: &Path, arguments: &[&str]| {
-        let output = Command::new(program).args(arguments).output().expect("python3 with venv");
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "pip install 'moto[server]': {text}");
-    };
-    let place = environment.to_str().expect("a path in UTF-8");
-    run(Path::new("python3"), &["-m", "venv", place]);
-    run(&python, &["-m", "pip", "install", "--quiet", "moto[server]"]);
-    python
 }
 
 #[test]
