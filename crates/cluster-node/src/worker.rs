@@ -533,6 +533,14 @@ impl Worker {
         match api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await {
             Ok(answer) => {
                 self.post_at = None;
+                for container in status::new_ephemeral(self.posted.as_ref(), &fresh) {
+                    self.shared.recorder.warning(
+                        &self.pod,
+                        Some(format!("spec.ephemeralContainers{{{container}}}")),
+                        status::EPHEMERAL_REASON,
+                        status::EPHEMERAL_MESSAGE.to_owned(),
+                    );
+                }
                 self.posted = Some(fresh.clone());
                 let mut pod = (*self.pod).clone();
                 let mut own = fresh;

@@ -6,12 +6,18 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated,
-    ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodIP, PodStatus,
+    ContainerStateWaiting, ContainerStatus, EphemeralContainer, HostIP, Pod, PodIP, PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::phase;
 use super::state::{ContainerView, Phase, PodState, Termination, init_containers};
+
+/// Waiting reason of ephemeral containers, and of the event about them.
+pub(crate) const EPHEMERAL_REASON: &str = "EphemeralContainersNotSupported";
+/// What stands beside it.
+pub(crate) const EPHEMERAL_MESSAGE: &str =
+    "this node does not run ephemeral containers; use kubectl exec, or kubectl debug --copy-to";
 
 /// Builds the status to post for `pod`.
 pub(crate) fn build(pod: &Pod, state: &PodState, node_ip: IpAddr, now: Timestamp) -> PodStatus {
@@ -27,6 +33,8 @@ pub(crate) fn build(pod: &Pod, state: &PodState, node_ip: IpAddr, now: Timestamp
     let init: Vec<ContainerStatus> = init_containers(spec)
         .filter_map(|container| Some(container_status(container, state.view(&container.name)?)))
         .collect();
+    let ephemeral: Vec<ContainerStatus> =
+        spec.ephemeral_containers.iter().flatten().map(ephemeral_status).collect();
     let ip = node_ip.to_string();
     let has_ip = state.prepared || before.pod_ip.is_some();
     let (reason, message) = match &state.failure {
@@ -38,6 +46,7 @@ pub(crate) fn build(pod: &Pod, state: &PodState, node_ip: IpAddr, now: Timestamp
         conditions: Some(phase::conditions(pod, state, phase, now)),
         container_statuses: Some(apps),
         init_container_statuses: if init.is_empty() { None } else { Some(init) },
+        ephemeral_container_statuses: if ephemeral.is_empty() { None } else { Some(ephemeral) },
         host_ip: Some(ip.clone()),
         host_ips: Some(vec![HostIP { ip: ip.clone() }]),
         pod_ip: has_ip.then(|| ip.clone()),
@@ -48,6 +57,32 @@ pub(crate) fn build(pod: &Pod, state: &PodState, node_ip: IpAddr, now: Timestamp
         observed_generation: pod.metadata.generation,
         ..before
     }
+}
+
+/// What is said of an ephemeral container: whoever waits for it (`kubectl debug`) learns why.
+fn ephemeral_status(container: &EphemeralContainer) -> ContainerStatus {
+    ContainerStatus {
+        name: container.name.clone(),
+        image: container.image.clone().unwrap_or_default(),
+        state: Some(ContainerState {
+            waiting: Some(ContainerStateWaiting {
+                reason: Some(EPHEMERAL_REASON.to_owned()),
+                message: Some(EPHEMERAL_MESSAGE.to_owned()),
+            }),
+            ..ContainerState::default()
+        }),
+        ..ContainerStatus::default()
+    }
+}
+
+/// The ephemeral containers of `fresh` that `posted` does not know yet.
+pub(crate) fn new_ephemeral(posted: Option<&PodStatus>, fresh: &PodStatus) -> Vec<String> {
+    let names = |status: &PodStatus| -> Vec<String> {
+        let list = status.ephemeral_container_statuses.iter().flatten();
+        list.map(|status| status.name.clone()).collect()
+    };
+    let known = posted.map(names).unwrap_or_default();
+    names(fresh).into_iter().filter(|name| !known.contains(name)).collect()
 }
 
 fn container_status(container: &Container, view: &ContainerView) -> ContainerStatus {

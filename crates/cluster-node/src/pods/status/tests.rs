@@ -86,3 +86,21 @@ fn unchanged_state_gives_the_same_status() {
     other.containers.get_mut("a").expect("a").ready = true;
     assert!(!same(&stored, &build(&pod, &other, IP, at(50))));
 }
+
+#[test]
+fn ephemeral_container_says_why_it_does_not_run() {
+    let mut pod = pod();
+    let none = build(&pod, &PodState::new(&pod, at(0)), IP, at(0));
+    assert_eq!(none.ephemeral_container_statuses, None);
+    let debug = json!([{"name": "debug", "image": "busybox"}]);
+    let spec = pod.spec.as_mut().expect("a spec");
+    spec.ephemeral_containers = Some(serde_json::from_value(debug).expect("containers"));
+    let status = build(&pod, &PodState::new(&pod, at(0)), IP, at(0));
+    let shown = serde_json::to_value(&status.ephemeral_container_statuses).expect("json");
+    assert_eq!(shown[0]["name"], "debug");
+    assert_eq!(shown[0]["state"]["waiting"]["reason"], "EphemeralContainersNotSupported");
+    assert!(shown[0]["state"]["waiting"]["message"].to_string().contains("--copy-to"));
+    assert_eq!(new_ephemeral(Some(&none), &status), ["debug"]);
+    assert_eq!(new_ephemeral(None, &status), ["debug"]);
+    assert_eq!(new_ephemeral(Some(&status), &status), Vec::<String>::new(), "told once");
+}
