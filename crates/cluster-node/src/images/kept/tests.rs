@@ -28,6 +28,9 @@ fn case(list: &str, refresh: Duration) -> Case {
     let (registry, asked, down) = (Arc::clone(&place), Arc::clone(&calls), Arc::clone(&is_down));
     let fetch: Fetch = Box::new(move |reference| {
         asked.lock().expect("calls").push(reference.to_string());
+        if reference.registry() == "slow.example" {
+            return std::future::pending().boxed();
+        }
         let answer = match down.load(Ordering::SeqCst) {
             true => Err("registry is down".to_owned()),
             false => Ok(drop(registry.pull(&reference.to_string(), "content"))),
@@ -41,7 +44,11 @@ fn case(list: &str, refresh: Duration) -> Case {
 
 impl Case {
     async fn look(&mut self, second: u64) -> usize {
-        self.keeper.look(&mut self.memory, Duration::from_secs(second)).await;
+        let now = Duration::from_secs(second);
+        self.keeper.look(&mut self.memory, now);
+        while let Some(Some((name, result))) = self.memory.flights.next().now_or_never() {
+            self.keeper.landed(&mut self.memory, name, result, now);
+        }
         std::mem::take(&mut *self.calls.lock().expect("calls")).len()
     }
 
@@ -72,6 +79,8 @@ async fn listed_image_is_pulled_pinned_and_pulled_again_after_its_removal() {
     assert_eq!(case.look(10).await, 1);
     std::fs::write(&case.keeper.file, "").expect("a list");
     assert_eq!(case.look(15).await, 0);
+    assert_eq!(case.pin(), Some(Pin::KeptList), "perhaps it is being written");
+    assert_eq!(case.look(17).await, 0);
     assert_eq!(case.pin(), None, "no longer listed");
     std::fs::remove_file(&case.keeper.file).expect("gone");
     case.look(20).await;
@@ -112,4 +121,25 @@ async fn tag_is_looked_up_again_and_a_digest_is_not() {
     std::fs::write(&case.keeper.file, digested).expect("a list");
     assert_eq!(case.look(9000).await, 0);
     assert_eq!(case.look(20_000).await, 0);
+}
+
+#[tokio::test]
+async fn list_that_is_too_long_leaves_the_last_one_in_force() {
+    let mut case = case(NAME, Duration::ZERO);
+    assert_eq!(case.look(0).await, 1);
+    let long = "r.example/other:1\n".repeat(LIST_BYTES_MAX as usize / 18 + 1);
+    std::fs::write(&case.keeper.file, long).expect("a list");
+    assert_eq!(case.look(5).await, 0);
+    assert_eq!(case.pin(), Some(Pin::KeptList));
+    let event = case.events.take().expect("an event");
+    assert!(event.message.ends_with("it is longer than 1048576 bytes"), "{}", event.message);
+}
+
+#[tokio::test]
+async fn pull_that_does_not_end_holds_up_no_other() {
+    let mut case = case(&format!("slow.example/a:1\n{NAME}"), Duration::ZERO);
+    assert_eq!(case.look(0).await, 2);
+    assert_eq!(case.pin(), Some(Pin::KeptList));
+    case.place.inventory.remove(NAME, Removal::Forced, Timestamp::now()).expect("removed");
+    assert_eq!(case.look(5).await, 1, "the slow one is not begun twice");
 }
