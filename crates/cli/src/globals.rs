@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Directive;
 
 /// Flags of every verb.
 #[derive(Args, Clone, Debug)]
@@ -69,13 +71,14 @@ pub(crate) fn docker_config_dir() -> Option<PathBuf> {
 /// Sends log lines to standard error, filtered by `--log`, or by `other` if that is as it comes.
 pub(crate) fn start_logging(globals: &Globals, other: Option<&'static str>, format: LogFormat) {
     let given = if globals.log == "warn" { other.unwrap_or("warn") } else { &globals.log };
-    let filter = tracing_subscriber::EnvFilter::try_new(given).unwrap_or_else(|error| {
+    let filter = EnvFilter::try_new(given).unwrap_or_else(|error| {
         crate::output::error_line(&format!(
             "warning: --log {:?}: {error}; using warn",
             globals.log
         ));
-        tracing_subscriber::EnvFilter::new("warn")
+        EnvFilter::new("warn")
     });
+    let filter = without_bodies(filter);
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(|| crate::output::ErrorWriter);
@@ -85,5 +88,36 @@ pub(crate) fn start_logging(globals: &Globals, other: Option<&'static str>, form
             // One flat object: what collects logs finds the fields without knowing us.
             lines.json().flatten_event(true).with_current_span(false).with_span_list(false).init();
         }
+    }
+}
+
+/// The filter without lines of the Kubernetes client, whatever the user asks for: it logs the
+/// whole body of an answer that it cannot parse, which may be a Secret.
+fn without_bodies(filter: EnvFilter) -> EnvFilter {
+    ["kube_client=off", "kube_client::client=off"]
+        .into_iter()
+        .filter_map(|directive| directive.parse::<Directive>().ok())
+        .fold(filter, EnvFilter::add_directive)
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    use super::*;
+
+    #[test]
+    fn bodies_that_the_kubernetes_client_cannot_parse_are_not_logged() {
+        for given in ["warn", "trace", "kube_client=trace", "kube_client::client=warn"] {
+            let filter = without_bodies(EnvFilter::new(given));
+            tracing::subscriber::with_default(tracing_subscriber::registry().with(filter), || {
+                let is_on = tracing::enabled!(target: "kube_client::client", tracing::Level::WARN);
+                assert!(!is_on, "{given}");
+            });
+        }
+        let filter = without_bodies(EnvFilter::new("warn"));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(filter), || {
+            assert!(tracing::enabled!(target: "shipway", tracing::Level::WARN));
+        });
     }
 }
