@@ -1,9 +1,11 @@
 //! The matrix of wrong credentials: what the pod really gets, and what `shipway explain` says
 //! before (of the file) and after (of the pod), against our registry and Debian's.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -401,17 +403,43 @@ fn people_are_told_too(machine: &Machine, names: &[&str]) {
 fn the_fixes_fix(machine: &Machine, cases: &[Case], report: &Value, arguments: &[&str]) {
     // The robot's owner rotates it: a person's password is none of its business. Debian's registry
     // has the same commands but for the address.
-    let is_fixed = |case: &Case| case.pod != "ours-robot" && !case.pod.starts_with("debian");
+    // A pod that names a secret of a wrong type must be made again with another name.
+    let is_fixed = |case: &Case| {
+        !["ours-robot", "ours-wrong-type"].contains(&case.pod.as_str())
+            && !case.pod.starts_with("debian")
+    };
     let mut script = String::from("calls=()\n");
-    for case in cases.iter().filter(|case| is_fixed(case) && case.cause != "pulls") {
+    for case in cases.iter().filter(|case| is_fixed(case) || case.pod == "ours-wrong-type") {
+        if case.cause == "pulls" {
+            continue;
+        }
         let command = of_pod(report, &case.pod)["cause"]["command"].as_str();
         let command = command.unwrap_or_else(|| panic!("no command for {}", case.pod));
-        let user = if command.contains("'user: '") { format!("{USER}\\n") } else { String::new() };
-        script
-            .push_str(&format!("printf '{user}{PASSWORD}\\n' | {{ {command}; }} & calls+=($!)\n"));
+        let user = if command.contains("'user: '") { format!("{USER}\n") } else { String::new() };
+        let typed = machine.write(&format!("{}.in", case.pod), &format!("{user}{PASSWORD}\n"));
+        let pasted = machine.write(&format!("{}.sh", case.pod), command);
+        script.push_str(&format!("sh '{pasted}' < '{typed}' & calls+=($!)\n"));
     }
     script.push_str("for call in \"${calls[@]}\"; do wait \"$call\"; done\n");
-    machine.shell(&script).ok();
+    let is_over = AtomicBool::new(false);
+    let bin = machine.path("bin").display().to_string();
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(|| argument_lists(&bin, &is_over));
+        let ran = machine.shell(&script);
+        is_over.store(true, Ordering::Release);
+        let seen = watch.join().expect("a watch");
+        ran.ok();
+        assert!(seen.iter().any(|arguments| arguments.contains("kubectl")), "{seen:?}");
+        seen.iter().for_each(|arguments| shows_no_secret(arguments));
+    });
+    let second = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "second", "namespace": "team"},
+        "spec": {
+            "imagePullSecrets": [{"name": "ours-wrong-type-registry"}],
+            "containers": [{"name": "app", "image": of_pod(report, "ours-wrong-type")["image"]}],
+        },
+    });
+    explain(machine, &[&machine.write("second.json", &second.to_string())], 0);
     let mut arguments = arguments.to_vec();
     arguments.retain(|argument| *argument != "pod/ours-robot");
     let left = explain(machine, &arguments, 1);
@@ -420,4 +448,21 @@ fn the_fixes_fix(machine: &Machine, cases: &[Case], report: &Value, arguments: &
         let image = of_pod(&left, &case.pod);
         assert_eq!(code(image), expected, "{}: {image:#}", case.pod);
     }
+}
+
+/// What the programs below a machine's shell have as arguments, until that is over.
+fn argument_lists(bin: &str, is_over: &AtomicBool) -> BTreeSet<String> {
+    let mut seen = BTreeSet::new();
+    while !is_over.load(Ordering::Acquire) {
+        for process in std::fs::read_dir("/proc").expect("/proc").map_while(Result::ok) {
+            let read = |name: &str| {
+                let bytes = std::fs::read(process.path().join(name)).unwrap_or_default();
+                String::from_utf8_lossy(&bytes).replace('\0', " ")
+            };
+            if read("environ").contains(bin) {
+                seen.insert(read("cmdline"));
+            }
+        }
+    }
+    seen
 }

@@ -1,7 +1,7 @@
 //! The credentials for one image in the kubelet's order, and what looks like one and is none.
 
 use credentials::cloud::CloudProvider;
-use credentials::lint::{Code, Finding, Input, Severity, lint, lint_together};
+use credentials::lint::{Code, Finding, Input, Severity, lint, lint_together, shown as shown_key};
 use credentials::{
     Candidate, ConfigEntry, Keyring, NodeFileKind, Origin, PullSecret, RegistryAuth, Secret,
     SecretKind, keyring_of_pull_secrets, parse_config_json, parse_dockercfg, parse_node_file,
@@ -128,7 +128,10 @@ fn of_entries(
     let matching: Vec<&String> = keys.iter().filter(|key| matches(key, image)).collect();
     let is_misread = findings.iter().any(|finding| finding.code == Code::ConfigJsonText);
     for finding in findings {
-        let of_match = finding.entry.as_ref().is_some_and(|entry| matching.contains(&entry));
+        let of_match = finding.entry.as_ref().is_some_and(|entry| {
+            // Findings name keys as they may be shown.
+            matching.iter().any(|key| *key == entry || shown_key(key) == *entry)
+        });
         let is_whole = finding.entry.is_none();
         let tells = match finding.severity() {
             Severity::Error => true,
@@ -144,7 +147,8 @@ fn of_entries(
     }
     if matching.is_empty() && !keys.is_empty() && !is_misread {
         let registry = image.split('/').next().unwrap_or(image);
-        let shown: Vec<String> = keys.iter().take(5).map(|key| format!("{key:?}")).collect();
+        let shown: Vec<String> =
+            keys.iter().take(5).map(|key| format!("{:?}", shown_key(key))).collect();
         found.remarks.push(Remark::about(
             object,
             "key-does-not-match",

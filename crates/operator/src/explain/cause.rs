@@ -11,8 +11,9 @@ use super::fix::{self, Fix};
 use super::gathering::{Gathered, SecretState};
 use super::image_name::ImageName;
 use super::node_side::NodeSide;
+use super::present;
 use super::report::{Cause, Verdict};
-use super::subject::{ImageUse, Subject};
+use super::subject::{ImageUse, Source, Subject};
 
 /// Everything that is known about one image.
 pub(crate) struct Facts<'a> {
@@ -45,7 +46,15 @@ pub(crate) fn conclude(facts: &Facts<'_>) -> (Verdict, Option<Cause>) {
     }
     let Some(reference) = &facts.name.reference else { return (Verdict::Unknown, None) };
     if facts.served_here {
-        return (Verdict::Pulls, None);
+        return match facts.node {
+            NodeSide::Known { .. } => (Verdict::Pulls, None),
+            NodeSide::Unknown { .. } => {
+                let text = "only a node of shipway makes it itself, and whether this is one is \
+                            not known";
+                let fix = fix::image(facts.subject, facts.image_use, None);
+                (Verdict::Unknown, Some(cause("node-serves", text, fix)))
+            }
+        };
     }
     if facts.answers.iter().any(|answer| answer.kind == AnswerKind::Opens) {
         return (Verdict::Pulls, None);
@@ -98,7 +107,34 @@ pub(crate) fn conclude(facts: &Facts<'_>) -> (Verdict, Option<Cause>) {
         let decided = Cause { code: "cloud-decides".to_owned(), text, ..found };
         return (Verdict::Unknown, Some(decided));
     }
+    if let Some(why) = undecided(facts) {
+        let text = format!("{}; {why}", found.text);
+        return (Verdict::Unknown, Some(Cause { text, ..found }));
+    }
     (Verdict::Fails, Some(found))
+}
+
+/// Why a refusal of what was asked does not yet mean that the pod fails.
+fn undecided(facts: &Facts<'_>) -> Option<String> {
+    if facts.answers.iter().any(|answer| answer.kind == AnswerKind::NotAsked) {
+        return Some("not every credential was tried, and another one may open it".to_owned());
+    }
+    let live = facts.subject.live.as_ref();
+    let state = live
+        .and_then(|live| live.states.iter().find(|state| state.container == facts.image_use.name));
+    if state.is_some_and(|state| state.started && state.waiting.is_none()) {
+        return Some(
+            "it has started with this image already, which only a new pull would need again"
+                .to_owned(),
+        );
+    }
+    // An image of the command line has no node: what is asked is what these credentials open.
+    if let (NodeSide::Unknown { why }, false) =
+        (facts.node, facts.subject.source == Source::CommandLine)
+    {
+        return Some(format!("the node may have a credential of its own: {why}"));
+    }
+    None
 }
 
 /// What fails, or cannot be told, without asking a registry.
@@ -121,7 +157,8 @@ fn before_any_request(facts: &Facts<'_>) -> Option<(Verdict, Option<Cause>)> {
             broken.secret, broken.why
         );
         let server = facts.name.reference.as_ref().map_or("", |reference| reference.registry());
-        let fix = fix::renew_secret(&subject.namespace, &broken.secret, server, None);
+        let fix =
+            fix::renew_secret(facts.gathered, &subject.namespace, &broken.secret, server, None);
         return Some((Verdict::Fails, Some(cause("pull-secret-malformed", text, fix))));
     }
     if facts.policy == PullPolicy::Never && !facts.served_here {
@@ -156,7 +193,7 @@ fn of_absent(facts: &Facts<'_>, reference: &Reference, answer: &Answer) -> Cause
         }
     };
     let text = format!("{registry} wants a credential, and {known}");
-    cause("no-credential", text, fix::first_secret(facts.subject, registry))
+    cause("no-credential", text, fix::first_secret(facts.subject, facts.gathered, registry))
 }
 
 /// A name that means something else than it looks like.
@@ -189,7 +226,7 @@ fn of_sources(facts: &Facts<'_>, reference: &Reference) -> Option<Cause> {
                     None => cause(
                         "secret-missing",
                         format!("there is no secret {name} in namespace {namespace}"),
-                        fix::renew_secret(namespace, name, server, None),
+                        fix::renew_secret(facts.gathered, namespace, name, server, None),
                     ),
                 });
             }
@@ -204,7 +241,7 @@ fn of_sources(facts: &Facts<'_>, reference: &Reference) -> Option<Cause> {
     of_account
         .filter(|remark| remark.code == "account.attached-later")
         .map(|remark| {
-            let fix = fix::make_pod_again(facts.subject);
+            let fix = fix::make_pod_again();
             cause("account-attached-later", remark.text.clone(), fix)
         })
         .next()
@@ -223,10 +260,10 @@ fn of_found_secret(facts: &Facts<'_>, name: &str, namespace: &str, server: &str)
     let code = first.code.as_str();
     let is = |codes: &[Code]| codes.iter().any(|known| known.name() == code);
     if is(&[Code::WrongSecretType]) {
-        let fix = fix::retype_secret(namespace, name, &first.text);
+        let fix = fix::retype_secret(namespace, name, server, &first.text);
         return Some(cause("secret-wrong-type", text, fix));
     }
-    let renewed = fix::renew_secret(namespace, name, server, None);
+    let renewed = fix::renew_secret(facts.gathered, namespace, name, server, None);
     if is(&[Code::HelpersOnly]) {
         return Some(cause("helpers-only", text, renewed));
     }
@@ -260,7 +297,9 @@ fn of_refused(
 ) -> Cause {
     let registry = reference.registry();
     let who = who(first);
-    let renew = |user: Option<&str>| fix::renew(&facts.subject.namespace, first, registry, user);
+    let renew = |user: Option<&str>| {
+        fix::renew(facts.gathered, &facts.subject.namespace, first, registry, user)
+    };
     let user = first.auth.username().filter(|user| !user.is_empty());
     let has = |code: Code| facts.candidates.of_candidates.iter().any(|f| f.code == code);
     let expired = facts
@@ -344,8 +383,22 @@ fn of_transport(facts: &Facts<'_>, reference: &Reference, answer: &Answer) -> Ca
             let when = retry_after.map_or_else(String::new, |wait| {
                 format!("; it may be asked again in {} s", wait.as_secs())
             });
-            let text = format!("{registry} limits how often it may be asked{when}");
-            let fix = fix::first_secret(facts.subject, registry);
+            let mut text = format!("{registry} limits how often it may be asked{when}");
+            let Some(refused) = present::refused_before(facts.image_use, facts.gathered) else {
+                let fix = fix::first_secret(facts.subject, facts.gathered, registry);
+                return cause("rate-limited", text, fix);
+            };
+            // Registries answer so too when a password was wrong too often.
+            text.push_str("; before that it refused the credential: ");
+            text.push_str(&refused);
+            let fix = match facts.candidates.list.first() {
+                Some(first) => {
+                    let user = first.auth.username().filter(|user| !user.is_empty());
+                    let namespace = &facts.subject.namespace;
+                    fix::renew(facts.gathered, namespace, first, registry, user)
+                }
+                None => fix::first_secret(facts.subject, facts.gathered, registry),
+            };
             cause("rate-limited", text, fix)
         }
         AnswerKind::HostUnknown => of_name(facts).unwrap_or_else(|| {

@@ -1,6 +1,6 @@
 //! A file of Kubernetes objects: what is to be explained, and what it brings along.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use credentials::PullSecret;
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
@@ -20,6 +20,8 @@ pub struct Documents {
     pub secrets: BTreeMap<(String, String), PullSecret>,
     /// Service accounts, by namespace and name.
     pub accounts: BTreeMap<(String, String), ServiceAccount>,
+    /// Names of the namespaces that the files declare.
+    pub namespaces: BTreeSet<String>,
     /// Objects of other kinds.
     pub others: usize,
 }
@@ -114,6 +116,10 @@ impl Documents {
                 self.accounts.insert((own.unwrap_or_else(|| namespace.to_owned()), name), account);
             }
             _ => {
+                if let (Some("Namespace"), Some(name)) = (kind, object["metadata"]["name"].as_str())
+                {
+                    self.namespaces.insert(name.to_owned());
+                }
                 let source = Source::File { path: path.to_owned() };
                 match Subject::of_object(object, namespace, source) {
                     Ok(subject) => self.subjects.push(subject),

@@ -1,16 +1,25 @@
 //! The one thing to do, in words and as a command that can be pasted. No command holds a secret:
 //! what needs one asks for it.
 
-use credentials::{Candidate, Origin};
+use credentials::{Candidate, Origin, PullSecret, keyring_of_pull_secrets};
 use oci_model::Reference;
 
+use super::gathering::{Gathered, NamedBy, SecretState};
 use super::subject::{ImageUse, Role, Source, Subject};
 
 /// Name of the secret that is suggested where there is none.
 const FIRST_SECRET: &str = "regcred";
 
-/// Asks for the password; the variable stays in the shell.
-const ASK_PASSWORD: &str = "read -rsp 'password: ' PW";
+/// The type of secrets that hold docker's config.json.
+const DOCKER_TYPE: &str = "kubernetes.io/dockerconfigjson";
+
+/// Asks for the password without showing it; it stays in the shell, whose printf is no program.
+const ASK_PASSWORD: &str = "printf 'password: ' >&2 && { stty -echo 2>/dev/null; IFS= read -r PW; \
+                            stty echo 2>/dev/null; [ -n \"$PW\" ]; }";
+
+/// A directory that nobody else can read and that does not stay.
+const DIRECTORY: &str = "umask 077; D=$(mktemp -d) && trap 'stty echo 2>/dev/null; rm -rf \"$D\"' \
+                         EXIT && trap 'exit 1' INT TERM";
 
 /// What to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,39 +49,141 @@ fn server_of(registry: &str) -> &str {
     }
 }
 
-/// The command line that makes a secret, without what becomes of its output.
-fn create(namespace: &str, name: &str, registry: &str, user: Option<&str>) -> String {
+/// What is done with a secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Write {
+    /// It is made; nothing happens if there is one.
+    Create,
+    /// Its config is written; type, labels and other data stay.
+    Patch,
+    /// One entry of its config is written; the others stay too.
+    Merge,
+}
+
+/// The commands that ask for a credential and write it into a secret. The password is never in
+/// an argument of a program, and what fails leaves the secret as it was.
+fn write(how: Write, namespace: &str, name: &str, registry: &str, user: Option<&str>) -> String {
     let (ask_user, user) = match user {
         Some(user) => (String::new(), word(user)),
-        None => ("read -rp 'user: ' U && ".to_owned(), "\"$U\"".to_owned()),
+        None => ("printf 'user: ' >&2 && IFS= read -r U && ".to_owned(), "\"$U\"".to_owned()),
     };
+    let (name, namespace, server) = (word(name), word(namespace), server_of(registry));
+    let asked = format!("{DIRECTORY} && {ask_user}{ASK_PASSWORD}");
+    let entry = format!(
+        "printf {} \"$(printf '%s:%s' {user} \"$PW\" | base64 | tr -d '\\n')\" > \"$D/config.json\"",
+        word(&format!(r#"{{"auths":{{"{}":{{"auth":"%s"}}}}}}"#, server.replace('%', "%%"))),
+    );
+    let patch = format!(
+        "printf '{{\"data\":{{\".dockerconfigjson\":\"%s\"}}}}' \"$(base64 < \"$D/config.json\" | \
+         tr -d '\\n')\" > \"$D/patch\" && kubectl patch secret {name} -n {namespace} --type=merge \
+         --patch-file=\"$D/patch\""
+    );
+    match how {
+        Write::Create => {
+            let created = create_from_file(&name, &namespace);
+            format!("({asked} && {entry} && {created})")
+        }
+        Write::Patch => format!("({asked} && {entry} && {patch})"),
+        // A registry that refuses the credential ends it here.
+        Write::Merge => format!(
+            "({asked} && {} && printf '%s' \"$PW\" | DOCKER_CONFIG=\"$D\" shipway login {} \
+             --username {user} --password-stdin && {patch})",
+            read_config(&name, &namespace),
+            word(registry),
+        ),
+    }
+}
+
+/// Makes a secret of the file that was written, name and namespace being words.
+fn create_from_file(name: &str, namespace: &str) -> String {
     format!(
-        "{ask_user}{ASK_PASSWORD} && kubectl create secret docker-registry {} -n {} \
-         --docker-server={} --docker-username={user} --docker-password=\"$PW\"",
-        word(name),
-        word(namespace),
-        word(server_of(registry)),
+        "kubectl create secret generic {name} -n {namespace} --type={DOCKER_TYPE} \
+         --from-file=.dockerconfigjson=\"$D/config.json\""
     )
 }
 
-/// Writes a secret anew, whatever is there.
-pub(crate) fn renew_secret(namespace: &str, name: &str, registry: &str, user: Option<&str>) -> Fix {
-    let command = format!(
-        "{} --dry-run=client -o yaml | kubectl replace --force -f -",
-        create(namespace, name, registry, user)
-    );
-    fix(format!("write secret {name} anew, with a credential for {registry}"), command)
+/// Reads a secret's config into the file, name and namespace being words.
+fn read_config(name: &str, namespace: &str) -> String {
+    format!(
+        "kubectl get secret {name} -n {namespace} -o jsonpath='{{.data.\\.dockerconfigjson}}' > \
+         \"$D/base64\" && base64 -d < \"$D/base64\" > \"$D/config.json\""
+    )
+}
+
+/// How a credential comes into a secret that is there; `None` if no command is safe.
+fn how_to_renew(secret: &PullSecret, registry: &str) -> Option<Write> {
+    if secret.kind != DOCKER_TYPE {
+        return None;
+    }
+    let bytes = secret.data.get(".dockerconfigjson")?;
+    let config: serde_json::Value = serde_json::from_slice(bytes).ok()?;
+    let holds = |value: &serde_json::Value| match value {
+        serde_json::Value::Null => false,
+        serde_json::Value::Object(fields) => !fields.is_empty(),
+        _ => true,
+    };
+    let entries = config["auths"].as_object();
+    let has_others = entries.is_some_and(|entries| {
+        entries.iter().any(|(key, value)| key != server_of(registry) && holds(value))
+    });
+    if !has_others {
+        return config.is_object().then_some(Write::Patch);
+    }
+    // The login would go to the helper; and one entry that cannot be read spoils all others.
+    let is_whole = keyring_of_pull_secrets(std::slice::from_ref(secret)).is_ok();
+    let has_helpers = holds(&config["credsStore"]) || holds(&config["credHelpers"]);
+    (is_whole && !has_helpers).then_some(Write::Merge)
+}
+
+/// Brings a credential into a secret; what else it holds stays.
+pub(crate) fn renew_secret(
+    gathered: &Gathered,
+    namespace: &str,
+    name: &str,
+    registry: &str,
+    user: Option<&str>,
+) -> Fix {
+    let words = |text: String| Fix { text, command: None };
+    let Some(named) = gathered.secrets.iter().find(|named| named.name == name) else {
+        return words(format!("write a credential for {registry} into secret {name}"));
+    };
+    if named.named_by == NamedBy::CommandLine {
+        return words(format!("write a credential for {registry} into {name}"));
+    }
+    match &named.state {
+        SecretState::Missing { .. } => fix(
+            format!("make secret {name}, with a credential for {registry}"),
+            write(Write::Create, namespace, name, registry, user),
+        ),
+        SecretState::Found(secret) => match how_to_renew(secret, registry) {
+            Some(how) => fix(
+                format!(
+                    "write a credential for {registry} into secret {name} (or into its source, \
+                     if shipway secret sync keeps it)"
+                ),
+                write(how, namespace, name, registry, user),
+            ),
+            None => words(format!(
+                "mend the entries of secret {name} by hand, with a credential for {registry}: it \
+                 holds more than that one, which must stay"
+            )),
+        },
+        SecretState::Unknown { .. } => {
+            words(format!("write a credential for {registry} into secret {name}"))
+        }
+    }
 }
 
 /// Writes the place anew that a candidate comes from.
 pub(crate) fn renew(
+    gathered: &Gathered,
     namespace: &str,
     candidate: &Candidate,
     registry: &str,
     user: Option<&str>,
 ) -> Fix {
     match &candidate.origin {
-        Origin::Secret { name, .. } => renew_secret(namespace, name, registry, user),
+        Origin::Secret { name, .. } => renew_secret(gathered, namespace, name, registry, user),
         Origin::File { path } => {
             let directory = path.rsplit_once('/').map_or(".", |(directory, _)| directory);
             let user = user.map_or_else(String::new, |user| format!(" -u {}", word(user)));
@@ -102,63 +213,97 @@ pub(crate) fn copy_secret(name: &str, from: &str, namespace: &str) -> Fix {
     )
 }
 
-/// Makes a secret again with the type that counts; `found` says which data it has.
-pub(crate) fn retype_secret(namespace: &str, name: &str, found: &str) -> Fix {
-    let (plain, name, namespace) = (name.to_owned(), word(name), word(namespace));
-    if !found.contains(".dockerconfigjson") {
-        let text = format!("make secret {plain} again as a registry credential");
-        let command = format!(
-            "read -rp 'server: ' S && read -rp 'user: ' U && {ASK_PASSWORD} && kubectl create \
-             secret docker-registry {name} -n {namespace} --docker-server=\"$S\" \
-             --docker-username=\"$U\" --docker-password=\"$PW\" --dry-run=client -o yaml | \
-             kubectl replace --force -f -"
-        );
-        return fix(text, command);
-    }
+/// A second secret with the type that counts: types never change, and the first one may serve
+/// something else. `found` says which data it has.
+pub(crate) fn retype_secret(namespace: &str, name: &str, registry: &str, found: &str) -> Fix {
+    let second = format!("{name}-registry");
+    let command = if found.contains(".dockerconfigjson") {
+        let (name, namespace) = (word(name), word(namespace));
+        let created = create_from_file(&word(&second), &namespace);
+        format!("({DIRECTORY} && {} && {created})", read_config(&name, &namespace))
+    } else {
+        write(Write::Create, namespace, &second, registry, None)
+    };
     fix(
-        format!("make secret {plain} again with the type kubernetes.io/dockerconfigjson"),
         format!(
-            "kubectl get secret {name} -n {namespace} -o jsonpath='{{.data.\\.dockerconfigjson}}' \
-             | base64 -d | kubectl create secret generic {name} -n {namespace} \
-             --type=kubernetes.io/dockerconfigjson --from-file=.dockerconfigjson=/dev/stdin \
-             --dry-run=client -o yaml | kubectl replace --force -f -"
+            "make secret {second} of the type {DOCKER_TYPE}, and name it instead of {name} (a pod \
+             that exists must be made again for that)"
         ),
+        command,
     )
 }
 
-/// Makes a secret and lets the pods of the subject name it.
-pub(crate) fn first_secret(subject: &Subject, registry: &str) -> Fix {
-    let namespace = &subject.namespace;
-    let made = create(namespace, FIRST_SECRET, registry, None);
-    let in_cluster = subject.source == Source::Cluster;
-    let patch = format!(r#"{{"imagePullSecrets":[{{"name":"{FIRST_SECRET}"}}]}}"#);
-    match (subject.kind.as_str(), in_cluster) {
-        ("Image", _) => fix(
+/// Makes a secret, and says who must name it.
+pub(crate) fn first_secret(subject: &Subject, gathered: &Gathered, registry: &str) -> Fix {
+    if subject.kind == "Image" {
+        return fix(
             format!("bring a credential for {registry}"),
             format!("shipway login {}", word(registry)),
-        ),
-        ("Pod" | "CronJob" | "PodTemplate", _) | (_, false) => fix(
-            format!(
-                "make a secret, and let the service account {} hand it to new pods; pods that \
-                 exist must be made again",
-                subject.service_account
-            ),
-            format!(
-                "{made} && kubectl patch serviceaccount {} -n {} -p '{patch}'",
-                word(&subject.service_account),
-                word(namespace)
-            ),
-        ),
-        (kind, true) => fix(
-            "make a secret, and name it in the template",
-            format!(
-                "{made} && kubectl patch {} {} -n {} -p '{{\"spec\":{{\"template\":{{\"spec\":{patch}}}}}}}'",
-                kind.to_lowercase(),
-                word(&subject.name),
-                word(namespace)
-            ),
-        ),
+        );
     }
+    let (namespace, account) = (&subject.namespace, &subject.service_account);
+    let of_account = gathered.account_secrets.as_ref();
+    let is_taken = |name: &String| {
+        subject.pull_secrets.contains(name) || of_account.is_some_and(|list| list.contains(name))
+    };
+    let numbered = (2..).map(|n| format!("{FIRST_SECRET}-{n}"));
+    let name = std::iter::once(FIRST_SECRET.to_owned())
+        .chain(numbered)
+        .find(|name| !is_taken(name))
+        .unwrap_or_else(|| FIRST_SECRET.to_owned());
+    let made = write(Write::Create, namespace, &name, registry, None);
+    let whole = |list: &[String]| {
+        let names = list.iter().chain(std::iter::once(&name));
+        let names: Vec<_> = names.map(|name| serde_json::json!({"name": name})).collect();
+        serde_json::json!({"imagePullSecrets": names})
+    };
+    // Admission copies the account's list into a pod that names none.
+    let is_copied = subject.kind == "Pod"
+        && subject.source == Source::Cluster
+        && of_account.is_some_and(|list| *list == subject.pull_secrets);
+    if subject.pull_secrets.is_empty() || is_copied {
+        let text = format!(
+            "make a secret, and let the service account {account} hand it to new pods; pods that \
+             exist must be made again"
+        );
+        // A list of an account is replaced as a whole (kubelet-images.md 15.8, S11).
+        return match of_account {
+            Some(list) => fix(
+                text,
+                format!(
+                    "{made} && kubectl patch serviceaccount {} -n {} --type=merge -p {}",
+                    word(account),
+                    word(namespace),
+                    word(&whole(list).to_string())
+                ),
+            ),
+            None => fix(text, made),
+        };
+    }
+    let text =
+        format!("make a secret, and add {name} to the imagePullSecrets that name the others");
+    if subject.source != Source::Cluster || subject.kind == "PodTemplate" {
+        return fix(text, made);
+    }
+    if matches!(subject.kind.as_str(), "Pod" | "Job") {
+        let kind = subject.kind.to_lowercase();
+        return fix(format!("{text}; a {kind} that exists must be deleted and made again"), made);
+    }
+    let mut patch =
+        serde_json::json!({"spec": {"template": {"spec": whole(&subject.pull_secrets)}}});
+    if subject.kind == "CronJob" {
+        patch = serde_json::json!({"spec": {"jobTemplate": patch}});
+    }
+    fix(
+        text,
+        format!(
+            "{made} && kubectl patch {} {} -n {} --type=merge -p {}",
+            subject.kind.to_lowercase(),
+            word(&subject.name),
+            word(namespace),
+            word(&patch.to_string())
+        ),
+    )
 }
 
 /// Writes another image.
@@ -175,6 +320,11 @@ pub(crate) fn image(subject: &Subject, image_use: &ImageUse, meant: Option<&str>
     }
     let is_container = matches!(image_use.role, Role::Container | Role::InitContainer);
     match &subject.source {
+        // The template of a job never changes.
+        Source::Cluster if subject.kind == "Job" => Fix {
+            text: format!("{text}; the job must be deleted and made again for that"),
+            command: None,
+        },
         Source::Cluster if is_container => fix(
             text,
             format!(
@@ -186,19 +336,6 @@ pub(crate) fn image(subject: &Subject, image_use: &ImageUse, meant: Option<&str>
                 word(meant)
             ),
         ),
-        Source::File { path } if path != "-" && !image_use.image.is_empty() => {
-            let plain = |text: &str| {
-                text.chars().fold(String::new(), |mut escaped, c| {
-                    if r"\.*[]^$#&/".contains(c) {
-                        escaped.push('\\');
-                    }
-                    escaped.push(c);
-                    escaped
-                })
-            };
-            let script = format!("s/{}/{}/", plain(&image_use.image), plain(meant));
-            fix(text, format!("sed -i {} {}", word(&script), word(path)))
-        }
         Source::CommandLine => fix(text, format!("shipway explain --image {}", word(meant))),
         Source::Cluster | Source::File { .. } => Fix { text, command: None },
     }
@@ -207,7 +344,8 @@ pub(crate) fn image(subject: &Subject, image_use: &ImageUse, meant: Option<&str>
 /// Lets the node pull.
 pub(crate) fn policy(subject: &Subject, image_use: &ImageUse) -> Fix {
     let text = "write IfNotPresent, or bring the image to each node";
-    let is_workload = !matches!(subject.kind.as_str(), "Pod" | "CronJob" | "Image" | "PodTemplate");
+    let is_workload =
+        !matches!(subject.kind.as_str(), "Pod" | "Job" | "CronJob" | "Image" | "PodTemplate");
     if is_workload && subject.source == Source::Cluster && image_use.role == Role::Container {
         let container = serde_json::json!({
             "name": image_use.name, "imagePullPolicy": "IfNotPresent",
@@ -241,13 +379,14 @@ pub(crate) fn service_account(subject: &Subject) -> Fix {
     )
 }
 
-/// Makes a pod again, so that admission copies the account's secrets.
-pub(crate) fn make_pod_again(subject: &Subject) -> Fix {
-    let (name, namespace) = (word(&subject.name), word(&subject.namespace));
-    fix(
-        "make the pod again",
-        format!("kubectl get pod {name} -n {namespace} -o yaml | kubectl replace --force -f -"),
-    )
+/// Makes a pod again, so that admission copies the account's secrets. No command reads a pod and
+/// makes it again in safety: the second half may be refused when the first one has deleted it.
+pub(crate) fn make_pod_again() -> Fix {
+    Fix {
+        text: "make the pod again: delete it, and let its owner or its own manifest make it"
+            .to_owned(),
+        command: None,
+    }
 }
 
 /// Looks with the rights that are missing.
@@ -333,16 +472,105 @@ mod tests {
         assert_eq!(word("it's"), r"'it'\''s'");
     }
 
+    fn gathered(kind: &str, config: Option<&str>) -> Gathered {
+        let state = match config {
+            None => SecretState::Missing { elsewhere: Vec::new() },
+            Some(config) => SecretState::Found(PullSecret {
+                namespace: "ns".to_owned(),
+                name: "s".to_owned(),
+                uid: String::new(),
+                kind: kind.to_owned(),
+                data: [(".dockerconfigjson".to_owned(), config.as_bytes().to_vec())].into(),
+            }),
+        };
+        let name = "s".to_owned();
+        let named = super::super::gathering::NamedSecret { name, named_by: NamedBy::Pod, state };
+        Gathered { secrets: vec![named], ..Gathered::default() }
+    }
+
+    /// What a secret holds, and what is done about it.
     #[test]
-    fn commands_ask_for_the_password() {
-        let made = renew_secret("ns", "regcred", "docker.io", Some("janedoe"));
-        assert_eq!(
-            made.command.as_deref(),
-            Some(
-                "read -rsp 'password: ' PW && kubectl create secret docker-registry regcred -n ns \
-                 --docker-server=https://index.docker.io/v1/ --docker-username=janedoe \
-                 --docker-password=\"$PW\" --dry-run=client -o yaml | kubectl replace --force -f -"
-            )
-        );
+    fn secrets_are_never_deleted_and_other_entries_stay() {
+        let auth = r#"{"auth":"YTpi"}"#;
+        let both = format!(r#"{{"auths":{{"r:5000":{auth},"other.example":{auth}}}}}"#);
+        let own = format!(r#"{{"auths":{{"r:5000":{auth}}}}}"#);
+        let store = format!(r#"{{"auths":{{"other.example":{auth}}},"credsStore":"desktop"}}"#);
+        let broken = format!(r#"{{"auths":{{"o.example":{{"auth":"pants"}},"r:5000":{auth}}}}}"#);
+        for (kind, config, expected) in [
+            (DOCKER_TYPE, None, Some("kubectl create secret generic s")),
+            (DOCKER_TYPE, Some(both.as_str()), Some("shipway login r:5000")),
+            (DOCKER_TYPE, Some(own.as_str()), Some("kubectl patch secret s")),
+            (DOCKER_TYPE, Some(r#"{"credsStore":"x"}"#), Some("kubectl patch secret s")),
+            (DOCKER_TYPE, Some(store.as_str()), None),
+            (DOCKER_TYPE, Some(broken.as_str()), None),
+            (DOCKER_TYPE, Some("no json"), None),
+            ("Opaque", Some(own.as_str()), None),
+        ] {
+            let command = renew_secret(&gathered(kind, config), "ns", "s", "r:5000", None).command;
+            let text = command.as_deref().unwrap_or_default();
+            assert!(expected.is_none_or(|part| text.contains(part)), "{config:?}: {command:?}");
+            assert_eq!(command.is_some(), expected.is_some(), "{config:?}: {command:?}");
+            for part in ["--force", "replace", "--docker-password", "read -rs"] {
+                assert!(!text.contains(part), "{part} in {text}");
+            }
+        }
+        for found in ["its data are password", "its type is Opaque, with .dockerconfigjson"] {
+            let command = retype_secret("ns", "db-password", "r:5000", found).command;
+            let command = command.expect("a command");
+            assert!(command.contains("kubectl create secret generic db-password-registry "));
+            assert!(!command.contains("replace") && !command.contains("patch"), "{command}");
+        }
+    }
+
+    /// Runs a command with a kubectl that keeps what it is given; what it kept.
+    fn run(command: &str, input: &str, kubectl: &str) -> (bool, String) {
+        use std::io::Write as _;
+        use std::process::{Command, Stdio};
+        let bin = tempfile::tempdir().expect("a directory");
+        let program = bin.path().join("kubectl");
+        std::fs::write(&program, format!("#!/bin/sh\n{kubectl}\n")).expect("a file");
+        Command::new("chmod").arg("+x").arg(&program).status().expect("chmod");
+        let path = std::env::var("PATH").expect("a PATH");
+        let mut child = Command::new("sh")
+            .args(["-c", command])
+            .env("PATH", format!("{}:{path}", bin.path().display()))
+            .env("TMPDIR", bin.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("sh");
+        child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("a reader");
+        let output = child.wait_with_output().expect("its end");
+        let left = std::fs::read_dir(bin.path()).expect("a directory").count();
+        assert_eq!(left, 1, "nothing stays but the kubectl");
+        (output.status.success(), String::from_utf8(output.stdout).expect("UTF-8"))
+    }
+
+    #[test]
+    fn commands_run_in_any_shell_and_keep_the_password_out_of_arguments() {
+        let password = r#"it's "100%" \n $HOME"#;
+        let made = write(Write::Create, "ns", "s", "r:5000", Some("o'neil"));
+        let show =
+            r#"echo "$@"; for a; do case $a in --from-file=*) cat "${a#*json=}";; esac; done"#;
+        let (success, shown) = run(&made, &format!("{password}\n"), show);
+        assert!(success, "{shown}");
+        let (arguments, config) = shown.split_once('\n').expect("two lines");
+        assert!(!arguments.contains("it's"), "{arguments}");
+        let entries = credentials::parse_config_json(config.as_bytes()).expect("a config");
+        assert_eq!(entries[0].key, "r:5000");
+        let expected =
+            credentials::RegistryAuth::basic("o'neil", credentials::Secret::new(password));
+        assert_eq!(entries[0].auth.identity_hash(), expected.identity_hash());
+
+        let patched = write(Write::Patch, "ns", "s", "r:5000", None);
+        let show = r#"for a; do case $a in --patch-file=*) cat "${a#*=}";; esac; done"#;
+        let (success, shown) = run(&patched, "jane\npw\n", show);
+        assert!(success && shown.contains(r#"{"data":{".dockerconfigjson":"eyJ"#), "{shown}");
+        // Nobody's password, and a secret that cannot be read: nothing is written.
+        assert!(!run(&patched, "jane\n\n", "echo written").0);
+        let merged = write(Write::Merge, "ns", "s", "r:5000", Some("jane"));
+        let refuse = r#"[ "$1" = get ] && exit 1; echo written"#;
+        assert_eq!(run(&merged, "pw\n", refuse), (false, String::new()));
     }
 }

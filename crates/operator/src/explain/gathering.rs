@@ -54,6 +54,8 @@ pub(crate) struct Gathered {
     /// About the service account; the first one may be the cause of a refusal.
     pub(crate) remarks: Vec<Remark>,
     pub(crate) events: Vec<Event>,
+    /// The secrets of the service account, if they are known.
+    pub(crate) account_secrets: Option<Vec<String>>,
     /// Why there may be more secrets than we know.
     pub(crate) unknown: Option<String>,
 }
@@ -130,10 +132,17 @@ async fn names<C: Cluster>(
         Some(found) => Known::Is(found.clone()),
         None => cluster.service_account(namespace, account).await,
     };
+    // Every namespace gets that account by itself, soon after it is made.
+    let is_to_come = account == "default"
+        && known == Known::Absent
+        && (documents.namespaces.contains(namespace)
+            || cluster.namespace(namespace).await == Known::Absent);
+    let known = if is_to_come { Known::Is(ServiceAccount::default()) } else { known };
     let was_admitted = subject.kind == "Pod" && subject.source == Source::Cluster;
     match known {
         Known::Is(found) => {
             let of_account = account_secrets(&found);
+            gathered.account_secrets = Some(of_account.clone());
             if was_admitted && named.is_empty() && !of_account.is_empty() {
                 gathered.remarks.push(Remark::about(
                     object,

@@ -58,6 +58,10 @@ impl NodeSide {
 
     /// Where the node takes an image from.
     pub(crate) fn served(&self, reference: &Reference) -> Served {
+        // No name server knows it.
+        if reference.registry() == NODE_REGISTRY {
+            return Served::Here;
+        }
         let Self::Known { mirrors, .. } = self else { return Served::ByName };
         let name = reference.name();
         let target = mirrors.iter().find_map(|mirror| match mirror.from.strip_suffix("/*") {

@@ -56,6 +56,17 @@ pub(crate) fn read(
     })
 }
 
+/// The text of the last failed pull, if it speaks of a refused credential.
+pub(crate) fn refused_before(image_use: &ImageUse, gathered: &Gathered) -> Option<String> {
+    let of_image = gathered.events.iter().filter(|event| is_about(event, image_use));
+    let refusals = of_image.filter(|event| {
+        let text = message(event).to_ascii_lowercase();
+        text.starts_with("failed to pull image")
+            && ["401", "unauthorized", "password"].iter().any(|part| text.contains(part))
+    });
+    refusals.max_by_key(|event| last_seen(event)).map(|event| message(event).to_owned())
+}
+
 /// Seconds of the back-off after so many failures (kubelet-images.md 3.1).
 fn window(attempts: u32) -> u64 {
     let doublings = attempts.saturating_sub(1).min(10);

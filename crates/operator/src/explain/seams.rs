@@ -38,6 +38,9 @@ pub trait Cluster: Sync {
         name: &str,
     ) -> impl Future<Output = Known<ServiceAccount>> + Send;
 
+    /// Whether a namespace exists.
+    fn namespace(&self, name: &str) -> impl Future<Output = Known<()>> + Send;
+
     /// The events about one pod.
     fn events(&self, namespace: &str, pod: &str) -> impl Future<Output = Known<Vec<Event>>> + Send;
 }
@@ -77,6 +80,10 @@ impl NoCluster {
 }
 
 impl Cluster for NoCluster {
+    async fn namespace(&self, _: &str) -> Known<()> {
+        self.unknown()
+    }
+
     async fn secret(&self, _: &str, _: &str) -> Known<Secret> {
         self.unknown()
     }

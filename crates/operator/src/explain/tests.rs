@@ -54,6 +54,7 @@ struct FakeCluster {
     account: Value,
     events: Vec<Value>,
     forbidden: bool,
+    no_namespace: bool,
 }
 
 fn as_typed<T: serde::de::DeserializeOwned>(value: &Value) -> T {
@@ -82,6 +83,10 @@ impl Cluster for FakeCluster {
             Value::Bool(_) => Known::Absent,
             account => Known::Is(as_typed(account)),
         }
+    }
+
+    async fn namespace(&self, _: &str) -> Known<()> {
+        if self.no_namespace { Known::Absent } else { Known::Is(()) }
     }
 
     async fn events(&self, _: &str, _: &str) -> Known<Vec<Event>> {
@@ -229,7 +234,7 @@ fn keys_that_do_not_match_say_which_would() {
     let texts: Vec<&str> = found.remarks.iter().map(|remark| remark.text.as_str()).collect();
     assert!(texts.iter().any(|text| text.contains("\"r.example:5000\" would")), "{texts:?}");
     let command = found.cause.and_then(|cause| cause.command).unwrap_or_default();
-    assert!(command.contains("--docker-server=r.example:5000"), "{command}");
+    assert!(command.contains("shipway login r.example:5000 "), "{command}");
 }
 
 #[test]
@@ -710,4 +715,169 @@ fn answers_of_real_registries_are_sorted() {
         assert_eq!(refused.kind, AnswerKind::ConnectionRefused, "{refused:?}");
         server.abort();
     });
+}
+
+fn world_of(secrets: Vec<Value>) -> World {
+    World { cluster: FakeCluster { secrets, ..FakeCluster::default() }, ..World::default() }
+}
+
+#[test]
+fn a_refusal_is_no_verdict_where_something_else_may_open_the_image() {
+    let jane = || vec![docker("s", &config(REGISTRY, "jane"))];
+    let elsewhere = NodeSide::Unknown { why: "it is another machine".to_owned() };
+    let world = World { node: Some(elsewhere), ..world_of(jane()) };
+    for named in [&["s"][..], &[]] {
+        let found = world.explain(&pod(&image(), named), file());
+        assert_eq!(found.verdict, Verdict::Unknown, "{found:#?}");
+        let text = found.cause.expect("a cause").text;
+        assert!(text.ends_with("a credential of its own: it is another machine"), "{text}");
+    }
+    let subject = Subject::of_image(&image(), "team");
+    assert_eq!(World::of(vec![subject], &world).verdict, Verdict::Fails);
+    // It runs, or it has run and is to be started again with a pull.
+    for (state, expected) in [
+        (json!({"running": {}}), Verdict::Unknown),
+        (json!({"waiting": {"reason": "ImagePullBackOff"}}), Verdict::Fails),
+    ] {
+        let mut pod = pod(&image(), &["s"]);
+        pod["status"] = json!({"containerStatuses": [{
+            "name": "app", "image": "", "imageID": "", "ready": false, "restartCount": 1,
+            "state": state,
+        }]});
+        assert_eq!(world_of(jane()).explain(&pod, Source::Cluster).verdict, expected);
+    }
+    // The seventeenth is not asked.
+    for (count, expected) in [(16, Verdict::Fails), (17, Verdict::Unknown)] {
+        let names: Vec<String> = (0..count).map(|n| format!("s{n}")).collect();
+        let secret = |name: &String| docker(name, &config(REGISTRY, name));
+        let world = world_of(names.iter().map(secret).collect());
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        assert_eq!(world.explain(&pod(&image(), &names), file()).verdict, expected);
+    }
+}
+
+#[test]
+fn keys_are_shown_without_what_people_put_into_them() {
+    for key in ["https://jane:canary@other.example", "other.example/x?token=canary"] {
+        let secrets = vec![docker("s", &config(key, "jane"))];
+        let found = world_of(secrets).explain(&pod(&image(), &["s"]), file());
+        let text = found.cause.expect("a cause").text;
+        assert!(text.contains("****"), "{text}");
+    }
+}
+
+#[test]
+fn the_default_account_of_a_new_namespace_is_present_and_empty() {
+    let explained = |no_namespace: bool, text: &str| {
+        let cluster = FakeCluster { account: json!(false), no_namespace, ..FakeCluster::default() };
+        let mut documents = Documents::default();
+        documents.add("pod.yaml", text, "team").expect("objects");
+        documents.add("pod.yaml", &pod(&image(), &[]).to_string(), "team").expect("a pod");
+        let inputs = Inputs {
+            documents: &documents,
+            secrets: &[],
+            cluster: &cluster,
+            registry: Some(&FakeRegistry { opens_to: vec![""], refusal: None }),
+            node: &known(Vec::new(), Vec::new()),
+            platform: Platform::linux("amd64"),
+            now: NOW,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(explain(&documents.subjects, &inputs)).verdict
+    };
+    assert_eq!(explained(false, "kind: Service"), Verdict::Fails);
+    assert_eq!(explained(true, "kind: Service"), Verdict::Pulls);
+    assert_eq!(explained(false, "kind: Namespace\nmetadata: {name: team}"), Verdict::Pulls);
+}
+
+#[test]
+fn nobody_is_asked_for_what_the_node_makes_itself() {
+    let registry = FakeRegistry { opens_to: vec![], refusal: Some(AnswerKind::HostUnknown) };
+    let world = World { registry, ..World::default() };
+    let found = world.explain(&pod("shipway.local/hello:1", &[]), file());
+    assert_eq!((found.verdict, found.cause), (Verdict::Pulls, None));
+    let node = Some(NodeSide::Unknown { why: "it is another machine".to_owned() });
+    let found = World { node, ..world }.explain(&pod("shipway.local/hello:1", &[]), file());
+    assert_eq!(found.verdict, Verdict::Unknown);
+    assert_eq!(found.cause.map(|cause| cause.code), Some("node-serves".to_owned()));
+}
+
+#[test]
+fn a_limit_after_wrong_passwords_names_both() {
+    let refusal = Some(AnswerKind::RateLimited { retry_after: None });
+    let text = format!("Failed to pull image \"{}\": 401 Unauthorized", image());
+    let event = json!({
+        "metadata": {"name": "e", "namespace": "team"}, "reason": "Failed", "message": text,
+        "involvedObject": {"name": "app", "fieldPath": "spec.containers{app}"},
+    });
+    let cluster = FakeCluster {
+        secrets: vec![docker("s", &config(REGISTRY, "jane"))],
+        events: vec![event],
+        ..FakeCluster::default()
+    };
+    let registry = FakeRegistry { opens_to: vec![], refusal };
+    let world = World { registry, cluster, ..World::default() };
+    let cause = world.explain(&pod(&image(), &["s"]), Source::Cluster).cause.expect("a cause");
+    assert_eq!(cause.code, "rate-limited");
+    assert!(cause.text.contains("limits") && cause.text.contains("401"), "{}", cause.text);
+    assert!(cause.fix.contains("secret s"), "{}", cause.fix);
+}
+
+/// Who must name the first secret; kubelet-images.md 15.8, S11.
+#[test]
+fn the_list_of_an_account_is_written_as_a_whole() {
+    let account =
+        json!({"metadata": {"name": "default"}, "imagePullSecrets": [{"name": "regcred"}]});
+    let other = || docker("regcred", "{}");
+    let command = |kind: &str, object: &Value, account: &Value| {
+        let cluster = FakeCluster {
+            secrets: vec![other()],
+            account: account.clone(),
+            ..FakeCluster::default()
+        };
+        let registry = FakeRegistry {
+            opens_to: vec![],
+            refusal: Some(AnswerKind::RateLimited { retry_after: None }),
+        };
+        let mut object = object.clone();
+        object["kind"] = json!(kind);
+        if kind != "Pod" {
+            object["spec"] = json!({"template": {"spec": object["spec"]}});
+        }
+        let world = World { cluster, registry, ..World::default() };
+        world.explain(&object, Source::Cluster).cause.and_then(|cause| cause.command)
+    };
+    let none = pod(&image(), &[]);
+    let own = pod(&image(), &["mine"]);
+    let of = |kind: &str, object: &Value| command(kind, object, &account).expect("a command");
+    let list = r#"'{"imagePullSecrets":[{"name":"regcred"},{"name":"regcred-2"}]}'"#;
+    assert!(of("Deployment", &none).ends_with(list), "{}", of("Deployment", &none));
+    assert!(of("Deployment", &none).contains("kubectl patch serviceaccount default -n team"));
+    let own_list = r#"{"spec":{"template":{"spec":{"imagePullSecrets":[{"name":"mine"},{"name":"regcred-2"}]}}}}"#;
+    assert!(of("Deployment", &own).contains(own_list), "{}", of("Deployment", &own));
+    // Templates of jobs and secrets of pods never change.
+    for kind in ["Job", "Pod"] {
+        assert!(!of(kind, &own).contains("kubectl patch"), "{}", of(kind, &own));
+    }
+    assert!(of("Pod", &pod(&image(), &["regcred"])).ends_with(list), "copied by admission");
+}
+
+#[test]
+fn no_command_edits_files_or_what_never_changes() {
+    let bad = pod("registry.example.com:5000", &[]);
+    let in_file = World::default().explain(&bad, file()).cause.expect("a cause");
+    assert_eq!(in_file.command, None);
+    assert!(in_file.fix.contains("spec.containers[0].image"), "{}", in_file.fix);
+    let job = json!({
+        "kind": "Job", "metadata": {"name": "j", "namespace": "team"},
+        "spec": {"template": {"spec": {"containers": [{
+            "name": "app", "image": "nginx:1", "imagePullPolicy": "Never",
+        }, {"name": "bad", "image": "Nginx"}]}}},
+    });
+    let subject = Subject::of_object(&job, "team", Source::Cluster).expect("a subject");
+    let report = World::of(vec![subject], &World::default());
+    for image in &report.subjects[0].images {
+        let command = image.cause.as_ref().and_then(|cause| cause.command.clone());
+        assert!(command.is_none_or(|command| !command.starts_with("kubectl")), "{image:#?}");
+    }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use clap::Args;
-use k8s_openapi::api::core::v1::{Event, Node, Pod, Secret, ServiceAccount};
+use k8s_openapi::api::core::v1::{Event, Namespace, Node, Pod, Secret, ServiceAccount};
 use kube::api::{Api, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use oci_model::Platform;
@@ -277,6 +277,12 @@ impl Cluster for KubeCluster {
     async fn service_account(&self, namespace: &str, name: &str) -> Known<ServiceAccount> {
         let api: Api<ServiceAccount> = Api::namespaced(self.client.clone(), namespace);
         known(api.get_opt(name).await, &format!("service accounts in namespace {namespace}"))
+    }
+
+    async fn namespace(&self, name: &str) -> Known<()> {
+        let api: Api<Namespace> = Api::all(self.client.clone());
+        let found = api.get_metadata_opt(name).await;
+        known(found.map(|found| found.map(|_| ())), "namespaces")
     }
 
     async fn events(&self, namespace: &str, pod: &str) -> Known<Vec<Event>> {
