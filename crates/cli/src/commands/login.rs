@@ -29,6 +29,9 @@ pub(crate) struct LoginArgs {
     /// Read the password from standard input
     #[arg(long, requires = "username")]
     password_stdin: bool,
+    /// Keep user and password also if the registry gives an identity token, which kubelets ignore
+    #[arg(long)]
+    keep_password: bool,
     #[command(flatten)]
     registry: RegistryArgs,
 }
@@ -74,13 +77,13 @@ pub(crate) async fn login(args: LoginArgs) -> Result<ExitCode, Failure> {
             None => failure,
         }
     })?;
+    let kept = if args.keep_password { auth } else { kept };
     keep(&path, &server, &kept)?;
     if matches!(kept, RegistryAuth::IdentityToken { .. }) {
-        output::error_line(&format!(
+        output::error_line(
             "The registry gave an identity token, which is kept instead of the password.\nKubelets \
-             ignore those: for a pull secret use kubectl create secret docker-registry \
-             --docker-server={server}."
-        ));
+             ignore those: for a pull secret log in with --keep-password.",
+        );
     }
     output::line("Login Succeeded");
     Ok(ExitCode::SUCCESS)

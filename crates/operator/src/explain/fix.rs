@@ -86,8 +86,8 @@ fn write(how: Write, namespace: &str, name: &str, registry: &str, user: Option<&
         Write::Patch => format!("({asked} && {entry} && {patch})"),
         // A registry that refuses the credential ends it here.
         Write::Merge => format!(
-            "({asked} && {} && printf '%s' \"$PW\" | DOCKER_CONFIG=\"$D\" shipway login {} \
-             --username {user} --password-stdin && {patch})",
+            "({asked} && {} && printf '%s' \"$PW\" | DOCKER_CONFIG=\"$D\" shipway login \
+             --keep-password {} --username {user} --password-stdin && {patch})",
             read_config(&name, &namespace),
             word(registry),
         ),
@@ -498,7 +498,7 @@ mod tests {
         let broken = format!(r#"{{"auths":{{"o.example":{{"auth":"pants"}},"r:5000":{auth}}}}}"#);
         for (kind, config, expected) in [
             (DOCKER_TYPE, None, Some("kubectl create secret generic s")),
-            (DOCKER_TYPE, Some(both.as_str()), Some("shipway login r:5000")),
+            (DOCKER_TYPE, Some(both.as_str()), Some("shipway login --keep-password r:5000")),
             (DOCKER_TYPE, Some(own.as_str()), Some("kubectl patch secret s")),
             (DOCKER_TYPE, Some(r#"{"credsStore":"x"}"#), Some("kubectl patch secret s")),
             (DOCKER_TYPE, Some(store.as_str()), None),

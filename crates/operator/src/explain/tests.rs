@@ -234,7 +234,7 @@ fn keys_that_do_not_match_say_which_would() {
     let texts: Vec<&str> = found.remarks.iter().map(|remark| remark.text.as_str()).collect();
     assert!(texts.iter().any(|text| text.contains("\"r.example:5000\" would")), "{texts:?}");
     let command = found.cause.and_then(|cause| cause.command).unwrap_or_default();
-    assert!(command.contains("shipway login r.example:5000 "), "{command}");
+    assert!(command.contains("shipway login --keep-password r.example:5000 "), "{command}");
 }
 
 #[test]
