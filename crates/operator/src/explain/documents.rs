@@ -37,7 +37,7 @@ pub enum DocumentsError {
         /// What is wrong and where.
         reason: String,
     },
-    /// More objects than [`DOCUMENTS_MAX`].
+    /// More objects than `DOCUMENTS_MAX`.
     #[error("{path}: more than {DOCUMENTS_MAX} objects")]
     TooMany {
         /// The file.
