@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use crate::machine::{Ran, run, shipway};
 
 /// A text that must never be seen outside of a credential: part of every secret of these tests.
-pub(crate) const CANARY: &str = "canary-5e4c1d";
+pub(crate) const CANARY: &str = "c4n4ry5e4c1d";
 
 /// One request, as it came.
 #[derive(Clone, Debug)]

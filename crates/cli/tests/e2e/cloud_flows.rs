@@ -123,7 +123,7 @@ fn image(host: &str) -> String {
 
 /// The variables by which a test is somebody at Amazon.
 pub(crate) fn aws_keys() -> [(&'static str, &'static str); 2] {
-    [("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"), ("AWS_SECRET_ACCESS_KEY", "canary-5e4c1d-key")]
+    [("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"), ("AWS_SECRET_ACCESS_KEY", "c4n4ry5e4c1d-key")]
 }
 
 #[test]

@@ -236,6 +236,15 @@ fn a_helper_that_config_json_names_is_run_and_one_that_is_missing_is_not_missed(
     std::fs::set_permissions(helper, mode).expect("ours");
     clouds.shipway(&["tags", &image], &aws_keys(), "").ok();
     assert_eq!(clouds.count(API), 1);
+
+    // Row 62: who stands behind a helper in the same file is told so, once and without a secret.
+    let shadowed = json!({ "auth": base64_encode("u:shadowed") });
+    let config = json!({ "credHelpers": { ECR: "ecr-login" }, "auths": { ECR: shadowed } });
+    clouds.write("home/.docker/config.json", &config.to_string());
+    let ran = clouds.shipway(&["tags", &image], &aws_keys(), "");
+    let told = ran.stderr.matches("of the config file is not used").count();
+    assert_eq!((ran.code, told), (0, 1), "{ran:?}");
+    assert!(!ran.stderr.contains("shadowed") && !ran.stderr.contains(CANARY), "{ran:?}");
 }
 
 #[test]
@@ -291,20 +300,20 @@ fn each_clouds_way_to_write_a_challenge_is_understood() {
             "gcr.io",
             r#"Bearer realm="https://gcr.io/v2/token",service=gcr.io"#,
             "/v2/token",
-            "_token:canary-5e4c1d-token",
+            "_token:c4n4ry5e4c1d-token",
         ),
         (
             "eu-docker.pkg.dev",
             r#"Bearer realm="https://eu-docker.pkg.dev/v2/token""#,
             "/v2/token",
-            "_token:canary-5e4c1d-token",
+            "_token:c4n4ry5e4c1d-token",
         ),
         (
             "de.icr.io",
             "Bearer realm=https://de.icr.io/oauth/token, service=registry, \
              scope=repository:team/app:pull",
             "/oauth/token",
-            "iambearer:canary-5e4c1d-token",
+            "iambearer:c4n4ry5e4c1d-token",
         ),
     ] {
         let clouds = Clouds::start(move |request| match request.host.as_str() {

@@ -136,8 +136,9 @@ fn an_image_is_known_in_every_form_and_no_other_host_is() {
 fn no_failure_of_any_cloud_shows_a_secret() {
     // Row 8, with every line of the log that there is.
     let leaky = format!(
-        r#"{{"error":"{CANARY}-body","message":"{CANARY}-body","errors":[{{"message":"{CANARY}"}}],"__type":"x"}}"#
+        r#"{{"error":"{CANARY}","error_subtype":"{CANARY}","error_description":"{CANARY}","code":"{CANARY}","Code":"{CANARY}","errorCode":"{CANARY}","message":"{CANARY}","errors":[{{"code":"{CANARY}","message":"{CANARY}"}}],"__type":"x#{CANARY}"}}"#
     );
+    let leaky_xml = format!("<ErrorResponse><Error><Code>{CANARY}</Code></Error></ErrorResponse>");
     type Fault = Box<dyn Fn() -> Reply + Send + Sync>;
     let elsewhere = format!("https://evil.example/?{CANARY}-query");
     let faults: Vec<Fault> = vec![
@@ -150,6 +151,7 @@ fn no_failure_of_any_cloud_shows_a_secret() {
             move || Reply::new(503, leaky.clone())
         }),
         Box::new(move || Reply::new(200, leaky.clone()).cut()),
+        Box::new(move || Reply::new(403, leaky_xml.clone())),
         Box::new(|| Reply::new(200, format!("<html>{CANARY}-page")).header("content-type", "x")),
         Box::new(move || Reply::new(302, "").header("location", &elsewhere)),
     ];
