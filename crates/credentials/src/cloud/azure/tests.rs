@@ -78,7 +78,7 @@ fn entra_error(code: u64) -> Answer {
         "error": "invalid_client",
         "error_description": format!("AADSTS{code}: c4n4ry0fASecret9"),
         "error_codes": [code],
-        "correlation_id": "corr-1",
+        "correlation_id": "c0-1",
     });
     answer(401, &body.to_string())
 }
@@ -143,6 +143,28 @@ fn a_registry_that_sends_clients_elsewhere_gets_no_token() {
         let error = failure(&world).to_string(); // 43
         assert!(error.contains("nothing was sent"), "{error}");
         assert_eq!(world.sent.borrow().len(), 2, "{challenge}");
+    }
+}
+
+#[test]
+fn a_challenge_whose_last_value_has_no_quotes_is_understood() {
+    // cloud-credentials.md 4.4: Azure's own provider panics.
+    for challenge in [
+        "Bearer realm=\"https://myregistry.azurecr.io/oauth2/token\",service=myregistry.azurecr.io",
+        "Bearer realm=https://myregistry.azurecr.io/oauth2/token,service=myregistry.azurecr.io",
+        "Bearer service=\"myregistry.azurecr.io\", realm=https://myregistry.azurecr.io/oauth2/token",
+    ] {
+        let refresh = json!({ "refresh_token": jwt(IN_THREE_HOURS) }).to_string();
+        let world = environment()
+            .variable("AZURE_CLIENT_SECRET", CANARY)
+            .server(Method::Post, ENTRA, entra_token())
+            .server(
+                Method::Get,
+                CHALLENGE,
+                answer_with(401, &[("www-authenticate", challenge)], ""),
+            )
+            .server(Method::Post, EXCHANGE, answer(200, &refresh));
+        assert_eq!(given(&world).keep_for, Duration::from_secs(3600), "{challenge}");
     }
 }
 
@@ -216,7 +238,7 @@ fn a_federated_token_is_read_anew_and_a_new_federation_waited_for() {
     let world = federated().server(Method::Post, ENTRA, entra_error(700_024));
     let error = failure(&world);
     assert!(error.hint.as_ref().expect("a hint").contains("the clock is off"));
-    assert_eq!(error.request_id.as_deref(), Some("corr-1"));
+    assert_eq!(error.request_id.as_deref(), Some("c0-1"));
     assert_eq!(world.sent.borrow().len(), 1);
 
     let world = with_registry(federated())
@@ -324,6 +346,51 @@ fn the_environment_shows_which_service_hands_out_tokens() {
     );
     assert_eq!(given(&world).source, "managed identity of Cloud Shell");
     assert_eq!(world.sent_body(0), "resource=https%3A%2F%2Fcontainerregistry.azure.net");
+    assert_eq!(world.sent_header(0, "metadata").as_deref(), Some("true"));
+}
+
+#[test]
+fn of_several_services_the_first_in_azures_order_is_asked() {
+    // 50: each is preceded by those before it, whatever else the environment shows.
+    let (app, msi) = ("http://127.0.0.1:41741/token", "http://127.0.0.1:4000/msi");
+    let imds = ("IMDS_ENDPOINT", "http://127.0.0.1:40342");
+    let identity = ("IDENTITY_ENDPOINT", app);
+    let header = ("IDENTITY_HEADER", "h");
+    let thumbprint = ("IDENTITY_SERVER_THUMBPRINT", "AB12");
+    let (msi_endpoint, msi_secret) = (("MSI_ENDPOINT", msi), ("MSI_SECRET", "s"));
+    let of_app = |version: &str| {
+        format!("{app}?api-version={version}&resource=https%3A%2F%2Fcontainerregistry.azure.net")
+    };
+    let of_msi =
+        format!("{msi}?api-version=2017-09-01&resource=https%3A%2F%2Fcontainerregistry.azure.net");
+    let all = [identity, header, thumbprint, imds, msi_endpoint, msi_secret];
+    for (variables, method, url, source) in [
+        (&all[..], Method::Get, of_app("2019-07-01-preview"), "Service Fabric"),
+        (
+            &[identity, header, imds, msi_endpoint, msi_secret][..],
+            Method::Get,
+            of_app("2019-08-01"),
+            "App Service",
+        ),
+        (&[msi_endpoint, msi_secret, header, thumbprint][..], Method::Get, of_msi, "Azure ML"),
+        (&[msi_endpoint, imds][..], Method::Post, msi.to_owned(), "Cloud Shell"),
+        (&[identity, imds][..], Method::Get, of_app("2020-06-01"), "Azure Arc"),
+        (&[imds, header][..], Method::Get, ARC.to_owned(), "Azure Arc"),
+    ] {
+        let world = World::new().file("/opt/azcmagent/bin/himds", "");
+        let world =
+            variables.iter().fold(world, |world, (name, value)| world.variable(name, value));
+        let world = with_registry(world).server(method, &url, imds_token());
+        assert_eq!(given(&world).source, format!("managed identity of {source}"));
+        assert_eq!(world.sent_urls()[0], url);
+    }
+    // Nothing of it and no agent of Arc: the instance's own service.
+    let world = with_registry(World::new().variable(header.0, header.1)).server(
+        Method::Get,
+        IMDS,
+        imds_token(),
+    );
+    assert_eq!(given(&world).source, "managed identity of the instance");
 }
 
 #[test]

@@ -103,13 +103,13 @@ fn an_instance_has_a_trusted_profile() {
 
 #[test]
 fn an_unknown_key_is_not_tried_again() {
-    let body = r#"{"errorCode":"BXNIM0415E","errorMessage":"c4n4ry0fASecret9","context":{"requestId":"r-1"}}"#;
+    let body = r#"{"errorCode":"BXNIM0415E","errorMessage":"c4n4ry0fASecret9","context":{"requestId":"4f-1"}}"#;
     let world =
         World::new().variable("ICR_APIKEY", CANARY).server(Method::Post, IAM, answer(400, body));
     let error = failure(&world); // 59
     assert_eq!(
         error.to_string(),
-        "icr: IAM token at https://iam.cloud.ibm.com: status 400 BXNIM0415E (request r-1)"
+        "icr: IAM token at https://iam.cloud.ibm.com: status 400 BXNIM0415E (request 4f-1)"
     );
     assert!(error.hint.expect("a hint").contains("API key is not known"));
     assert_eq!(world.sent.borrow().len(), 1);

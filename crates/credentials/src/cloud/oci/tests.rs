@@ -19,6 +19,9 @@ const PUBLIC_KEY: &str = include_str!("../test-key.pub.pem");
 const INSTANCE: &str = include_str!("../test-instance.pem");
 /// By `openssl x509 -fingerprint -sha1`.
 const FINGERPRINT: &str = "37:FA:F0:5F:98:1C:EE:86:5D:55:8D:B7:BC:83:A1:71:D1:A4:D4:B4";
+/// The same instance's next certificate.
+const ROTATED: &str = include_str!("../test-instance-2.pem");
+const ROTATED_FINGERPRINT: &str = "54:DF:4F:7A:A5:45:38:43:C7:42:BE:74:AB:EB:00:D8:07:4D:F1:3E";
 
 const HOST: &str = "fra.ocir.io";
 const TOKEN: &str = "https://fra.ocir.io/20180419/docker/token";
@@ -106,7 +109,8 @@ fn a_persons_key_signs_for_a_token() {
 const OPC: &str = "http://169.254.169.254/opc/v2";
 const AUTH: &str = "https://auth.eu-frankfurt-1.oraclecloud.com/v1/x509";
 
-fn instance() -> World {
+/// An instance with the certificates that it has one after the other.
+fn instance(certificates: &[&str]) -> World {
     let document = json!({
         "region": "fra",
         "regionInfo": {
@@ -115,39 +119,72 @@ fn instance() -> World {
             "regionKey": "FRA",
         },
     });
-    World::new()
+    let world = World::new()
         .server(Method::Get, &format!("{OPC}/instance/"), answer(200, &document.to_string()))
-        .server(Method::Get, &format!("{OPC}/identity/cert.pem"), answer(200, INSTANCE))
         .server(Method::Get, &format!("{OPC}/identity/key.pem"), answer(200, KEY))
-        .server(Method::Get, &format!("{OPC}/identity/intermediate.pem"), answer(200, INSTANCE))
+        .server(Method::Get, &format!("{OPC}/identity/intermediate.pem"), answer(200, INSTANCE));
+    certificates.iter().fold(world, |world, certificate| {
+        world.server(Method::Get, &format!("{OPC}/identity/cert.pem"), answer(200, certificate))
+    })
+}
+
+/// The certificate in an exchange that was sent, and the key that signed it.
+#[track_caller]
+fn exchanged(world: &World, index: usize) -> (String, String) {
+    let body: Value = serde_json::from_str(&world.sent_body(index)).expect("JSON");
+    assert_eq!(body["purpose"], "DEFAULT");
+    let header = world.sent_header(index, "authorization").expect("a signature");
+    let text = format!(
+        "date: Sun, 01 Nov 2026 00:00:00 GMT\n(request-target): post /v1/x509\n\
+         content-length: {}\ncontent-type: application/json\nx-content-sha256: {}",
+        world.sent_body(index).len(),
+        world.sent_header(index, "x-content-sha256").expect("a hash"),
+    );
+    let certificate = body["certificate"].as_str().expect("a text").to_owned();
+    (certificate, verified(&header, &text))
+}
+
+fn bare(pem: &str) -> String {
+    pem.lines().filter(|line| !line.starts_with('-')).collect()
+}
+
+/// Where exchanges are among the requests that were sent.
+fn posted(world: &World) -> Vec<usize> {
+    let urls = world.sent_urls();
+    (0..urls.len()).filter(|index| urls[*index] == AUTH).collect()
 }
 
 #[test]
 fn an_instance_exchanges_its_certificate_for_a_session() {
-    let world = instance()
-        .server(Method::Post, AUTH, answer(401, r#"{"code":"NotAuthenticated"}"#))
+    let world = instance(&[INSTANCE])
         .server(Method::Post, AUTH, answer(200, r#"{"token":"session"}"#))
         .server(Method::Get, TOKEN, answer(200, &registry_token()));
     assert_eq!(given(&world).source, "instance principal"); // 53
-    let urls = world.sent_urls();
-    assert_eq!(urls.iter().filter(|url| url.ends_with("cert.pem")).count(), 2, "{urls:?}");
     assert_eq!(world.sent_header(0, "authorization").as_deref(), Some("Bearer Oracle"));
-
-    let posted = urls.iter().position(|url| url == AUTH).expect("an exchange");
-    let body: Value = serde_json::from_str(&world.sent_body(posted)).expect("JSON");
-    let bare: String = INSTANCE.lines().filter(|line| !line.starts_with('-')).collect();
-    assert_eq!(body["certificate"], bare);
-    assert_eq!(body["purpose"], "DEFAULT");
-    let header = world.sent_header(posted, "authorization").expect("a signature");
-    let text = format!(
-        "date: Sun, 01 Nov 2026 00:00:00 GMT\n(request-target): post /v1/x509\n\
-         content-length: {}\ncontent-type: application/json\nx-content-sha256: {}",
-        world.sent_body(posted).len(),
-        world.sent_header(posted, "x-content-sha256").expect("a hash"),
-    );
-    assert_eq!(verified(&header, &text), format!("ocid1.tenancy.oc1..t/fed-x509/{FINGERPRINT}"));
-    let last = world.sent_header(urls.len() - 1, "authorization").expect("a signature");
+    let key_id = format!("ocid1.tenancy.oc1..t/fed-x509/{FINGERPRINT}");
+    assert_eq!(posted(&world), [4]);
+    assert_eq!(exchanged(&world, 4), (bare(INSTANCE), key_id));
+    let last = world.sent_header(5, "authorization").expect("a signature");
     assert!(last.contains("keyId=\"ST$session\""), "{last}");
+}
+
+#[test]
+fn a_certificate_that_was_replaced_is_read_anew_once() {
+    // 53: the second exchange is made with the second certificate.
+    let refused = || answer(401, r#"{"code":"NotAuthenticated"}"#);
+    let world = instance(&[INSTANCE, ROTATED])
+        .server(Method::Post, AUTH, refused())
+        .server(Method::Post, AUTH, answer(200, r#"{"token":"session"}"#))
+        .server(Method::Get, TOKEN, answer(200, &registry_token()));
+    given(&world);
+    let [first, second] = posted(&world)[..] else { panic!("{:?}", world.sent_urls()) };
+    let key_id = |fingerprint: &str| format!("ocid1.tenancy.oc1..t/fed-x509/{fingerprint}");
+    assert_eq!(exchanged(&world, first), (bare(INSTANCE), key_id(FINGERPRINT)));
+    assert_eq!(exchanged(&world, second), (bare(ROTATED), key_id(ROTATED_FINGERPRINT)));
+
+    let always = instance(&[INSTANCE, ROTATED]).server(Method::Post, AUTH, refused());
+    assert!(failure(&always).to_string().contains("status 401 NotAuthenticated"));
+    assert_eq!(posted(&always).len(), 2);
 }
 
 #[test]
@@ -206,7 +243,7 @@ fn a_wrong_clock_is_corrected_once() {
     let skewed = || {
         answer_with(
             401,
-            &[("date", "Sun, 01 Nov 2026 00:10:00 GMT"), ("opc-request-id", "r-1")],
+            &[("date", "Sun, 01 Nov 2026 00:10:00 GMT"), ("opc-request-id", "4f-1")],
             r#"{"code":"NotAuthenticated","message":"c4n4ry0fASecret9"}"#,
         )
     };
@@ -220,7 +257,7 @@ fn a_wrong_clock_is_corrected_once() {
     let always = user().server(Method::Get, TOKEN, skewed());
     assert_eq!(
         failure(&always).to_string(),
-        "ocir: registry token at fra.ocir.io: status 401 NotAuthenticated (request r-1)"
+        "ocir: registry token at fra.ocir.io: status 401 NotAuthenticated (request 4f-1)"
     );
     assert_eq!(always.sent.borrow().len(), 2);
     let body = format!(r#"{{"code":"{CANARY}","message":"{CANARY}"}}"#);
