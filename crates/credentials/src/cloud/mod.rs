@@ -7,7 +7,7 @@
 //! | `performer` | what an exchange asks of the machine: HTTP, files, programs, time |
 //! | `attempts` | which failures are worth another try, and when |
 //! | `deadline` | an end for a whole exchange |
-//! | `code` | which words of an answer an error repeats |
+//! | `code` | which codes and ids of an answer an error repeats |
 //! | `overrides` | endpoints of the environment, which lead nowhere else |
 //! | `label` | names of the environment that become part of a URL |
 //! | `aws/` | Amazon ECR, private and public |
@@ -40,6 +40,8 @@ mod overrides;
 mod performer;
 pub mod plugin;
 mod provider;
+#[cfg(test)]
+mod secrecy;
 #[cfg(test)]
 mod world;
 
@@ -107,10 +109,13 @@ impl CloudError {
         place: impl Into<String>,
         reason: impl Into<String>,
     ) -> Self {
+        let place = place.into();
+        // Users write passwords and tokens into URLs.
+        let place = if place.contains("://") { overrides::without_secrets(&place) } else { place };
         Self {
             provider,
             step,
-            place: place.into(),
+            place,
             reason: reason.into(),
             request_id: None,
             retryable: false,
@@ -134,8 +139,7 @@ impl CloudError {
     #[must_use]
     pub(crate) fn request_id(mut self, id: Option<&str>) -> Self {
         // It comes from outside, and goes into one line of a log.
-        let word = |id: &str| id.chars().filter(char::is_ascii_graphic).take(128).collect();
-        self.request_id = id.map(word);
+        self.request_id = id.and_then(code::request_id).map(str::to_owned);
         self
     }
 }
@@ -212,7 +216,10 @@ mod tests {
 
     #[test]
     fn ids_of_requests_stay_on_one_line() {
-        let error = CloudError::new("ecr", "step", "place", "reason").request_id(Some("a\nb c"));
-        assert_eq!(error.to_string(), "ecr: step at place: reason (request abc)");
+        let error = CloudError::new("ecr", "step", "place", "reason");
+        let known = error.clone().request_id(Some("4f-1"));
+        assert_eq!(known.to_string(), "ecr: step at place: reason (request 4f-1)");
+        let forged = error.request_id(Some("4f\nerror: forged"));
+        assert_eq!(forged.to_string(), "ecr: step at place: reason");
     }
 }

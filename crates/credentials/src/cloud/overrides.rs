@@ -46,6 +46,21 @@ pub(crate) fn is_loopback(url: &str) -> bool {
     })
 }
 
+/// Whether a URL names the metadata service of a machine, in plain HTTP.
+pub(crate) fn is_metadata(url: &str) -> bool {
+    let is_one = |address: IpAddr| match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        // fd00:ec2::/32 and fd20:ce::/32 are those of AWS and Google.
+        IpAddr::V6(address) => {
+            let [first, second, ..] = address.segments();
+            address.is_unicast_link_local()
+                || matches!((first, second), (0xfd00, 0x0ec2) | (0xfd20, 0x00ce))
+        }
+    };
+    host_of(url, "http://")
+        .is_some_and(|host| host == "metadata.google.internal" || host.parse().is_ok_and(is_one))
+}
+
 /// The host of a URL without a user, in lower case and without brackets.
 pub(crate) fn host_of(url: &str, scheme: &str) -> Option<String> {
     let rest = url.strip_prefix(scheme)?;
@@ -58,6 +73,22 @@ pub(crate) fn host_of(url: &str, scheme: &str) -> Option<String> {
         && !authority.contains('@')
         && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-:".contains(&byte));
     is_plain.then(|| host.to_ascii_lowercase())
+}
+
+/// A URL as an error may show it: a user before the host, the query and the fragment may be
+/// secret.
+pub(crate) fn without_secrets(url: &str) -> String {
+    let url = url.split(['?', '#']).next().unwrap_or(url);
+    let (scheme, rest) = url.find("://").map_or(("", url), |at| url.split_at(at + 3));
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let after_address = host.rsplit_once(']').map_or(host, |(_, rest)| rest);
+    let port = after_address.split_once(':').map_or("", |(_, port)| port);
+    if !port.bytes().all(|byte| byte.is_ascii_digit()) {
+        // The beginning of a password that holds a slash.
+        return format!("{scheme}…");
+    }
+    format!("{scheme}{host}{path}")
 }
 
 #[cfg(test)]
@@ -84,6 +115,44 @@ mod tests {
         ] {
             let world = World::new().variable("ENDPOINT", &format!("{url}/"));
             assert_eq!(of(&world), Ok(Some(url.to_owned())));
+        }
+    }
+
+    #[test]
+    fn metadata_services_are_known_by_their_addresses() {
+        for url in [
+            "http://169.254.169.254/x",
+            "http://[fd00:ec2::254]/x",
+            "http://[fd20:ce::254]:80/x",
+            "http://[fe80::1]/x",
+            "http://metadata.google.internal/x",
+        ] {
+            assert!(is_metadata(url), "{url}");
+        }
+        for url in [
+            "https://169.254.169.254/x",
+            "http://10.0.0.1/x",
+            "http://169.254.169.254.evil.com/x",
+            "http://u@169.254.169.254/x",
+            "http://[fd00:ec3::254]/x",
+            "http://metadata.google.internal.evil.com/x",
+        ] {
+            assert!(!is_metadata(url), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_url_is_shown_without_user_and_query() {
+        for (url, shown) in [
+            ("https://a.example/x?token=s3cret#s3cret", "https://a.example/x"),
+            ("http://u:s3cret@a.example:1/x", "http://a.example:1/x"),
+            ("http://u:s3/cret@a.example/x", "http://…"),
+            ("https://a.example/of/a@b.example:act", "https://a.example/of/a@b.example:act"),
+            ("http://u:s3cret@[fd00:ec2::254]:80/x", "http://[fd00:ec2::254]:80/x"),
+            ("u:s3cret@a.example", "a.example"),
+            ("s3cret@", ""),
+        ] {
+            assert_eq!(without_secrets(url), shown);
         }
     }
 

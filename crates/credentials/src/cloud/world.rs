@@ -22,6 +22,8 @@ pub(crate) struct World {
     links: BTreeSet<String>,
     programs: BTreeMap<String, Result<ProgramOutput, RunError>>,
     servers: RefCell<BTreeMap<(String, String), VecDeque<Answer>>>,
+    /// What every server says from the request with this number on.
+    fault: Option<(usize, Answer)>,
     /// Every request that was sent, in order.
     pub(crate) sent: RefCell<Vec<Request>>,
     /// How long was waited, all pauses together.
@@ -93,6 +95,12 @@ impl World {
         self
     }
 
+    /// Has every server say the same from a request on, however well they answer before.
+    pub(crate) fn fails_from(mut self, number: usize, answer: Answer) -> Self {
+        self.fault = Some((number, answer));
+        self
+    }
+
     /// Value of a header of a request that was sent.
     pub(crate) fn sent_header(&self, index: usize, name: &str) -> Option<String> {
         let sent = self.sent.borrow();
@@ -141,7 +149,13 @@ impl Performer for World {
     }
 
     fn send(&self, request: &Request) -> Answer {
+        let number = self.sent.borrow().len();
         self.sent.borrow_mut().push(request.clone());
+        if let Some((first, answer)) = &self.fault
+            && *first <= number
+        {
+            return answer.clone();
+        }
         let mut servers = self.servers.borrow_mut();
         let key = (format!("{:?}", request.method), request.url.clone());
         let Some(answers) = servers.get_mut(&key) else {

@@ -255,6 +255,26 @@ mod tests {
             "aws-cn",
             "https://ecr.cn-north-1.api.amazonwebservices.com.cn",
         );
+        check(
+            &format!("{a}.dkr.ecr-fips.cn-north-1.amazonaws.com.cn"),
+            "aws-cn",
+            "https://api.ecr-fips.cn-north-1.amazonaws.com.cn",
+        );
+        check(
+            &format!("{a}.dkr.ecr-fips.us-iso-east-1.c2s.ic.gov"),
+            "aws-iso",
+            "https://api.ecr-fips.us-iso-east-1.c2s.ic.gov",
+        );
+        check(
+            &format!("{a}.dkr-ecr.us-gov-west-1.on.aws"),
+            "aws-us-gov",
+            "https://ecr.us-gov-west-1.api.aws",
+        );
+        check(
+            &format!("{a}.dkr-ecr-fips.cn-north-1.on.amazonwebservices.com.cn"),
+            "aws-cn",
+            "https://ecr-fips.cn-north-1.api.amazonwebservices.com.cn",
+        );
         for (region, partition, suffix) in [
             ("us-iso-east-1", "aws-iso", "c2s.ic.gov"),
             ("us-isob-east-1", "aws-iso-b", "sc2s.sgov.gov"),

@@ -199,7 +199,7 @@ impl Chain<'_> {
         if let Some(credentials) = static_keys(profile) {
             return Ok(Some((credentials, source)));
         }
-        if let Some(found) = sso::of_profile(self.performer, profiles, profile) {
+        if let Some(found) = sso::of_profile(self.performer, profiles, name) {
             return found.map(|found| Some((found, source)));
         }
         match profile.get("credential_process") {

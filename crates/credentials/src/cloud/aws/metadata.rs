@@ -80,7 +80,7 @@ pub(super) fn of_instance(performer: &dyn Performer) -> Result<AwsCredentials, C
         }
         None => None,
     }
-    .ok_or_else(|| failed(format!("status {} for role {role}, no credentials", answer.status)))
+    .ok_or_else(|| failed(format!("status {} and no credentials for the role", answer.status)))
 }
 
 /// Whether IAM allows the name, which becomes part of a path (IAM quotas: names).
@@ -148,8 +148,7 @@ pub(super) fn of_container(
     performer: &dyn Performer,
     url: &str,
 ) -> Result<AwsCredentials, CloudError> {
-    let place = url.split('?').next().unwrap_or(url).to_owned();
-    let failed = |reason: &str| CloudError::new(PROVIDER, CONTAINER, place.clone(), reason);
+    let failed = |reason: &str| CloudError::new(PROVIDER, CONTAINER, url, reason);
     let is_https = url.starts_with("https://");
     if !is_https && !is_container_agent(url) {
         return Err(failed("plain HTTP is only for the agents of ECS and EKS and for loopback"));
@@ -165,7 +164,7 @@ pub(super) fn of_container(
         }
         request = request.header("authorization", token);
     }
-    let response = send(performer, CONTAINER, &place, &request)?;
+    let response = send(performer, CONTAINER, url, &request)?;
     let document = response.json().unwrap_or_default();
     if !response.is_success() {
         let code = code_of(&document["code"]);

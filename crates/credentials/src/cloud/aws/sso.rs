@@ -11,7 +11,7 @@ use super::super::performer::encoded;
 use super::super::{CloudError, Method, Performer, Request};
 use super::PROVIDER;
 use super::identity::endpoint_url;
-use super::profile::{Profiles, Section};
+use super::profile::Profiles;
 use super::sigv4::AwsCredentials;
 use super::sts::parse_time;
 use crate::Secret;
@@ -19,26 +19,41 @@ use crate::Secret;
 const STEP: &str = "single sign-on";
 const CACHE_BYTES_MAX: u64 = 64 * 1024;
 
-/// Credentials of the role that a profile names, if it is one of single sign-on.
+/// What a person logged in to.
+struct Session<'a> {
+    /// The text whose hash is the name of the file with the token.
+    key: &'a str,
+    /// The command that logs in anew.
+    log_in: String,
+}
+
+/// Credentials of the role that the profile `name` names, if it is one of single sign-on.
 pub(super) fn of_profile(
     performer: &dyn Performer,
     profiles: &Profiles,
-    profile: &Section,
+    name: &str,
 ) -> Option<Result<AwsCredentials, CloudError>> {
+    let profile = profiles.profile(name)?;
     let account = profile.get("sso_account_id")?;
     let role = profile.get("sso_role_name")?;
-    let (name, session) = match profile.get("sso_session") {
-        Some(name) => (name, profiles.session(name)?),
-        // As it was before there were sessions.
-        None => (profile.get("sso_start_url")?, profile),
+    let (session, section) = match profile.get("sso_session") {
+        Some(key) => {
+            let log_in = format!("aws sso login --sso-session {key}");
+            (Session { key, log_in }, profiles.session(key)?)
+        }
+        // As it was before there were sessions: only the profile has a name.
+        None => {
+            let key = profile.get("sso_start_url")?;
+            (Session { key, log_in: format!("aws sso login --profile {name}") }, profile)
+        }
     };
-    let region = Region::of(PROVIDER, "profile, sso_region", session.get("sso_region")?);
-    Some(region.and_then(|region| exchange(performer, name, &region, account, role)))
+    let region = Region::of(PROVIDER, "profile, sso_region", section.get("sso_region")?);
+    Some(region.and_then(|region| exchange(performer, &session, &region, account, role)))
 }
 
 fn exchange(
     performer: &dyn Performer,
-    session: &str,
+    session: &Session<'_>,
     region: &Region,
     account: &str,
     role: &str,
@@ -68,16 +83,15 @@ fn exchange(
 /// The token of the session, renewed if it has ended and can be.
 fn access_token(
     performer: &dyn Performer,
-    session: &str,
+    session: &Session<'_>,
     region: &Region,
 ) -> Result<Secret, CloudError> {
     let home = performer.variable("HOME").unwrap_or_default();
     let path = PathBuf::from(home)
         .join(".aws/sso/cache")
-        .join(format!("{}.json", sha1_hex(session.as_bytes())));
+        .join(format!("{}.json", sha1_hex(session.key.as_bytes())));
     let log_in = |reason: &str| {
-        CloudError::new(PROVIDER, STEP, path.display().to_string(), reason)
-            .hint(format!("aws sso login --sso-session {session}"))
+        CloudError::new(PROVIDER, STEP, path.display().to_string(), reason).hint(&*session.log_in)
     };
     let text =
         performer.read_file(&path, CACHE_BYTES_MAX).map_err(|error| log_in(&error.to_string()))?;
@@ -108,10 +122,8 @@ fn access_token(
     });
     let request = Request::to_cloud(Method::Post, format!("{base}/token"))
         .body("application/json", Secret::new(body.to_string()));
-    let answer = send(performer, &base, &request).map_err(|error| {
-        let hint = format!("aws sso login --sso-session {session}");
-        if error.retryable { error } else { error.hint(hint) }
-    })?;
+    let answer = send(performer, &base, &request)
+        .map_err(|error| if error.retryable { error } else { error.hint(&*session.log_in) })?;
     answer["accessToken"]
         .as_str()
         .map(Secret::new)

@@ -70,7 +70,7 @@ fn sts_answer() -> String {
 fn sts_error(code: &str) -> String {
     format!(
         "<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{CANARY}</Message>\
-         </Error><RequestId>req-1</RequestId></ErrorResponse>"
+         </Error><RequestId>7e2</RequestId></ErrorResponse>"
     )
 }
 
@@ -190,7 +190,7 @@ fn who_may_not_is_told_which_right_is_missing() {
         API,
         answer_with(
             400,
-            &[("x-amzn-requestid", "req-7")],
+            &[("x-amzn-requestid", "7e1")],
             r#"{"__type":"AccessDeniedException:x","message":"c4n4ry0fASecret9"}"#,
         ),
     );
@@ -198,7 +198,7 @@ fn who_may_not_is_told_which_right_is_missing() {
     assert_eq!(
         error.to_string(),
         "ecr: GetAuthorizationToken at https://api.ecr.eu-west-1.amazonaws.com: \
-         status 400 AccessDeniedException (request req-7)"
+         status 400 AccessDeniedException (request 7e1)"
     );
     assert!(error.hint.expect("a hint").contains("ecr:GetAuthorizationToken"));
     assert_eq!(world.sent.borrow().len(), 1);
@@ -286,6 +286,7 @@ fn role_answer() -> String {
 #[test]
 fn a_session_with_the_metadata_service_is_renewed_once() {
     let world = with_ecr(imds(World::new()))
+        .server(Method::Put, &format!("{IMDS}/api/token"), answer(200, "session-2\n"))
         .server(Method::Get, ROLES, answer(200, "node\n"))
         .server(Method::Get, &format!("{ROLES}node"), answer(401, ""))
         .server(Method::Get, &format!("{ROLES}node"), answer(200, &role_answer()));
@@ -296,6 +297,12 @@ fn a_session_with_the_metadata_service_is_renewed_once() {
     assert_eq!(credential.keep_for, Duration::from_secs(3 * 3600));
     let puts = world.sent_urls().iter().filter(|url| url.ends_with("/api/token")).count();
     assert_eq!(puts, 2);
+    // PUT, roles, role: refused; PUT, role.
+    let session = |index| world.sent_header(index, "x-aws-ec2-metadata-token");
+    assert_eq!(
+        (session(2).as_deref(), session(4).as_deref()),
+        (Some("session"), Some("session-2"))
+    );
 }
 
 #[test]
@@ -330,6 +337,10 @@ fn container_credentials_come_only_from_agents() {
         assert!(error.contains("plain HTTP is only for the agents"), "{error}");
         assert!(world.sent.borrow().is_empty());
     }
+    // A user before the host is not shown.
+    let url = format!("http://u:{CANARY}@10.0.0.1/c?{CANARY}");
+    let world = World::new().variable("AWS_CONTAINER_CREDENTIALS_FULL_URI", &url);
+    assert!(failure(&world).to_string().contains(" at http://10.0.0.1/c: plain HTTP"));
 }
 
 #[test]
@@ -377,7 +388,7 @@ fn a_web_identity_becomes_a_role() {
         web_identity().server(Method::Post, STS, answer(400, &sts_error("ExpiredTokenException")));
     let error = failure(&world);
     assert!(error.to_string().contains("ExpiredTokenException"), "{error}");
-    assert_eq!(error.request_id.as_deref(), Some("req-1"));
+    assert_eq!(error.request_id.as_deref(), Some("7e2"));
     assert_eq!(world.sent.borrow().len(), 1);
 
     let world = with_ecr(web_identity())
@@ -469,10 +480,45 @@ fn an_ended_session_is_renewed_or_the_user_is_told_to_log_in() {
     assert_eq!(credential.source, "profile work");
     assert_eq!(credential.expires_at, Some(at("2026-11-01T01:00:00Z")));
     assert_eq!(world.sent_header(1, "x-amz-sso_bearer_token").as_deref(), Some("new"));
+    assert_eq!(world.sent_header(0, "content-type").as_deref(), Some("application/json"));
+    let sent: serde_json::Value = serde_json::from_str(&world.sent_body(0)).expect("JSON");
+    assert_eq!(
+        sent,
+        serde_json::json!({
+            "clientId": "i",
+            "clientSecret": "s",
+            "grantType": "refresh_token",
+            "refreshToken": CANARY,
+        })
+    );
 
     let world = sso(r#"{"accessToken":"old","expiresAt":"2026-10-31T00:00:00Z"}"#);
     let error = failure(&world);
     assert_eq!(error.hint.as_deref(), Some("aws sso login --sso-session my-sso"));
+    let refused = sso(&cache).server(
+        Method::Post,
+        "https://oidc.us-east-1.amazonaws.com/token",
+        answer(400, r#"{"error":"invalid_grant"}"#),
+    );
+    let error = failure(&refused);
+    assert_eq!(error.hint.as_deref(), Some("aws sso login --sso-session my-sso"));
+}
+
+#[test]
+fn a_profile_from_before_there_were_sessions_is_logged_in_by_its_name() {
+    // 28. Its cache has the name of the start URL.
+    let config = "[profile work]\nsso_account_id = 123456789012\nsso_role_name = dev\n\
+                  sso_region = us-east-1\nsso_start_url = https://x.awsapps.com/start\n";
+    let world = World::new()
+        .variable("HOME", "/home/u")
+        .variable("AWS_PROFILE", "work")
+        .file("/home/u/.aws/config", config);
+    let error = failure(&world);
+    assert!(
+        error.place.ends_with("/cache/3947de8b16688092197fa616c34e01335f21d256.json"),
+        "{error}"
+    );
+    assert_eq!(error.hint.as_deref(), Some("aws sso login --profile work"));
 }
 
 fn with_profile(config: &str) -> World {

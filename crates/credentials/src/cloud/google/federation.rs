@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::super::aws::{region_of_environment, signed_caller_identity};
 use super::super::code::code_of;
-use super::super::overrides::{host_of, is_loopback};
+use super::super::overrides::{host_of, is_loopback, is_metadata};
 use super::super::{CloudError, Method, Performer, Request};
 use super::oauth::{exchange, field, trusted};
 use super::source::{PLATFORM_SCOPE, impersonate};
@@ -91,9 +91,17 @@ fn subject_token(
         return of_aws(performer, source, audience, place);
     }
     if let Some(url) = source["url"].as_str() {
-        if !options.allow_metadata_sources && !is_loopback(url) && !url.starts_with("https://") {
-            return Err(failed("its source is an address without TLS")
-                .hint("allow metadata sources if the file is trusted"));
+        if !url.starts_with("https://") && !is_loopback(url) {
+            let error = failed("its source is an address without TLS");
+            match (is_metadata(url), options.allow_metadata_sources) {
+                (true, true) => {}
+                (true, false) => {
+                    return Err(error.hint(
+                        "--allow-metadata-sources of credential-provider, if the file is trusted",
+                    ));
+                }
+                (false, _) => return Err(error),
+            }
         }
         let reach_is_cloud = url.starts_with("https://");
         let mut request = if reach_is_cloud {
@@ -105,16 +113,14 @@ fn subject_token(
             let value = value.as_str().unwrap_or_default();
             request = request.header_named(name, Secret::new(value));
         }
-        // A query may be a secret.
-        let place = url.split('?').next().unwrap_or(url);
         let response = performer
             .send(&request)
-            .map_err(|error| CloudError::unsent(PROVIDER, STEP, place, &error))?;
+            .map_err(|error| CloudError::unsent(PROVIDER, STEP, url, &error))?;
         if !response.is_success() {
             let reason = format!("status {}", response.status);
-            return Err(CloudError::new(PROVIDER, STEP, place, reason));
+            return Err(CloudError::new(PROVIDER, STEP, url, reason));
         }
-        return in_format(&response.body, &source["format"], place);
+        return in_format(&response.body, &source["format"], url);
     }
     if source["executable"].is_object() {
         return of_program(performer, &source["executable"], place);

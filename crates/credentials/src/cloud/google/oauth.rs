@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::super::attempts::{Pace, attempts, is_passing};
 use super::super::code::code_of;
-use super::super::overrides::is_loopback;
+use super::super::overrides::{is_loopback, without_secrets};
 use super::super::{CloudError, Method, Performer, Request, Response};
 use super::{AccessToken, GoogleOptions, PROVIDER};
 use crate::Secret;
@@ -47,7 +47,9 @@ pub(super) fn trusted(
     if is_trusted || is_loopback(url) {
         return Ok(url.to_owned());
     }
-    let host = url.split("://").nth(1).unwrap_or(url).split(['/', '?']).next().unwrap_or_default();
+    let shown = without_secrets(url);
+    let rest = shown.split_once("://").map_or(&*shown, |(_, rest)| rest);
+    let host = rest.split('/').next().unwrap_or(rest);
     Err(CloudError::new(PROVIDER, "read credentials", place, format!("{host} is not Google's"))
         .hint("name the domain as the universe domain if it is yours"))
 }

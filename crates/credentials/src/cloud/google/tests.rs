@@ -6,7 +6,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde_json::{Value, json};
 
 use super::super::world::{World, answer, answer_with};
-use super::super::{CloudCredential, CloudError, Method, RegistryHost};
+use super::super::{CloudCredential, CloudError, Method, Reach, RegistryHost};
 use super::{GoogleOptions, ServiceAccountFlow, credential, service_account_credential};
 use crate::{RegistryAuth, Secret};
 
@@ -192,6 +192,39 @@ fn an_identity_of_another_system_is_exchanged() {
 }
 
 #[test]
+fn a_metadata_service_as_a_source_needs_consent() {
+    // cloud-credentials.md 3.3 and 12.3: the file may come from anybody.
+    let of = |url: &str| {
+        let source = json!({ "url": url, "headers": { "Metadata": "True" } });
+        with_file(&external(&source)).server(Method::Post, STS, answer(200, &token(3599)))
+    };
+    let metadata = "http://169.254.169.254/identity";
+    let allowing = GoogleOptions { allow_metadata_sources: true, ..GoogleOptions::default() };
+    let world = of(metadata);
+    let error = failure(&world);
+    assert!(error.to_string().contains("its source is an address without TLS"), "{error}");
+    assert!(error.hint.expect("a hint").contains("--allow-metadata-sources"));
+    assert!(world.sent.borrow().is_empty());
+
+    let world = of(metadata).server(Method::Get, metadata, answer(200, "subject\n"));
+    assert!(ask_with(&world, &allowing).expect("no error").is_some());
+    assert_eq!(world.sent.borrow()[0].reach, Reach::Metadata);
+    assert_eq!(world.sent_header(0, "metadata").as_deref(), Some("True"));
+    assert!(world.sent_body(1).contains("subject_token=subject&"));
+
+    // Consent to metadata services is none to the rest of a network.
+    for url in ["http://10.0.0.1/identity", "http://169.254.169.254.evil.com/", "http://evil.com/"]
+    {
+        for options in [&GoogleOptions::default(), &allowing] {
+            let world = of(url);
+            let error = ask_with(&world, options).expect_err(url).to_string();
+            assert!(error.contains("its source is an address without TLS"), "{error}");
+            assert!(world.sent.borrow().is_empty(), "{url}");
+        }
+    }
+}
+
+#[test]
 fn a_program_as_a_source_needs_consent() {
     let source = json!({ "executable": { "command": "/opt/issue --x", "timeout_millis": 5000 } });
     let output = r#"{"version":1,"success":true,"id_token":"subject"}"#;
@@ -223,6 +256,16 @@ fn secrets_go_only_to_google_or_a_configured_universe() {
         let error = failure(&world).to_string(); // 37
         assert!(error.contains("is not Google's"), "{url}: {error}");
         assert!(world.sent.borrow().is_empty());
+    }
+    // A user before the host is not shown.
+    for (url, shown) in [
+        ("https://u:c4n4ry0fASecret9@evil.com/", "evil.com"),
+        ("https://u:c4n4ry0fASecret9/@evil.com", "…"),
+    ] {
+        let mut file = external(&json!({ "file": "/subject" }));
+        file["token_url"] = url.into();
+        let error = failure(&with_file(&file).file("/subject", CANARY)).to_string();
+        assert!(error.ends_with(&format!(": {shown} is not Google's")), "{error}");
     }
     let url = "https://sts.my-universe.goog/v1/token";
     let mut file = external(&json!({ "file": "/subject" }));
