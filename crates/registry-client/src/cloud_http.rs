@@ -13,6 +13,7 @@ use url::{Host, Url};
 
 use crate::error::with_causes;
 use crate::options::{ClientOptions, ClientOptionsError, HostTls, proxied};
+use crate::realm::is_forbidden;
 use crate::tls;
 
 /// Largest answer, in bytes: no answer with a token is larger.
@@ -102,12 +103,16 @@ fn check_reach(url: &Url, reach: &Reach) -> Result<(), SendError> {
                 || matches!((first, second), (0xfd00, 0x0ec2) | (0xfd20, 0x00ce))
         }
     };
-    let (is_here, is_loopback) = match url.host() {
-        Some(Host::Ipv4(address)) => (is_local(address.into()), address.is_loopback()),
-        Some(Host::Ipv6(address)) => (is_local(address.into()), address.is_loopback()),
-        Some(Host::Domain("localhost")) => (true, true),
-        Some(Host::Domain(GOOGLE_METADATA)) => (true, false),
-        Some(Host::Domain(_)) | None => (false, false),
+    let of_address =
+        |address: IpAddr| (is_local(address), address.is_loopback(), is_forbidden(address));
+    // An address in another's clothes is never "here", for it may be routed elsewhere, and is
+    // forbidden by what it stands for.
+    let (is_here, is_loopback, is_forbidden) = match url.host() {
+        Some(Host::Ipv4(address)) => of_address(address.into()),
+        Some(Host::Ipv6(address)) => of_address(address.into()),
+        Some(Host::Domain("localhost")) => (true, true, true),
+        Some(Host::Domain(GOOGLE_METADATA)) => (true, false, true),
+        Some(Host::Domain(_)) | None => (false, false, false),
     };
     if !url.username().is_empty() || url.password().is_some() {
         return Err(refused("the URL holds a user"));
@@ -115,7 +120,7 @@ fn check_reach(url: &Url, reach: &Reach) -> Result<(), SendError> {
     match (reach, url.scheme()) {
         (Reach::Metadata, "http" | "https") if is_here => Ok(()),
         (Reach::Metadata, _) => Err(refused("it is no address of a metadata service")),
-        (Reach::Cloud | Reach::Cluster, "https") if is_here && !is_loopback => {
+        (Reach::Cloud | Reach::Cluster, "https") if is_forbidden && !is_loopback => {
             Err(refused("it is an address of a metadata service"))
         }
         (Reach::Cloud | Reach::Cluster | Reach::Pinned { .. }, "https") => Ok(()),
@@ -202,6 +207,8 @@ mod tests {
             "http://evil.com/",
             "http://[fd00:ec3::254]/",
             "http://[::ffff:10.0.0.1]/",
+            "http://[64:ff9b::a9fe:a9fe]/",
+            "http://100.100.100.200/",
             "ftp://127.0.0.1/",
         ] {
             check(url, &Reach::Metadata, Some("it is no address of a metadata service"));
@@ -214,11 +221,28 @@ mod tests {
         check("http://127.0.0.1:1/", &Reach::Cloud, None);
         check("http://sts.amazonaws.com/", &Reach::Cloud, Some("secrets go only over HTTPS"));
         check("http://10.0.0.1/", &Reach::Cloud, Some("secrets go only over HTTPS"));
-        check(
+        for url in [
             "https://169.254.169.254/",
-            &Reach::Cloud,
-            Some("it is an address of a metadata service"),
-        );
+            "https://2852039166/",
+            "https://[fd00:ec2::254]/",
+            "https://[fd20:ce::254]/",
+            "https://metadata.google.internal/",
+            // Alibaba's, Azure's, Oracle's.
+            "https://100.100.100.200/",
+            "https://168.63.129.16/",
+            "https://192.0.0.192/",
+            // The same mapped, by NAT64 and by 6to4.
+            "https://[::ffff:169.254.169.254]/",
+            "https://[::ffff:100.100.100.200]/",
+            "https://[64:ff9b::a9fe:a9fe]/",
+            "https://[2002:a9fe:a9fe::]/",
+            "https://[2002:c000:c0::1]/",
+            "https://0.0.0.0/",
+        ] {
+            for reach in [Reach::Cloud, Reach::Cluster] {
+                check(url, &reach, Some("it is an address of a metadata service"));
+            }
+        }
         check("https://u:p@sts.amazonaws.com/", &Reach::Cloud, Some("the URL holds a user"));
         check("https://10.96.0.1:12250/x", &Reach::Cluster, None);
         check("http://127.0.0.1:1/x", &Reach::Cluster, Some("secrets go only over HTTPS"));

@@ -166,7 +166,7 @@ fn is_private(address: IpAddr) -> bool {
 
 /// Addresses that no registry has a reason to lead to: this machine, its link, and the metadata
 /// services of the clouds.
-fn is_forbidden(address: IpAddr) -> bool {
+pub(crate) fn is_forbidden(address: IpAddr) -> bool {
     const METADATA_V4: [Ipv4Addr; 3] = [
         Ipv4Addr::new(100, 100, 100, 200), // Alibaba
         Ipv4Addr::new(168, 63, 129, 16),   // Azure
@@ -277,6 +277,14 @@ mod tests {
         let left: Vec<String> =
             allowed_addresses(found.into_iter()).iter().map(ToString::to_string).collect();
         assert_eq!(left, ["192.0.2.1:0", "10.0.0.1:0"]);
+    }
+
+    /// cloud-credentials.md 14.2, row 70: names are looked up by the one that leaves those out.
+    #[tokio::test]
+    async fn a_name_of_this_machine_does_not_resolve_at_all() {
+        let name: Name = "localhost".parse().expect("a name");
+        let error = CheckedNames.resolve(name).await.err().expect("no address is left");
+        assert_eq!(error.to_string(), "localhost has no address that a registry may lead to");
     }
 
     /// cloud-credentials.md 14.2, rows 43 and 71.

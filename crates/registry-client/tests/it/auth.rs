@@ -261,14 +261,16 @@ async fn identity_token_is_never_sent_as_a_password() {
 async fn hostile_realms_are_refused_before_anything_is_sent() {
     let other = Fake::start(|_| answer(200).body(r#"{"token":"T"}"#)).await;
     let port = other.address.rsplit(':').next().unwrap().to_owned();
+    // The reason tells that it was refused, and not tried in vain.
+    let forbidden = "a registry must not lead to this address";
     let realms = [
-        "https://169.254.169.254/token".to_owned(),
-        "https://[::ffff:169.254.169.254]/token".to_owned(),
-        "https://2852039166/token".to_owned(),
-        format!("http://ada:pw@127.0.0.1:{port}/token"),
-        format!("http://127.0.0.1:{port}/token#fragment"),
+        ("https://169.254.169.254/token".to_owned(), forbidden),
+        ("https://[::ffff:169.254.169.254]/token".to_owned(), forbidden),
+        ("https://2852039166/token".to_owned(), forbidden),
+        (format!("http://ada:pw@127.0.0.1:{port}/token"), "its address holds a user"),
+        (format!("http://127.0.0.1:{port}/token#fragment"), "its address has a fragment"),
     ];
-    for realm in realms {
+    for (realm, reason) in realms {
         let challenge = format!("Bearer realm=\"{realm}\",service=\"s\"");
         let fake = Fake::start(move |_| answer(401).header("WWW-Authenticate", challenge.clone()));
         let fake = fake.await;
@@ -276,6 +278,7 @@ async fn hostile_realms_are_refused_before_anything_is_sent() {
         for auths in [&[][..], &[user("ada", "canary")]] {
             let client = client_with(ClientOptions::default());
             let error = client.fetch_manifest(&reference, auths).await.unwrap_err().to_string();
+            assert!(error.contains(reason), "{error}");
             assert!(!error.contains("canary"), "{error}");
         }
         assert!(!transcript(&fake).contains("authorization"));
