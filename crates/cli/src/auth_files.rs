@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -36,17 +36,20 @@ pub(crate) fn login_file() -> Result<PathBuf, Failure> {
     })
 }
 
-/// The credential for a repository: `DOCKER_AUTH_CONFIG`, then the first file that has one.
+/// The credential for a repository: `DOCKER_AUTH_CONFIG`, then the first file that has one. With
+/// `REGISTRY_AUTH_FILE` that file alone: docker's variable says nothing to those whose file it is.
 pub(crate) fn credential_for(
     server: &str,
     repository: &str,
 ) -> Result<Option<RegistryAuth>, Failure> {
-    if let Some(config) = of_environment()
+    let environment = environment();
+    if environment.registry_auth_file.is_none()
+        && let Some(config) = of_environment()
         && let Some(found) = stored_credential(&config, server, repository)?
     {
         return Ok(Some(found));
     }
-    for file in auth_files(&environment()) {
+    for file in auth_files(&environment) {
         let Some(config) = read(&file.path, file.format)? else { continue };
         if let Some(found) = stored_credential(&config, server, repository)? {
             return Ok(Some(found));
@@ -127,31 +130,23 @@ pub(crate) fn change<T>(
         .map_err(|error| unwritable(directory, &error))?;
     let mut config = config_at(&target)?.unwrap_or_default();
     let changed = change(&mut config);
-    replace_file(&target, config.to_text().expose().as_bytes())
+    replace_file(directory, &target, config.to_text().expose().as_bytes())
         .map_err(|error| unwritable(&target, &error))?;
     drop(lock);
     Ok(changed)
 }
 
-/// Puts bytes in a file's place; it keeps its mode, or is readable by its owner only.
-fn replace_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+/// Puts bytes in the place of a file in `directory`; it keeps its mode, or is readable by its owner
+/// only. Until it is there the bytes stand in a file that nobody else could have made before, as a
+/// link to somewhere or open to others, and that nobody else can read.
+fn replace_file(directory: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mode = std::fs::metadata(path).map_or(0o600, |metadata| metadata.permissions().mode());
-    let staged = path.with_extension(format!("json{}", std::process::id()));
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&staged)?;
-    let replaced = file
-        .write_all(bytes)
-        .and_then(|()| file.set_permissions(std::fs::Permissions::from_mode(mode & 0o777)))
-        .and_then(|()| file.sync_all())
-        .and_then(|()| std::fs::rename(&staged, path));
-    if replaced.is_err() {
-        let _ = std::fs::remove_file(&staged);
-    }
-    replaced
+    let mut staged = tempfile::Builder::new().prefix(".config.json.").tempfile_in(directory)?;
+    staged.write_all(bytes)?;
+    let file = staged.as_file();
+    file.set_permissions(std::fs::Permissions::from_mode(mode & 0o777))?;
+    file.sync_all()?;
+    staged.persist(path).map(|_| ()).map_err(|error| error.error)
 }
 
 /// The credential that a config holds for a server, from the file or from its helper.
@@ -244,6 +239,26 @@ mod tests {
         assert_eq!(document["psFormat"], "x");
         assert_eq!(document["plugins"]["a"]["b"], "c");
         assert_eq!(document["auths"]["r.example"]["auth"], "YWRhOnB3");
+    }
+
+    #[test]
+    fn a_secret_is_staged_where_nobody_has_laid_a_link() {
+        let place = tempfile::tempdir().expect("a directory");
+        let (path, others) = (place.path().join("config.json"), place.path().join("others"));
+        std::fs::write(&others, "theirs").expect("a file");
+        // The name that others could guess.
+        let guessed = path.with_extension(format!("json{}", std::process::id()));
+        std::os::unix::fs::symlink(&others, &guessed).expect("a link");
+        change(&path, |config| config.set("r.example", &ada())).expect("a change");
+        assert_eq!(std::fs::read_to_string(&others).expect("a file"), "theirs");
+        assert!(path.symlink_metadata().expect("a file").is_file());
+        assert_eq!(mode(&path), 0o600);
+
+        // What could not be put in its place is not left beside it.
+        let full = place.path().join("full");
+        std::fs::create_dir_all(full.join("config.json")).expect("a directory");
+        replace_file(&full, &full.join("config.json"), b"secret").expect_err("a directory");
+        assert_eq!(std::fs::read_dir(&full).expect("a directory").count(), 1);
     }
 
     /// cloud-credentials.md 14.2, row 69: the lock.

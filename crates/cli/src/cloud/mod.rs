@@ -120,8 +120,9 @@ impl Performer for System {
     }
 
     fn read_file_itself(&self, path: &Path, bytes_max: u64) -> std::io::Result<Secret> {
-        let no_link = rustix::fs::OFlags::NOFOLLOW.bits();
-        let flags = i32::try_from(no_link).map_err(std::io::Error::other)?;
+        // Without waiting for whoever writes into a pipe.
+        let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+        let flags = i32::try_from(flags.bits()).map_err(std::io::Error::other)?;
         let file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
         if !file.metadata()?.is_file() {
             return Err(std::io::Error::other("it is no regular file"));
@@ -174,5 +175,36 @@ impl Performer for System {
         // Only jitter and names of sessions: without randomness they are all the same.
         let _ = getrandom::fill(&mut bytes);
         u64::from_le_bytes(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// cloud-credentials.md 14.2, row 49 (CVE-2024-35255): a path that came from the network.
+    #[tokio::test]
+    async fn a_file_itself_is_no_link_no_directory_and_not_larger_than_its_limit() {
+        let place = tempfile::tempdir().expect("a directory");
+        let path = |name: &str| place.path().join(name);
+        std::fs::write(path("file"), "12345678").expect("a file");
+        std::os::unix::fs::symlink(path("file"), path("link")).expect("a link");
+        std::fs::create_dir(path("directory")).expect("a directory");
+        let (fifo, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR);
+        rustix::fs::mknodat(rustix::fs::CWD, path("pipe"), fifo, mode, 0).expect("a pipe");
+        let system = System::new().expect("a system");
+        let read = |name: &str, bytes_max| {
+            let read = system.read_file_itself(&path(name), bytes_max);
+            read.map(|text| text.expose().to_owned())
+        };
+        assert_eq!(read("file", 8).expect("it is read"), "12345678");
+        let large = read("file", 7).expect_err("it is too large");
+        assert_eq!(large.kind(), std::io::ErrorKind::FileTooLarge);
+        for name in ["link", "directory", "pipe", "absent"] {
+            assert!(read(name, 8).is_err(), "{name}");
+        }
+        // A link is read where the path is the user's.
+        let linked = system.read_file(&path("link"), 8).expect("it is read");
+        assert_eq!(linked.expose(), "12345678");
     }
 }
