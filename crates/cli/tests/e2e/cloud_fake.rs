@@ -15,10 +15,21 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tempfile::TempDir;
 
-use crate::machine::{Ran, run, shipway};
+use crate::machine::{Ran, base64_encode, run, shipway};
 
 /// A text that must never be seen outside of a credential: part of every secret of these tests.
 pub(crate) const CANARY: &str = "c4n4ry5e4c1d";
+
+/// Whether the canary is in a text, as it is or in base64, wherever in the encoded bytes it was.
+pub(crate) fn shows_canary(text: &str) -> bool {
+    let mut encoded = (0..3).map(|before| {
+        let encoded = base64_encode(&format!("{}{CANARY}", "x".repeat(before)));
+        // The first and the last characters depend on what stands beside it.
+        let whole = (before + CANARY.len()) / 3 * 4;
+        encoded[(before * 8).div_ceil(6)..whole].to_owned()
+    });
+    text.contains(CANARY) || encoded.any(|encoded| text.contains(&encoded))
+}
 
 /// One request, as it came.
 #[derive(Clone, Debug)]

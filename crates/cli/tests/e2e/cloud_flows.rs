@@ -9,7 +9,7 @@ use crate::machine::base64_encode;
 pub(crate) const ECR: &str = "123456789012.dkr.ecr.eu-west-1.amazonaws.com";
 
 /// Made for tests; it opens nothing.
-const KEY: &str =
+pub(crate) const KEY: &str =
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../credentials/src/cloud/test-key.pem"));
 
 /// A refresh token whose `exp` is in the year 2100.

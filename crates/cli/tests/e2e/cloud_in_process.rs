@@ -248,6 +248,50 @@ fn a_helper_that_config_json_names_is_run_and_one_that_is_missing_is_not_missed(
 }
 
 #[test]
+fn files_that_are_named_hide_all_others() {
+    // cloud-credentials.md 14.2, row 68: every place holds something else for one registry.
+    let host = "registry.example.com";
+    let right = "right:password";
+    let clouds = Clouds::start(|request| registry(request, right));
+    let file = |name: &str, who: &str| {
+        let config = json!({ "auths": { host: { "auth": base64_encode(who) } } });
+        clouds.write(name, &config.to_string())
+    };
+    file("home/.docker/config.json", "of-home:x");
+    file("run/containers/auth.json", "of-podman:x");
+    file("docker/config.json", "of-docker:x");
+    let (run, docker) = (clouds.path("run"), clouds.path("docker"));
+    let (run, docker) = (run.to_str().expect("UTF-8"), docker.to_str().expect("UTF-8"));
+    let variable = json!({ "auths": { host: { "auth": base64_encode("of-variable:x") } } });
+    let variable = variable.to_string();
+    let seen = |variables: &[(&str, &str)]| -> Vec<String> {
+        let before = clouds.received().len();
+        let mut all = vec![("XDG_RUNTIME_DIR", run)];
+        all.extend(variables);
+        let _ = clouds.shipway(&["tags", &format!("{host}/team/app")], &all, "");
+        let sent = clouds.received().split_off(before);
+        sent.iter().map(|request| request.header("authorization").to_owned()).collect()
+    };
+    let basic = |who: &str| format!("Basic {}", base64_encode(who));
+    let named = file("named.json", right);
+    let all = [
+        ("REGISTRY_AUTH_FILE", &*named),
+        ("DOCKER_CONFIG", docker),
+        ("DOCKER_AUTH_CONFIG", variable.as_str()),
+    ];
+    assert_eq!(seen(&all), ["".to_owned(), basic(right)]);
+    // It hides them also from who is not in it.
+    clouds.write("named.json", "{}");
+    assert_eq!(seen(&all), [""]);
+    // Docker asks its variable before its file.
+    assert_eq!(seen(&all[1..]), ["".to_owned(), basic("of-variable:x")]);
+    assert_eq!(seen(&all[1..2]), ["".to_owned(), basic("of-docker:x")]);
+    clouds.write("docker/config.json", "{}");
+    assert_eq!(seen(&all[1..2]), [""]);
+    assert_eq!(seen(&[]), ["".to_owned(), basic("of-home:x")]);
+}
+
+#[test]
 fn builds_read_their_base_with_what_the_cloud_gives() {
     let clouds = Clouds::start(with_registry);
     clouds.write("context/Dockerfile", &format!("FROM {ECR}/team/app:1\nLABEL a=b\n"));
@@ -294,19 +338,23 @@ fn with_tokens(request: &Received, challenge: &str, service: &str, who: &str) ->
 
 #[test]
 fn each_clouds_way_to_write_a_challenge_is_understood() {
-    // cloud-credentials.md 14.2, rows 41 and 59: unquoted, without a service, with blanks.
-    for (host, challenge, service, who) in [
+    // cloud-credentials.md 14.2, rows 41 and 59: unquoted, without a service, with blanks. What was
+    // read of a challenge is what its token service is asked with.
+    let ours = "scope=repository:team/app:pull";
+    for (host, challenge, service, who, query) in [
         (
             "gcr.io",
             r#"Bearer realm="https://gcr.io/v2/token",service=gcr.io"#,
             "/v2/token",
             "_token:c4n4ry5e4c1d-token",
+            format!("service=gcr.io&{ours}&account=_token&client_id=shipway"),
         ),
         (
             "eu-docker.pkg.dev",
             r#"Bearer realm="https://eu-docker.pkg.dev/v2/token""#,
             "/v2/token",
             "_token:c4n4ry5e4c1d-token",
+            format!("{ours}&account=_token&client_id=shipway"),
         ),
         (
             "de.icr.io",
@@ -314,6 +362,7 @@ fn each_clouds_way_to_write_a_challenge_is_understood() {
              scope=repository:team/app:pull",
             "/oauth/token",
             "iambearer:c4n4ry5e4c1d-token",
+            format!("service=registry&{ours}&account=iambearer&client_id=shipway"),
         ),
     ] {
         let clouds = Clouds::start(move |request| match request.host.as_str() {
@@ -323,6 +372,16 @@ fn each_clouds_way_to_write_a_challenge_is_understood() {
         let metadata = clouds.address.clone();
         let variables = [("GCE_METADATA_HOST", metadata.as_str()), ("ICR_APIKEY", "key")];
         clouds.shipway(&["tags", &format!("{host}/team/app")], &variables, "").ok();
+        let queries: Vec<String> = clouds
+            .received()
+            .into_iter()
+            .filter(|request| request.host == host)
+            .filter_map(|request| {
+                let query = request.path.strip_prefix(service)?.strip_prefix('?')?.to_owned();
+                Some(query.replace("%3A", ":").replace("%2F", "/"))
+            })
+            .collect();
+        assert_eq!(queries, [query], "{host}");
     }
 }
 
