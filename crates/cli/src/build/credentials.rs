@@ -26,8 +26,8 @@ pub(crate) enum Helper {
 }
 
 impl Helper {
-    /// The names that kaniko has for them, and two of our own.
-    pub(crate) const NAMES: [(&'static str, Self); 7] = [
+    /// The names that kaniko has for them, and three of our own.
+    pub(crate) const NAMES: [(&'static str, Self); 8] = [
         ("env", Self::Environment),
         ("google", Self::Cloud(CloudProvider::Google)),
         ("ecr", Self::Cloud(CloudProvider::Ecr)),
@@ -35,6 +35,7 @@ impl Helper {
         ("gitlab", Self::GitLab),
         ("oci", Self::Cloud(CloudProvider::Oci)),
         ("ibm", Self::Cloud(CloudProvider::Ibm)),
+        ("quay", Self::Cloud(CloudProvider::Quay)),
     ];
 
     fn is_cloud(self) -> bool {

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use credentials::RegistryAuth;
 use credentials::cloud::{
-    CloudCredential, CloudError, CloudOptions, CloudProvider, Clouds, RegistryHost,
+    CloudCredential, CloudError, CloudOptions, CloudProvider, Clouds, RegistryHost, quay,
 };
 use oci_model::Reference;
 use registry_client::{RegistryError, RegistryErrorKind};
@@ -27,8 +27,16 @@ pub(crate) enum Wants {
     Push,
 }
 
-/// The clouds that the user wants to be asked.
+/// The clouds that the user wants to be asked. Where this machine is no robot of Quay there is
+/// nothing to ask it for.
 fn providers() -> Result<Vec<CloudProvider>, Failure> {
+    let mut wanted = wanted()?;
+    let is_robot = std::env::var_os(quay::ROBOT).is_some_and(|value| !value.is_empty());
+    wanted.retain(|provider| *provider != CloudProvider::Quay || is_robot);
+    Ok(wanted)
+}
+
+fn wanted() -> Result<Vec<CloudProvider>, Failure> {
     match std::env::var(PROVIDERS).ok().filter(|value| !value.is_empty()).as_deref() {
         None | Some("all") => Ok(CloudProvider::ALL.to_vec()),
         Some("none") => Ok(Vec::new()),

@@ -61,6 +61,9 @@ pub(crate) struct CloudFlags {
     /// ibm: region with a registry besides the known ones; repeatable
     #[arg(long, value_name = "REGION")]
     region: Vec<String>,
+    /// quay: host of a registry besides quay.io, which gets the tokens of robots; repeatable
+    #[arg(long, value_name = "HOST")]
+    quay_host: Vec<String>,
     /// Let variables such as AWS_ENDPOINT_URL name endpoints anywhere, not only on this machine
     #[arg(long, env = ALLOW_ENDPOINTS)]
     pub(crate) allow_endpoint_overrides: bool,
@@ -117,6 +120,7 @@ impl CloudFlags {
         options.oci.realms.clone_from(&self.realm);
         options.oci.principal = self.principal.map(PrincipalKind::from);
         options.ibm.regions.clone_from(&self.region);
+        options.quay.hosts.clone_from(&self.quay_host);
         Ok(options)
     }
 }

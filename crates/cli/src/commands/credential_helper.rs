@@ -22,11 +22,11 @@ const INPUT_BYTES_MAX: u64 = 64 * 1024;
 ///
 /// Speaks docker's credential helper protocol. A link to this binary on the path, called
 /// docker-credential-shipway (all clouds), docker-credential-ecr-login, docker-credential-gcr,
-/// docker-credential-acr-env, docker-credential-ocir or docker-credential-icr, is used by naming it
-/// in config.json: {"credHelpers": {"eu-docker.pkg.dev": "shipway"}}.
+/// docker-credential-acr-env, docker-credential-ocir, docker-credential-icr or
+/// docker-credential-quay, is used by naming it in config.json: {"credHelpers": {"eu-docker.pkg.dev": "shipway"}}.
 #[derive(Args, Debug)]
 pub(crate) struct CredentialHelperArgs {
-    /// Whose registries: ecr, google, acr, oci, ibm or all
+    /// Whose registries: ecr, google, acr, oci, ibm, quay or all
     #[arg(value_name = "CLOUD")]
     cloud: Clouds,
     /// What to do
@@ -76,6 +76,7 @@ pub(crate) fn clouds_of_program(name: &str) -> Option<&'static str> {
         "acr-env" => Some("acr"),
         "ocir" => Some("oci"),
         "icr" => Some("ibm"),
+        "quay" => Some("quay"),
         _ => None,
     }
 }
@@ -92,7 +93,10 @@ pub(crate) async fn run(args: CredentialHelperArgs) -> Result<ExitCode, Failure>
                 env!("CARGO_PKG_VERSION")
             )))),
             Action::List => Ok(Some(Secret::new("{}"))),
-            Action::Store => docker_helper::store(&options, &input()?).map(|()| None),
+            Action::Store => {
+                let system = System::new()?.until(deadline);
+                docker_helper::store(&system, &options, &input()?).map(|()| None)
+            }
             Action::Erase => docker_helper::erase(input()?.expose()).map(|()| None),
             Action::Get => {
                 let system = System::new()?.until(deadline).with_endpoints(endpoints);

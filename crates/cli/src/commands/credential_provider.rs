@@ -22,11 +22,12 @@ const REQUEST_BYTES_MAX: u64 = 1024 * 1024;
 /// Reads a CredentialProviderRequest on standard input and writes a CredentialProviderResponse. An
 /// image of another registry gets an answer without credentials. The same binary may be installed
 /// under the names ecr-credential-provider, auth-provider-gcp, gcr-credential-provider,
-/// acr-credential-provider, credential-provider-oke and icr-credential-provider, each also with
-/// -ANYTHING at its end, so that a kubelet can have one provider twice.
+/// acr-credential-provider, credential-provider-oke, icr-credential-provider and
+/// quay-credential-provider, each also with -ANYTHING at its end, so that a kubelet can have one
+/// provider twice.
 #[derive(Args, Debug)]
 pub(crate) struct CredentialProviderArgs {
-    /// Whose registries: ecr, google, acr, oci or ibm
+    /// Whose registries: ecr, google, acr, oci, ibm or quay
     provider: CloudProvider,
     /// `get-credentials`, as upstream's programs are called, or for acr the path of azure.json
     #[arg(value_name = "ARGUMENT")]
@@ -56,13 +57,14 @@ pub(crate) struct CredentialProviderArgs {
 /// The provider behind a program name of upstream's, also of a second one such as
 /// `ecr-credential-provider-prod`.
 pub(crate) fn provider_of_program(name: &str) -> Option<&'static str> {
-    const PROGRAMS: [(&str, &str); 6] = [
+    const PROGRAMS: [(&str, &str); 7] = [
         ("ecr-credential-provider", "ecr"),
         ("auth-provider-gcp", "google"),
         ("gcr-credential-provider", "google"),
         ("acr-credential-provider", "acr"),
         ("credential-provider-oke", "oci"),
         ("icr-credential-provider", "ibm"),
+        ("quay-credential-provider", "quay"),
     ];
     let is = |program: &str| {
         name.strip_prefix(program).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))

@@ -95,6 +95,12 @@ pub(crate) fn everything(request: &Received) -> Reply {
             token(3600)
         }
         ("POST", "iam.cloud.ibm.com", "/identity/token") => token(3600),
+        ("GET", "quay.io" | "quay.example.com", "/oauth2/federation/robot/token") => {
+            let robot = base64_encode(&format!("team+puller:{CANARY}-jwt"));
+            assert_eq!(request.header("authorization"), format!("Basic {robot}"));
+            // Its end is in the year 2100.
+            Reply::new(200, json!({ "token": refresh_token() }).to_string())
+        }
         // The fake fails the test by the answer that it does not have.
         _ => Reply::new(404, "nobody knows"),
     }
@@ -295,4 +301,28 @@ fn ibm_by_an_api_key() {
     assert_eq!((user, password), ("iambearer".to_owned(), format!("{CANARY}-token")));
     let asked = clouds.received().remove(0);
     assert!(asked.body.contains(&format!("apikey={key}")), "{}", asked.body);
+}
+
+#[test]
+fn quay_by_the_federation_of_a_robot() {
+    // cloud-credentials.md 14.2, row 76.
+    let clouds = Clouds::start(everything);
+    let file = clouds.write("token", &format!("{CANARY}-jwt\n"));
+    let variables = [("QUAY_ROBOT", "team+puller"), ("QUAY_ROBOT_TOKEN_FILE", file.as_str())];
+    let (user, password, _) = given(&clouds, &["quay"], &variables, &image("quay.io"));
+    assert_eq!((user, password), ("team+puller".to_owned(), refresh_token()));
+
+    // A registry of one's own, and the robot of a pod.
+    let more = format!(
+        r#","serviceAccountToken":"{CANARY}-jwt","serviceAccountAnnotations":{{"shipway.dev/quay-robot":"team+puller"}}"#
+    );
+    let request = crate::cloud_fake::request("v1", &image("quay.example.com"), &more);
+    let own = ["credential-provider", "quay", "--quay-host=quay.example.com"];
+    let answer = clouds.shipway(&own, &[], &request).ok();
+    let answer: Value = serde_json::from_str(&answer).expect("JSON");
+    assert_eq!(answer["auth"]["quay.example.com"]["username"], "team+puller");
+    let answer = clouds.shipway(&own[..2], &[], &request).ok();
+    let answer: Value = serde_json::from_str(&answer).expect("JSON");
+    assert_eq!(answer["auth"], json!({}));
+    assert_eq!((clouds.count("quay.io"), clouds.count("quay.example.com")), (1, 1));
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::json;
 
-use crate::cloud_fake::{CANARY, Clouds, Received, Reply};
+use crate::cloud_fake::{CANARY, Clouds, Received, Reply, shows_canary};
 use crate::cloud_flows::{ECR, aws_keys, everything};
 use crate::machine::{base64_encode, run, shipway};
 
@@ -406,4 +406,34 @@ fn passwords_of_azure_registries_go_to_their_token_service() {
             clouds.received().into_iter().map(|request| request.host).collect();
         assert!(hosts.iter().all(|host| host == "team.azurecr.io"), "{hosts:?}");
     }
+}
+
+#[test]
+fn a_robot_of_quay_reads_what_is_private_and_the_public_needs_none() {
+    // cloud-credentials.md 14.2, row 76.
+    let challenge = r#"Bearer realm="https://quay.io/v2/auth",service="quay.io""#;
+    let clouds = Clouds::start(move |request| match (request.host.as_str(), &*request.path) {
+        ("quay.io", path) if path.starts_with("/oauth2/") => everything(request),
+        ("quay.io", path) if path.contains("/public/") => Reply::new(200, r#"{"tags":["1"]}"#),
+        ("quay.io", _) => {
+            let who = format!("team+puller:e30.eyJleHAiOjQxMDI0NDQ4MDB9.{CANARY}");
+            with_tokens(request, challenge, "/v2/auth", &who)
+        }
+        _ => Reply::new(404, ""),
+    });
+    clouds.shipway(&["tags", "quay.io/public/app"], &[], "").ok();
+    clouds.shipway(&["tags", "quay.io/team/app"], &[], "").refused();
+    let file = clouds.write("token", &format!("{CANARY}-jwt"));
+    let variables = [
+        ("QUAY_ROBOT", "team+puller"),
+        ("QUAY_ROBOT_TOKEN_FILE", file.as_str()),
+        ("SHIPWAY_LOG", "trace"),
+    ];
+    let ran = clouds.shipway(&["tags", "quay.io/team/app"], &variables, "");
+    assert!(!shows_canary(&ran.stderr), "{ran:?}");
+    ran.ok();
+    // By the name that docker looks for, too.
+    let helper = clouds.link("docker-credential-quay");
+    let answer = clouds.run(&helper, &["get"], &variables[..2], "quay.io").ok();
+    assert!(answer.contains(r#""Username":"team+puller""#), "{answer}");
 }

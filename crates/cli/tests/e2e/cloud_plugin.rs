@@ -60,6 +60,10 @@ fn everybody(clouds: &Clouds) -> Vec<Somebody> {
         ("AZURE_CLIENT_ID", "client".to_owned()),
         secret("AZURE_CLIENT_SECRET"),
     ];
+    let robot = vec![
+        ("QUAY_ROBOT", "team+puller".to_owned()),
+        ("QUAY_ROBOT_TOKEN_FILE", clouds.write("quay-token", &format!("{CANARY}-jwt"))),
+    ];
     let oracle = vec![("OCIR_AUTH_METHOD", "USER_PRINCIPAL".to_owned())];
     vec![
         somebody("ecr", ecr, 1, keys),
@@ -71,6 +75,7 @@ fn everybody(clouds: &Clouds) -> Vec<Somebody> {
         somebody("acr", "team.azurecr.io/app", 3, azure),
         somebody("oci", "fra.ocir.io/app", 1, oracle),
         somebody("ibm", "de.icr.io/app", 1, vec![secret("ICR_APIKEY")]),
+        somebody("quay", "quay.io/app", 1, robot),
     ]
 }
 

@@ -85,7 +85,11 @@ pub fn get(
 ///
 /// # Errors
 /// [`DockerHelperError`]; its text goes to standard output.
-pub fn store(options: &CloudOptions, stdin: &Secret) -> Result<(), DockerHelperError> {
+pub fn store(
+    performer: &dyn Performer,
+    options: &CloudOptions,
+    stdin: &Secret,
+) -> Result<(), DockerHelperError> {
     let given: Stored =
         serde_json::from_str(stdin.expose()).map_err(|_| DockerHelperError::Syntax)?;
     let server = server_of(&given.server_url)?;
@@ -93,7 +97,7 @@ pub fn store(options: &CloudOptions, stdin: &Secret) -> Result<(), DockerHelperE
         return Err(DockerHelperError::NoUsername);
     }
     let host = RegistryHost::of(server);
-    if host.is_some_and(|host| options.provider_of(&host).is_some()) {
+    if host.is_some_and(|host| options.makes_credentials(performer, &host)) {
         return Ok(());
     }
     Err(DockerHelperError::NotOurs { server: server.to_owned() })
@@ -179,8 +183,10 @@ mod tests {
     fn login_and_logout_at_a_clouds_registry_do_nothing_and_do_not_fail() {
         // cloud-credentials.md 13, theme 1: upstream says "not implemented".
         let all = CloudOptions::all();
-        let stored =
-            |text: &str| store(&all, &Secret::new(text)).map_err(|error| error.to_string());
+        let stored_in = |world: &World, text: &str| {
+            store(world, &all, &Secret::new(text)).map_err(|error| error.to_string())
+        };
+        let stored = |text: &str| stored_in(&World::new(), text);
         let document = |server: &str, user: &str| {
             json!({ "ServerURL": server, "Username": user, "Secret": "canary" }).to_string()
         };
@@ -199,6 +205,11 @@ mod tests {
         ] {
             assert_eq!(stored(&text), Err(error.to_owned()));
         }
+        // A password for Quay would be lost, where no robot stands in for it.
+        let quay = document("quay.io", "u");
+        assert!(stored(&quay).expect_err("it is not kept").contains("passwords are not kept"));
+        let robot = World::new().variable("QUAY_ROBOT", "team+puller");
+        assert_eq!(stored_in(&robot, &quay), Ok(()));
     }
 
     #[test]

@@ -15,7 +15,8 @@
 //! | `google/` | Google Artifact Registry and Container Registry |
 //! | `ibm/` | IBM Cloud Container Registry |
 //! | `oci/` | Oracle Cloud Infrastructure Registry |
-//! | `provider` | one entry over the five: which cloud a host belongs to, whose identity is used |
+//! | `quay/` | Quay's robot accounts |
+//! | `provider` | one entry over them: which cloud a host belongs to, whose identity is used |
 //! | `clouds` | credentials kept while they are good, one exchange at a time for each host |
 //! | `plugin` | the kubelet's exec protocol around it |
 //! | `docker_helper` | docker's credential helper protocol around it |
@@ -40,6 +41,7 @@ mod overrides;
 mod performer;
 pub mod plugin;
 mod provider;
+pub mod quay;
 #[cfg(test)]
 mod secrecy;
 #[cfg(test)]

@@ -6,15 +6,19 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::deadline::{Deadline, EXCHANGE_MAX};
-use super::{CloudCredential, CloudError, Performer, RegistryHost, aws, azure, google, ibm, oci};
+use super::{
+    CloudCredential, CloudError, Performer, RegistryHost, aws, azure, google, ibm, oci, quay,
+};
 use crate::Secret;
 
 /// Annotations by which a service account names its identity at a cloud.
 const AWS_ROLE: &str = "eks.amazonaws.com/ecr-role-arn";
 const AZURE_CLIENT: &str = "kubernetes.azure.com/acr-client-id";
 const AZURE_TENANT: &str = "kubernetes.azure.com/acr-tenant-id";
+/// Quay has none of its own.
+const QUAY_ROBOT: &str = "shipway.dev/quay-robot";
 
-/// A cloud with registries of its own.
+/// A cloud with registries of its own, or Quay, which gives out tokens as they do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CloudProvider {
     /// Amazon ECR, private and public.
@@ -27,11 +31,13 @@ pub enum CloudProvider {
     Oci,
     /// IBM Cloud Container Registry.
     Ibm,
+    /// Quay, by robot federation.
+    Quay,
 }
 
 /// A name that no cloud has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("there is no cloud {name:?}: ecr, google, acr, oci and ibm are known")]
+#[error("there is no cloud {name:?}: ecr, google, acr, oci, ibm and quay are known")]
 pub struct UnknownProvider {
     /// The name.
     pub name: String,
@@ -39,7 +45,8 @@ pub struct UnknownProvider {
 
 impl CloudProvider {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Ecr, Self::Google, Self::Acr, Self::Oci, Self::Ibm];
+    pub const ALL: [Self; 6] =
+        [Self::Ecr, Self::Google, Self::Acr, Self::Oci, Self::Ibm, Self::Quay];
 
     /// The name that a person types.
     pub const fn name(self) -> &'static str {
@@ -49,6 +56,7 @@ impl CloudProvider {
             Self::Acr => "acr",
             Self::Oci => "oci",
             Self::Ibm => "ibm",
+            Self::Quay => "quay",
         }
     }
 }
@@ -69,6 +77,7 @@ impl FromStr for CloudProvider {
             "acr" | "azure" => Ok(Self::Acr),
             "oci" | "ocir" | "oke" => Ok(Self::Oci),
             "ibm" | "icr" => Ok(Self::Ibm),
+            "quay" => Ok(Self::Quay),
             _ => Err(UnknownProvider { name: text.to_owned() }),
         }
     }
@@ -89,6 +98,8 @@ pub struct CloudOptions {
     pub oci: oci::OciOptions,
     /// How IBM is asked.
     pub ibm: ibm::IbmOptions,
+    /// How Quay is asked.
+    pub quay: quay::QuayOptions,
     /// Whether a pod that gives a token, but has no identity at the cloud by it, gets what this
     /// machine has. Without, such a pod gets nothing. Amazon's rule is its own:
     /// [`aws::EcrOptions::require_role`].
@@ -129,7 +140,24 @@ impl CloudOptions {
             CloudProvider::Acr => azure::is_registry(host, &self.acr.suffixes),
             CloudProvider::Oci => oci::is_registry(host, &self.oci.realms),
             CloudProvider::Ibm => ibm::is_registry(host, &self.ibm.regions),
+            CloudProvider::Quay => quay::is_registry(host, &self.quay.hosts),
         })
+    }
+
+    /// Whether a fresh credential is made each time that one is needed, so that nobody has to keep
+    /// one: at the clouds always, at Quay if this machine is a robot.
+    pub(super) fn makes_credentials(&self, performer: &dyn Performer, host: &RegistryHost) -> bool {
+        match self.provider_of(host) {
+            None => false,
+            Some(CloudProvider::Quay) => quay::is_configured(performer),
+            Some(
+                CloudProvider::Ecr
+                | CloudProvider::Google
+                | CloudProvider::Acr
+                | CloudProvider::Oci
+                | CloudProvider::Ibm,
+            ) => true,
+        }
     }
 
     /// The pod, unless it has no identity at the cloud and may have the machine's.
@@ -149,6 +177,7 @@ impl CloudOptions {
                     CloudProvider::Acr => azure_account(*pod).is_ok(),
                     CloudProvider::Oci => oci::knows_pods(performer),
                     CloudProvider::Ibm => ibm::knows_pods(performer),
+                    CloudProvider::Quay => pod.annotation(QUAY_ROBOT).is_some(),
                 }
         })
     }
@@ -200,6 +229,10 @@ impl CloudOptions {
             CloudProvider::Ibm => {
                 ibm::credential(performer, host, &self.ibm, pod.map(|pod| pod.token))
             }
+            CloudProvider::Quay => {
+                let robot = pod.map(pods_robot).transpose()?;
+                quay::credential(performer, host, &self.quay, robot)
+            }
         }
     }
 }
@@ -226,6 +259,15 @@ fn google_flow<'a>(
 /// Whether the service account of a pod on GKE asks to pull with its own identity.
 fn asks_google(pod: PodIdentity<'_>) -> bool {
     pod.annotation(google::ServiceAccountFlow::ANNOTATION) == Some("true")
+}
+
+/// Quay does not know of itself which robot a pod is.
+fn pods_robot(pod: PodIdentity<'_>) -> Result<quay::PodRobot<'_>, CloudError> {
+    let robot = pod.annotation(QUAY_ROBOT).ok_or_else(|| {
+        CloudError::new("quay", "find identity", "service account", "it names no robot")
+            .hint(format!("annotate it with {QUAY_ROBOT}: ORGANISATION+NAME"))
+    })?;
+    Ok(quay::PodRobot { token: pod.token, robot })
 }
 
 /// Azure knows a pod by two annotations; without them the token is good for nothing, and the
@@ -263,6 +305,8 @@ mod tests {
             ("fra.ocir.io", Some(CloudProvider::Oci)),
             ("ocir.eu-frankfurt-1.oci.oraclecloud.com", Some(CloudProvider::Oci)),
             ("de.icr.io", Some(CloudProvider::Ibm)),
+            ("quay.io", Some(CloudProvider::Quay)),
+            ("quay.io.evil.com", None),
             ("docker.io", None),
             ("fakegcr.io", None),
             ("gcr.io.attacker.com", None),
@@ -288,7 +332,10 @@ mod tests {
             assert_eq!(alias.parse(), Ok(provider));
         }
         let error = "hub".parse::<CloudProvider>().expect_err("no cloud").to_string();
-        assert_eq!(error, "there is no cloud \"hub\": ecr, google, acr, oci and ibm are known");
+        assert_eq!(
+            error,
+            "there is no cloud \"hub\": ecr, google, acr, oci, ibm and quay are known"
+        );
     }
 
     /// A node that has an identity of its own everywhere, and nobody to answer it.
@@ -298,6 +345,8 @@ mod tests {
             .variable("AZURE_CLIENT_ID", "node")
             .variable("OCIR_AUTH_METHOD", "INSTANCE_PRINCIPAL")
             .variable("ICR_APIKEY", "node")
+            .variable("QUAY_ROBOT", "team+node")
+            .variable("QUAY_ROBOT_TOKEN_FILE", "/token")
     }
 
     #[test]
@@ -309,6 +358,7 @@ mod tests {
             (CloudProvider::Acr, "team.azurecr.io", "it names no identity"),
             (CloudProvider::Oci, "fra.ocir.io", "a pod's token goes nowhere else"),
             (CloudProvider::Ibm, "de.icr.io", "no trusted profile is named"),
+            (CloudProvider::Quay, "quay.io", "it names no robot"),
         ] {
             let (host, world) = (RegistryHost::of(host).expect("a host"), node());
             let asked = CloudOptions::all().exchange(&world, provider, &host, Some(pod));

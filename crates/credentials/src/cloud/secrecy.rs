@@ -49,7 +49,7 @@ const fn machine(
 }
 
 /// Everybody; what each does is the world's to say.
-const EVERYBODY: [Somebody; 20] = [
+const EVERYBODY: [Somebody; 22] = [
     machine(CloudProvider::Ecr, ECR, "keys of the environment", 1, aws_keys),
     machine(CloudProvider::Ecr, ECR, "web identity", 2, aws_web_identity),
     machine(CloudProvider::Ecr, ECR, "instance metadata", 4, aws_instance),
@@ -76,6 +76,8 @@ const EVERYBODY: [Somebody; 20] = [
     machine(CloudProvider::Ibm, "de.icr.io", "API key", 1, ibm_key),
     Somebody { is_pod: true, ..machine(CloudProvider::Ibm, "de.icr.io", "pod", 1, ibm_pod) },
     machine(CloudProvider::Ibm, "de.icr.io", "VPC instance", 2, ibm_instance),
+    machine(CloudProvider::Quay, "quay.io", "robot", 1, quay_robot),
+    Somebody { is_pod: true, ..machine(CloudProvider::Quay, "quay.io", "pod", 1, quay_pod) },
 ];
 
 fn good(body: &Value) -> Answer {
@@ -359,6 +361,18 @@ fn ibm_instance() -> World {
     )
 }
 
+fn quay_pod() -> World {
+    let url = "https://quay.io/oauth2/federation/robot/token";
+    World::new().server(Method::Get, url, good(&json!({ "token": CANARY })))
+}
+
+fn quay_robot() -> World {
+    quay_pod()
+        .variable("QUAY_ROBOT", "team+puller")
+        .variable("QUAY_ROBOT_TOKEN_FILE", "/token")
+        .file("/token", CANARY)
+}
+
 /// Every way to fail that has room for a text, with the canary in all of it.
 fn faults() -> Vec<Answer> {
     let leaky = json!({
@@ -373,6 +387,7 @@ fn faults() -> Vec<Answer> {
         "Message": CANARY,
         "errorCode": CANARY,
         "errorMessage": CANARY,
+        "error_type": CANARY,
         "context": { "requestId": CANARY },
         "__type": format!("x#{CANARY}:y"),
         "errors": [{ "code": CANARY, "message": CANARY }],
@@ -415,7 +430,7 @@ fn faults() -> Vec<Answer> {
 /// Whether the canary is in a text, as it is or in base64, wherever in the encoded bytes it was.
 fn shows_canary(text: &str) -> bool {
     let encoded = (0..3).map(|before| {
-        let encoded = STANDARD.encode([&vec![0; before], CANARY.as_bytes()].concat());
+        let encoded = STANDARD.encode([&vec![0; before][..], CANARY.as_bytes()].concat());
         // The first and the last characters depend on what stands beside it.
         let whole = (before + CANARY.len()) / 3 * 4;
         encoded[(before * 8).div_ceil(6)..whole].to_owned()
@@ -435,7 +450,10 @@ fn the_canary_is_seen_in_base64_too() {
 
 #[test]
 fn no_failure_of_any_request_shows_a_secret() {
-    let annotations = [(google::ServiceAccountFlow::ANNOTATION.to_owned(), "true".to_owned())];
+    let annotations = [
+        (google::ServiceAccountFlow::ANNOTATION.to_owned(), "true".to_owned()),
+        ("shipway.dev/quay-robot".to_owned(), "team+pod".to_owned()),
+    ];
     let (pods_token, annotations) = (Secret::new(CANARY), BTreeMap::from(annotations));
     let mut options = CloudOptions::all();
     options.google.service_accounts = Some(google::ServiceAccountFlow {

@@ -13,7 +13,8 @@ use crate::commands::build::IsolationArg;
 use crate::exit::Failure;
 
 /// Values of `--credential-helpers`.
-pub(super) const HELPERS: [&str; 7] = ["env", "google", "ecr", "acr", "gitlab", "oci", "ibm"];
+pub(super) const HELPERS: [&str; 8] =
+    ["env", "google", "ecr", "acr", "gitlab", "oci", "ibm", "quay"];
 
 /// Flags of kaniko's executor.
 #[derive(Args, Debug)]

@@ -31,7 +31,7 @@ pub(super) struct ProviderFlags {
     )]
     image_credential_provider_bin_dir: Option<PathBuf>,
     /// Clouds that the node asks itself for credentials of their registries, with the identity of
-    /// this machine: ecr, google, acr, oci, ibm, or all; none without the flag
+    /// this machine: ecr, google, acr, oci, ibm, quay, or all; none without the flag
     #[arg(
         long,
         env = "SHIPWAY_CLOUD_CREDENTIALS",
@@ -55,7 +55,9 @@ fn parse_clouds(text: &str) -> Result<CloudSet, String> {
         _ => {}
     }
     text.parse().map(|cloud| CloudSet(vec![cloud])).map_err(|_| {
-        format!("there is no cloud {text:?}: ecr, google, acr, oci, ibm, all and none are known")
+        format!(
+            "there is no cloud {text:?}: ecr, google, acr, oci, ibm, quay, all and none are known"
+        )
     })
 }
 
