@@ -84,10 +84,11 @@ impl Keyring {
         self.index.keys().map(String::as_str)
     }
 
-    /// All candidates for `image` (`registry/repository` without tag and digest), best first.
+    /// All candidates for `image`, the normalised `registry/repository` without tag and digest
+    /// (`Reference::name`), best first.
     ///
-    /// One deliberate difference to the kubelet: it takes `localhost/app` for an image of the
-    /// default registry and would send Docker Hub's password to a local port. We do not.
+    /// One deliberate difference to the kubelet (kubelet-images.md 15.4, M20): see
+    /// [`Keyring::kubelet_sends_hub_password`].
     pub fn lookup(&self, image: &str) -> Vec<Candidate> {
         let Some(target) = Target::parse(image) else { return Vec::new() };
         let found: Vec<Candidate> = self
@@ -101,6 +102,17 @@ impl Keyring {
             return self.index.get(DEFAULT_REGISTRY_KEY).cloned().unwrap_or_default();
         }
         found
+    }
+
+    /// Whether a kubelet with this keyring would send Docker Hub's password to another registry for
+    /// `image`: it takes every first part without dot and port for an account of the Hub, although
+    /// `localhost` and words with upper-case letters are registries (kubelet-images.md 15.4, M20).
+    pub fn kubelet_sends_hub_password(&self, image: &str) -> bool {
+        let registry = image.split_once('/').map_or("", |(first, _)| first);
+        !registry.is_empty()
+            && !registry.contains(['.', ':'])
+            && self.index.contains_key(DEFAULT_REGISTRY_KEY)
+            && self.lookup(image).is_empty()
     }
 }
 
@@ -223,12 +235,11 @@ fn percent_decode(path: &str) -> Option<String> {
     String::from_utf8(decoded).ok()
 }
 
+/// Whether a normalised name is Docker Hub's: names of the Hub always say so.
 fn is_default_registry(image: &str) -> bool {
     match image.split_once('/') {
+        Some((registry, _)) => matches!(registry, "docker.io" | "index.docker.io"),
         None => !image.is_empty(),
-        Some(("docker.io" | "index.docker.io", _)) => true,
-        Some(("" | "localhost", _)) => false,
-        Some((first, _)) => !first.contains(['.', ':']),
     }
 }
 

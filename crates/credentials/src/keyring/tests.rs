@@ -100,9 +100,24 @@ fn docker_hub_is_found_by_name_or_by_its_old_key() {
 }
 
 #[test]
-fn hub_password_never_goes_to_a_local_registry() {
-    check("index.docker.io", "localhost/foo", false); // M20: the kubelet leaks it here
-    check("index.docker.io", "registry:5000/foo", false); // M20
+fn hub_password_goes_to_no_other_registry() {
+    // M20. The kubelet leaks it where the second column says so.
+    for (image, leaks) in [
+        ("localhost/foo", true),
+        ("REG/app", true),
+        ("LOCALHOST/foo", true),
+        ("registry:5000/foo", false),
+        ("registry.example.com/foo", false),
+        ("docker.io/team/app", false),
+    ] {
+        check("index.docker.io", image, image.starts_with("docker.io/"));
+        let mut keyring = Keyring::new();
+        keyring.add(vec![entry("https://index.docker.io/v1/", "hub")], &file());
+        assert_eq!(keyring.kubelet_sends_hub_password(image), leaks, "{image}");
+        let registry = image.split('/').next().unwrap_or_default();
+        keyring.add(vec![entry(registry, "own")], &file());
+        assert!(!keyring.kubelet_sends_hub_password(image), "{image} has a credential of its own");
+    }
 }
 
 #[test]
@@ -137,7 +152,7 @@ fn a_docker_io_key_hides_the_old_hub_key() {
     let mut keyring = Keyring::new();
     keyring
         .add(vec![entry("docker.io", "new"), entry("https://index.docker.io/v1/", "old")], &file());
-    assert_eq!(users(&keyring, "docker.io/library/nginx"), ["new"]); // L5
+    assert_eq!(users(&keyring, "docker.io/library/nginx"), ["new"]); // L5, M19
 }
 
 proptest::proptest! {

@@ -96,7 +96,9 @@ fn check_spelling(written: &str, normalised: &str, findings: &mut Findings) {
 fn check_host(written: &str, authority: &str, path: &str, findings: &mut Findings) {
     let shown = shown(written);
     let (host, port) = split_host_port(authority);
-    if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+    let has_capitals = host.chars().any(char::is_uppercase);
+    let is_bare_word = !host.contains(['.', '*', '[']) && port.is_empty();
+    if has_capitals && !is_bare_word {
         findings.entry(
             Code::KeyHostInCapitals,
             written,
@@ -104,6 +106,17 @@ fn check_host(written: &str, authority: &str, path: &str, findings: &mut Finding
                 host.to_ascii_lowercase()
             }),
             "write the host in lower case",
+        );
+    } else if has_capitals {
+        // Images can name it, and in lower case it would be an account of Docker Hub.
+        findings.entry(
+            Code::KeyHostInCapitals,
+            written,
+            format!(
+                "hosts are compared as they are written: {shown:?} is for images that are written \
+                 {authority}/… with the same capitals"
+            ),
+            "the registry's full name, with its domain or port",
         );
     }
     if matches!(port, "443" | "80") {
@@ -154,7 +167,7 @@ fn check_host(written: &str, authority: &str, path: &str, findings: &mut Finding
             format!("docker.io{path}"),
         );
     }
-    if !host.contains(['.', '*', '[']) && port.is_empty() && host != "localhost" {
+    if is_bare_word && !has_capitals && host != "localhost" {
         findings.entry(
             Code::KeyHostWithoutDot,
             written,

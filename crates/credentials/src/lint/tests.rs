@@ -127,7 +127,9 @@ fn malformed_auth_is_named_with_its_byte() {
 #[test]
 fn entries_that_hold_something_else_than_meant_are_found() {
     let with_newline = base64_of("hunter:hunter2\n");
-    entry(&format!(r#"{{"auth":"{with_newline}"}}"#), &["auth-trailing-newline"]); // A5
+    for newline in [with_newline.as_str(), "Zm9vOmJhcgo="] {
+        entry(&format!(r#"{{"auth":"{newline}"}}"#), &["auth-trailing-newline"]); // A5
+    }
     entry(r#"{"username":"hunter ","password":"hunter2"}"#, &["auth-trailing-newline"]);
     let both = format!(r#"{{"auth":"{HUNTER}","password":"other"}}"#); // A13
     entry(&both, &["auth-overrides-fields"]);
@@ -161,6 +163,15 @@ fn keys_that_do_not_mean_what_they_say_are_found() {
     key("[::1]", &["key-address-without-port"]);
     key("*", &["key-host-without-dot"]);
     key("registry", &["key-host-without-dot"]);
+    // R7 and R14: images can name these hosts.
+    key("localhost", &[]);
+    key("REG", &["key-host-in-capitals"]);
+    let text = format!(r#"{{"auths":{{"REG":{{"auth":"{HUNTER}"}}}}}}"#);
+    assert_eq!(
+        of_text(&text, None)[0].text,
+        "hosts are compared as they are written: \"REG\" is for images that are written REG/… with \
+         the same capitals"
+    );
     for hub in ["registry-1.docker.io", "hub.docker.com", "*.docker.io"] {
         key(hub, &["key-hub-spelling"]);
     }

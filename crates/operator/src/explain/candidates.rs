@@ -70,7 +70,10 @@ pub(crate) fn find(image: &str, gathered: &Gathered, node: &NodeSide) -> Candida
         }
     }
     match keyring_of_pull_secrets(&secrets) {
-        Ok(keyring) => found.list = keyring.lookup(image),
+        Ok(keyring) => {
+            found.list = keyring.lookup(image);
+            found.remarks.extend(hub_password(image, "the pod's secrets", &keyring, node));
+        }
         Err(error) => {
             found.broken = Some(broken(&secrets, error.to_string()));
             return found;
@@ -168,6 +171,19 @@ fn matches(key: &str, image: &str) -> bool {
     !keyring.lookup(image).is_empty()
 }
 
+/// What a node that is not ours does with Docker Hub's password (kubelet-images.md 15.4, M20).
+fn hub_password(image: &str, object: &str, keyring: &Keyring, node: &NodeSide) -> Option<Remark> {
+    if node.is_shipway() || !keyring.kubelet_sends_hub_password(image) {
+        return None;
+    }
+    let registry = image.split('/').next().unwrap_or(image);
+    let text = format!(
+        "a kubelet takes {registry:?} for an account of Docker Hub: it sends it the Hub's password \
+         and does not ask without one; shipway's node does neither"
+    );
+    Some(Remark::about(object, "hub-password-sent", text))
+}
+
 /// What the node has of its own: the first file that parses, then providers.
 fn of_node(image: &str, node: &NodeSide, found: &mut Candidates) {
     let NodeSide::Known { files, providers, .. } = node else { return };
@@ -194,6 +210,7 @@ fn of_node(image: &str, node: &NodeSide, found: &mut Candidates) {
         let mut keyring = Keyring::new();
         keyring.add(entries, &Origin::File { path: file.path.clone() });
         found.list.extend(keyring.lookup(image));
+        found.remarks.extend(hub_password(image, &object, &keyring, node));
     }
     for provider in providers {
         if provider.match_images.iter().any(|pattern| matches(pattern, image)) {

@@ -26,6 +26,8 @@ pub enum NodeSide {
         clouds: Vec<CloudProvider>,
         /// Its rewrites of image names; the first that matches counts.
         mirrors: Vec<Mirror>,
+        /// Whether it is known to be shipway's own node and no kubelet.
+        is_shipway: bool,
     },
 }
 
@@ -50,6 +52,11 @@ pub(crate) enum Served {
 }
 
 impl NodeSide {
+    /// Whether it is known to be shipway's own node.
+    pub(crate) const fn is_shipway(&self) -> bool {
+        matches!(self, Self::Known { is_shipway: true, .. })
+    }
+
     /// The cloud that the node asks about an image (`registry/repository`).
     pub(crate) fn cloud_of(&self, image: &str) -> Option<CloudProvider> {
         let Self::Known { clouds, .. } = self else { return None };

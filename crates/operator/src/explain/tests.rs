@@ -130,7 +130,8 @@ impl World {
 }
 
 fn known(files: Vec<NodeFile>, providers: Vec<Provider>) -> NodeSide {
-    NodeSide::Known { files, providers, clouds: Vec::new(), mirrors: Vec::new() }
+    let (clouds, mirrors) = (Vec::new(), Vec::new());
+    NodeSide::Known { files, providers, clouds, mirrors, is_shipway: false }
 }
 
 fn pod(image: &str, secrets: &[&str]) -> Value {
@@ -235,6 +236,47 @@ fn keys_that_do_not_match_say_which_would() {
     assert!(texts.iter().any(|text| text.contains("\"r.example:5000\" would")), "{texts:?}");
     let command = found.cause.and_then(|cause| cause.command).unwrap_or_default();
     assert!(command.contains("shipway login --keep-password r.example:5000 "), "{command}");
+}
+
+/// kubelet-images.md 15.4, M20.
+#[test]
+fn hub_password_that_a_kubelet_sends_elsewhere_is_remarked() {
+    let hub = config("https://index.docker.io/v1/", "jane");
+    let remarks = |image: &str, of_node: bool, is_shipway: bool| -> Vec<String> {
+        let files = vec![NodeFile {
+            path: "/var/lib/kubelet/config.json".to_owned(),
+            kind: NodeFileKind::ConfigJson,
+            bytes: hub.clone().into_bytes(),
+        }];
+        let files = if of_node { files } else { Vec::new() };
+        let secrets = if of_node { Vec::new() } else { vec![docker("s", &hub)] };
+        let (providers, clouds, mirrors) = (Vec::new(), Vec::new(), Vec::new());
+        let world = World {
+            cluster: FakeCluster { secrets, ..FakeCluster::default() },
+            node: Some(NodeSide::Known { files, providers, clouds, mirrors, is_shipway }),
+            no_probe: true,
+            ..World::default()
+        };
+        let named: &[&str] = if of_node { &[] } else { &["s"] };
+        let found = world.explain(&pod(image, named), file());
+        let sent = found.remarks.iter().filter(|remark| remark.code == "hub-password-sent");
+        sent.map(|remark| format!("{}: {}", remark.object.as_deref().unwrap_or(""), remark.text))
+            .collect()
+    };
+    let text = |object: &str, registry: &str| {
+        format!(
+            "{object}: a kubelet takes {registry:?} for an account of Docker Hub: it sends it the \
+             Hub's password and does not ask without one; shipway's node does neither"
+        )
+    };
+    assert_eq!(remarks("localhost/foo:1", false, false), [text("the pod's secrets", "localhost")]);
+    let of_file = "file /var/lib/kubelet/config.json";
+    assert_eq!(remarks("REG/app:1", true, false), [text(of_file, "REG")]);
+    for (image, is_shipway) in
+        [("localhost/foo:1", true), ("localhost:5000/foo:1", false), ("team/app:1", false)]
+    {
+        assert_eq!(remarks(image, false, is_shipway), Vec::<String>::new(), "{image}");
+    }
 }
 
 #[test]
@@ -468,7 +510,8 @@ fn a_provider_that_matches_decides_and_is_not_run() {
 fn a_cloud_that_the_node_asks_decides_at_its_own_registries() {
     let explain = |image: &str, clouds: Vec<CloudProvider>| {
         let (files, providers, mirrors) = (Vec::new(), Vec::new(), Vec::new());
-        let node = Some(NodeSide::Known { files, providers, clouds, mirrors });
+        let is_shipway = true;
+        let node = Some(NodeSide::Known { files, providers, clouds, mirrors, is_shipway });
         World { node, ..World::default() }.explain(&pod(image, &[]), file())
     };
     let ecr = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/app:v1";
@@ -599,8 +642,8 @@ fn a_node_with_mirrors_is_asked_about_them() {
         mirror("gcr.io/kaniko-project/executor", "shipway.local/executor:1"),
         mirror("docker.io/library/*", "r.example:5000/hub"),
     ];
-    let node =
-        NodeSide::Known { files: Vec::new(), providers: Vec::new(), clouds: Vec::new(), mirrors };
+    let (files, providers, clouds) = (Vec::new(), Vec::new(), Vec::new());
+    let node = NodeSide::Known { files, providers, clouds, mirrors, is_shipway: true };
     let world = World { node: Some(node), ..World::default() };
     let executor = world.explain(&pod("gcr.io/kaniko-project/executor:v1.23.2", &[]), file());
     assert_eq!(executor.verdict, Verdict::Pulls, "{executor:#?}");

@@ -86,7 +86,8 @@ pub(super) fn facts(
     let clouds = machine.map(|machine| clouds_of(&machine.node)).unwrap_or_default();
     let mirrors = machine.map(|machine| machine.node.mirrors.clone()).unwrap_or_default();
     let mirrors = mirrors.into_iter().map(|(from, to)| Mirror { from, to }).collect();
-    let side = NodeSide::Known { files, providers, clouds, mirrors };
+    let is_shipway = machine.is_some();
+    let side = NodeSide::Known { files, providers, clouds, mirrors, is_shipway };
     Ok(NodeFacts { side, insecure_registries })
 }
 
