@@ -67,10 +67,11 @@ pub struct Digest {
 /// Why a text is not a digest; the texts are those of the Go digest library that users know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DigestError {
-    /// The text is not `algorithm:encoded`.
+    /// The text is not `algorithm:encoded`, or the algorithm is unknown and not even spelt like
+    /// one: `[a-z0-9]+` joined by one of `.+_-`.
     #[error("invalid checksum digest format")]
     MalformedSyntax,
-    /// The algorithm is none of sha256, sha384 and sha512.
+    /// The algorithm is none of sha256, sha384 and sha512, and the text has the form of a digest.
     #[error("unsupported digest algorithm")]
     UnsupportedAlgorithm,
     /// The encoded part has the wrong number of hex digits for its algorithm.
@@ -125,7 +126,12 @@ impl FromStr for Digest {
         if name.is_empty() || encoded.is_empty() {
             return Err(DigestError::MalformedSyntax);
         }
-        let algorithm = Algorithm::from_name(name).ok_or(DigestError::UnsupportedAlgorithm)?;
+        let Some(algorithm) = Algorithm::from_name(name) else {
+            if is_algorithm_syntax(name) && is_encoded_syntax(encoded) {
+                return Err(DigestError::UnsupportedAlgorithm);
+            }
+            return Err(DigestError::MalformedSyntax);
+        };
         if encoded.len() != algorithm.length() * 2 {
             return Err(DigestError::WrongLength);
         }
@@ -278,6 +284,19 @@ impl fmt::Display for ChainId {
     }
 }
 
+/// `[a-z0-9]+` joined by one of `.+_-` (OCI image-spec, "Digests").
+fn is_algorithm_syntax(name: &str) -> bool {
+    let is_part = |part: &str| {
+        !part.is_empty() && part.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9'))
+    };
+    name.split(['.', '+', '_', '-']).all(is_part)
+}
+
+/// `[a-zA-Z0-9=_-]+` (OCI image-spec, "Digests").
+fn is_encoded_syntax(encoded: &str) -> bool {
+    encoded.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'=' | b'_' | b'-'))
+}
+
 fn encode_hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = String::with_capacity(bytes.len() * 2);
@@ -330,7 +349,13 @@ mod tests {
         check(&format!(":{EMPTY}"), DigestError::MalformedSyntax);
         check(&format!("sha256:{}", EMPTY.to_uppercase()), DigestError::MalformedSyntax);
         check(&format!("md5:{EMPTY}"), DigestError::UnsupportedAlgorithm);
-        check(&format!("SHA256:{EMPTY}"), DigestError::UnsupportedAlgorithm);
+        check("multihash+base58:QmRZxt2b1FVZPNqd8hsiykDL3TdBDeTSPX9Kv46HmX4Gx8", {
+            DigestError::UnsupportedAlgorithm
+        });
+        for name in ["SHA256", "sha256+", "+b64", "a..b", "md5 "] {
+            check(&format!("{name}:{EMPTY}"), DigestError::MalformedSyntax);
+        }
+        check("md5:a+b", DigestError::MalformedSyntax);
         check(&format!("sha256:{}", &EMPTY[1..]), DigestError::WrongLength);
         check(&format!("sha256:{EMPTY}0"), DigestError::WrongLength);
     }

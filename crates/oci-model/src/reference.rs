@@ -53,6 +53,10 @@ pub enum ReferenceError {
     /// The repository has upper-case letters.
     #[error("invalid reference format: repository name ({0}) must be lowercase")]
     NotLowerCase(String),
+    /// The first component looks like a host and is none, and only its upper-case letters keep the
+    /// text from being one long path: `My_Registry.example.com/app`.
+    #[error("repository name must be lowercase")]
+    UpperCaseName,
     /// The path is longer than [`NAME_LENGTH_MAX`].
     #[error("repository name must not be more than {NAME_LENGTH_MAX} characters")]
     NameTooLong,
@@ -229,9 +233,33 @@ impl FromStr for Reference {
         if remote.chars().any(char::is_uppercase) {
             return Err(ReferenceError::NotLowerCase(remote.to_owned()));
         }
+        let Some(parts) = Parts::of(&domain, &remainder) else {
+            let in_lower_case = (domain.to_lowercase(), remainder.to_lowercase());
+            return Err(match Parts::of(&in_lower_case.0, &in_lower_case.1) {
+                Some(_) => ReferenceError::UpperCaseName,
+                None => ReferenceError::InvalidFormat,
+            });
+        };
+        let repository = Repository::new(&parts.path)?;
+        let digest = parts.digest.map(parse_digest).transpose()?;
+        let tag = parts.tag.map(|tag| Tag(tag.to_owned()));
+        Ok(Self { registry: parts.registry.to_owned(), repository, tag, digest })
+    }
+}
+
+/// What the grammar makes of a text, before lengths and the digest's algorithm are looked at.
+struct Parts<'a> {
+    registry: &'a str,
+    path: String,
+    tag: Option<&'a str>,
+    digest: Option<&'a str>,
+}
+
+impl<'a> Parts<'a> {
+    fn of(domain: &'a str, remainder: &'a str) -> Option<Self> {
         let (rest, digest) = match remainder.split_once('@') {
             Some((rest, digest)) => (rest, Some(digest)),
-            None => (remainder.as_str(), None),
+            None => (remainder, None),
         };
         // A tag cannot hold a slash, so only a colon after the last slash starts one.
         let last_slash = rest.rfind('/').map_or(0, |position| position + 1);
@@ -239,19 +267,15 @@ impl FromStr for Reference {
             Some(colon) => (&rest[..last_slash + colon], Some(&rest[last_slash + colon + 1..])),
             None => (rest, None),
         };
-        let tag = tag.map(Tag::new).transpose()?;
-        let (registry, path) = if is_domain(&domain) {
+        let (registry, path) = if is_domain(domain) {
             (domain, path.to_owned())
         } else {
             // The grammar's domain is optional: such a text may still be one long path.
-            (String::new(), format!("{domain}/{path}"))
+            ("", format!("{domain}/{path}"))
         };
-        if !is_path(&path) || digest.is_some_and(|digest| !is_digest_syntax(digest)) {
-            return Err(ReferenceError::InvalidFormat);
-        }
-        let repository = Repository::new(&path)?;
-        let digest = digest.map(parse_digest).transpose()?;
-        Ok(Self { registry, repository, tag, digest })
+        let matches =
+            is_path(&path) && tag.is_none_or(is_tag) && digest.is_none_or(is_digest_syntax);
+        matches.then_some(Self { registry, path, tag, digest })
     }
 }
 

@@ -102,6 +102,18 @@ fn upper_case_is_refused_with_the_name() {
     check("FAILED_IMAGE", &text("library/FAILED_IMAGE")); // R27
 }
 
+/// kubelet-images.md 1.2: no prefix where the host-like part is at fault.
+#[test]
+fn upper_case_that_makes_no_host_is_refused_without_the_name() {
+    check("My_Registry.example.com/app", "repository name must be lowercase");
+    check("My_Registry.example.com/app:V1", "repository name must be lowercase");
+    check("My_Registry.example.com/App", {
+        "invalid reference format: repository name (App) must be lowercase"
+    });
+    check("My_Registry.example.com//app", "invalid reference format");
+    check("My_Registry.example.com:5000/app", "invalid reference format");
+}
+
 #[test]
 fn texts_outside_the_grammar_are_refused() {
     let invalid = "invalid reference format";
@@ -117,6 +129,7 @@ fn texts_outside_the_grammar_are_refused() {
 #[test]
 fn digests_are_checked_after_the_grammar() {
     check(&format!("nginx@md5:{}", &D64[..32]), "unsupported digest algorithm"); // R35
+    check(&format!("nginx:1@SHA256:{D64}"), "invalid checksum digest format");
     check(&format!("nginx@sha256:{}", &D64[1..]), "invalid checksum digest length"); // R36
     check(&format!("nginx@sha256:{}", D64.to_uppercase()), "invalid checksum digest format"); // R36
 }

@@ -71,6 +71,15 @@ fn mistake(image: &str, error: &ReferenceError) -> (Remark, Option<String>) {
             let meant = image.replacen(lower, &lower.to_lowercase(), 1);
             return (Remark::new("name.upper-case", text), Some(meant));
         }
+        ReferenceError::UpperCaseName => {
+            let first = image.split('/').next().unwrap_or(image);
+            let text = format!(
+                "{first:?} is no host name (_ may not be in one), and as a part of the repository \
+                 it may have no upper-case letters"
+            );
+            let meant = image.replacen(first, &first.to_lowercase(), 1);
+            return (Remark::new("name.upper-case", text), Some(meant));
+        }
         ReferenceError::NameTooLong => {
             let text = "the repository is longer than 255 characters";
             return (Remark::new("name.too-long", text), None);
@@ -252,6 +261,8 @@ mod tests {
     #[test]
     fn the_wrong_component_is_named_with_what_was_meant() {
         check("http://h/a", "name.scheme", Some("h/a"));
+        let no_host = "my_registry.example.com/app:V1";
+        check("My_Registry.example.com/app:V1", "name.upper-case", Some(no_host));
         check("https://registry.example.com/a/", "name.scheme", Some("registry.example.com/a"));
         check("Nginx", "name.upper-case", Some("nginx"));
         check("r.example/team/App:V1", "name.upper-case", Some("r.example/team/app:V1"));
