@@ -102,6 +102,7 @@ mod tests {
     const CONFIG: &str = r#"{"auths":{"10.100.100.77":{"auth":"Y2FwdGFpbjpDYXB0YWluODg4"}}}"#;
     const LEGACY: &str = r#"{"10.100.100.77":{"username":"hc","password":"Harbor123456","email":" ","auth":"aGM6SGFyYm9yMTIzNDU2"}}"#;
 
+    /// kubelet-images.md 15.5, L2: of one key, the credential of the first secret comes first.
     #[test]
     fn both_secret_types_of_the_tutorial_open_the_image() {
         let secrets = [
@@ -126,6 +127,14 @@ mod tests {
                 (Some("hc".to_owned()), origin("dockercfg")),
             ]
         );
+        let [first, second] = secrets;
+        let keyring = keyring_of_pull_secrets(&[second, first]).expect("both parse");
+        let users: Vec<_> = keyring
+            .lookup("10.100.100.77/captain/nginx")
+            .iter()
+            .filter_map(|candidate| candidate.auth.username().map(str::to_owned))
+            .collect();
+        assert_eq!(users, ["hc", "captain"]);
     }
 
     #[test]

@@ -123,11 +123,21 @@ mod tests {
 
     #[test]
     fn default_tag_is_appended_to_the_raw_text() {
-        assert_eq!(image_with_default_tag("nginx"), Ok("nginx:latest".to_owned())); // R1
+        for image in [
+            "nginx",                // R1
+            "team/app",             // R5
+            "localhost/app",        // R7
+            "registry.example.com", // R11
+        ] {
+            assert_eq!(image_with_default_tag(image), Ok(format!("{image}:latest")));
+        }
         for raw in [
             "index.docker.io/team/app:v1".to_owned(), // R6
+            "registry.example.com:5000".to_owned(),   // R12
             format!("nginx@sha256:{D64}"),            // R16
             format!("nginx:1.25@sha256:{D64}"),       // R17
+            format!("nginx:latest@sha256:{D64}"),     // R18
+            format!("sha256:{D64}"),                  // R19
         ] {
             assert_eq!(image_with_default_tag(&raw), Ok(raw));
         }
@@ -135,13 +145,18 @@ mod tests {
 
     #[test]
     fn unparsable_image_has_the_kubelets_text() {
-        assert_eq!(
-            image_with_default_tag("FAILED_IMAGE").map_err(|error| error.to_string()),
-            Err("Failed to apply default image tag \"FAILED_IMAGE\": couldn't parse image name \
-                 \"FAILED_IMAGE\": invalid reference format: repository name \
-                 (library/FAILED_IMAGE) must be lowercase"
-                .to_owned())
-        );
+        for (image, path) in [
+            ("Nginx", "library/Nginx"),               // R27
+            ("team/App", "team/App"),                 // R27
+            ("FAILED_IMAGE", "library/FAILED_IMAGE"), // R27
+        ] {
+            let text = format!(
+                "Failed to apply default image tag \"{image}\": couldn't parse image name \
+                 \"{image}\": invalid reference format: repository name ({path}) must be lowercase"
+            );
+            let found = image_with_default_tag(image).map_err(|error| error.to_string());
+            assert_eq!(found, Err(text));
+        }
     }
 
     #[test]

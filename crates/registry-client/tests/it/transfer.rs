@@ -47,6 +47,32 @@ async fn second_pull_asks_for_the_manifest_only() {
     assert_eq!(fake.lines()[3], "GET /v2/a/b/manifests/1");
 }
 
+/// kubelet-images.md 15.1, R17.
+#[tokio::test]
+async fn image_with_tag_and_digest_is_pulled_by_digest_only() {
+    let source = image(b"the layer");
+    let digest = source.manifest.digest();
+    let served = image(b"the layer");
+    // The tag has moved on; whoever asks for it gets another image.
+    let moved = image(b"another layer");
+    let fake = Fake::start(move |request| match request.target.ends_with("/manifests/1") {
+        true => moved.serve(request),
+        false => served.serve(request),
+    })
+    .await;
+    let (_place, store) = store();
+    let reference = reference(&fake.address, &format!("a/b:1@{digest}"));
+    let by_digest = format!("GET /v2/a/b/manifests/{digest}");
+    let fetched = client().fetch_manifest(&reference, &[]).await.unwrap();
+    assert_eq!(fetched.bytes(), source.manifest.bytes());
+    assert_eq!(fake.lines(), [by_digest.as_str()]);
+    let pulled =
+        client().pull(&reference, &[], &store, &pull_options(), &Progress::none()).await.unwrap();
+    assert_eq!(pulled.root, source.manifest);
+    assert!(fake.lines().contains(&by_digest));
+    assert!(fake.lines().iter().all(|line| !line.ends_with("/manifests/1")), "{:?}", fake.lines());
+}
+
 #[tokio::test]
 async fn layers_can_be_left_for_later() {
     let source = image(b"the layer");

@@ -53,7 +53,7 @@ fn secret(kind: &str, data: Value) -> Value {
     secret
 }
 
-// kubelet-images.md 15.8, S1 to S4; mini-kubernetes.md 14, row 15.
+// kubelet-images.md 15.8, S1, S2, S3 and S4; mini-kubernetes.md 14, row 15.
 #[test]
 fn secrets_of_each_type_need_their_keys() {
     let json = "kubernetes.io/dockerconfigjson";
@@ -263,6 +263,31 @@ fn images_of_volumes_are_required_in_pods_and_not_in_templates() {
             "spec.containers[0].image: Invalid value: \" nginx\": must not have leading or trailing whitespace"
         ]
     );
+}
+
+// kubelet-images.md 2.1 and 15.1, the policies of R1, R2 and R3 as they are stored.
+#[test]
+fn every_container_gets_the_policy_of_its_image_unless_it_has_one() {
+    let lists = ["containers", "initContainers", "ephemeralContainers"];
+    for (image, written, expected) in [
+        ("a", "", "Always"),         // R1
+        ("a:1", "", "IfNotPresent"), // R2
+        ("a:latest", "", "Always"),  // R3
+        ("a:1", "Always", "Always"),
+        ("a:latest", "Never", "Never"),
+        ("a", "IfNotPresent", "IfNotPresent"),
+    ] {
+        for list in lists {
+            let mut container = json!({"name": "d", "image": image});
+            if !written.is_empty() {
+                object::set(&mut container, &["imagePullPolicy"], written);
+            }
+            let mut stored = pod(json!({list: [container]}));
+            schema::default(&PODS, &mut stored);
+            let found = object::text(&stored["spec"][list][0], &["imagePullPolicy"]);
+            assert_eq!(found, expected, "{image} with {written:?} in {list}");
+        }
+    }
 }
 
 // mini-kubernetes.md 14, row 58.
