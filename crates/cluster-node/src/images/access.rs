@@ -331,8 +331,10 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
 
         let root = tempfile::tempdir().expect("tempdir");
-        write(root.path().join("kubelet/config.json"), NODE);
-        let answer = r#"{"kind":"CredentialProviderResponse","apiVersion":"credentialprovider.kubelet.k8s.io/v1","cacheKeyType":"Image","auth":{"r.example":{"username":"plugin","password":"x"}}}"#;
+        // Under more specific keys than the secret: one keyring of all would put the secret last.
+        let node = r#"{"auths":{"r.example/app":{"username":"node","password":"x"}}}"#;
+        write(root.path().join("kubelet/config.json"), node);
+        let answer = r#"{"kind":"CredentialProviderResponse","apiVersion":"credentialprovider.kubelet.k8s.io/v1","cacheKeyType":"Image","auth":{"r.example/app":{"username":"plugin","password":"x"}}}"#;
         let program = root.path().join("bin/plugin");
         // Written under another name: no process may hold it open for writing when it is run.
         let staged = root.path().join("bin/staged");

@@ -1,5 +1,7 @@
 //! Image errors as a user sees them.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{StatusCode, header};
@@ -16,6 +18,7 @@ use crate::{Outcome, tests};
 tests![
     row_64_unreachable_registry_backs_off,
     row_64_corrected_secret_ends_the_back_off,
+    secrets_of_one_key_are_tried_in_the_pods_order,
     row_66_image_of_one_tenant_is_refused_to_another,
     row_65_missing_pull_secret_is_warned_about,
     row_66_never_refuses_an_absent_image,
@@ -54,6 +57,14 @@ async fn row_64_unreachable_registry_backs_off() -> Outcome {
 pub(crate) async fn private_registry(
     cluster: &Cluster,
 ) -> Result<String, Box<dyn std::error::Error>> {
+    watched_registry(cluster, Arc::default()).await
+}
+
+/// The same; `seen` gets the credentials that are shown to it, each run of equal ones once.
+async fn watched_registry(
+    cluster: &Cluster,
+    seen: Arc<Mutex<Vec<String>>>,
+) -> Result<String, Box<dyn std::error::Error>> {
     let digests = cluster.blobs.get_ref(&format!("images/{BUSYBOX}").parse()?)?.ok_or("busybox")?;
     let manifest = cluster.blobs.read(&digests[0], 1 << 20)?;
     let root = digests[0].to_string();
@@ -61,6 +72,11 @@ pub(crate) async fn private_registry(
     let answer = move |request: Request| {
         let shown =
             request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        if let Some(shown) = shown {
+            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.push(shown.to_owned());
+            seen.dedup();
+        }
         let response: Response = if shown != Some(wanted.as_str()) {
             let challenge = [(header::WWW_AUTHENTICATE, "Basic realm=\"test\"")];
             (StatusCode::UNAUTHORIZED, challenge, "{}").into_response()
@@ -122,6 +138,26 @@ async fn row_64_corrected_secret_ends_the_back_off() -> Outcome {
     cluster.stop().await
 }
 
+/// kubelet-images.md 15.5, rows L2 and L8.
+async fn secrets_of_one_key_are_tried_in_the_pods_order() -> Outcome {
+    let cluster = Cluster::start().await?;
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let registry = watched_registry(&cluster, Arc::clone(&seen)).await?;
+    // Neither their names nor their ages are in the order of the pod.
+    cluster.apply::<Secret>(pull_secret("a-last", &registry, "right")).await?;
+    cluster.apply::<Secret>(pull_secret("b-second", &registry, "old")).await?;
+    cluster.apply::<Secret>(pull_secret("c-first", &registry, "wrong")).await?;
+    let secrets = json!([{"name": "c-first"}, {"name": "b-second"}, {"name": "a-last"}]);
+    let spec = json!({"restartPolicy": "Never", "imagePullSecrets": secrets,
+        "container": {"image": format!("{registry}/app:1")}});
+    cluster.run("tries", "true", spec).await?;
+    cluster.until_phase("tries", "Succeeded").await?;
+    let seen = seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let shown = |password: &str| format!("Basic {}", BASE64.encode(format!("ada:{password}")));
+    assert_eq!(seen, [shown("wrong"), shown("old"), shown("right")]);
+    cluster.stop().await
+}
+
 async fn row_66_image_of_one_tenant_is_refused_to_another() -> Outcome {
     let cluster = Cluster::start().await?;
     let registry = private_registry(&cluster).await?;
@@ -153,20 +189,21 @@ async fn row_66_image_of_one_tenant_is_refused_to_another() -> Outcome {
     cluster.stop().await
 }
 
+/// kubelet-images.md 15.7, P17.
 async fn row_65_missing_pull_secret_is_warned_about() -> Outcome {
     let cluster = Cluster::start().await?;
     cluster
         .run(
             "lacks",
             "true",
-            json!({"restartPolicy": "Never", "imagePullSecrets": [{"name": "regcred"}]}),
+            json!({"restartPolicy": "Never", "imagePullSecrets": [{"name": "b"}, {"name": "a"}]}),
         )
         .await?;
     cluster.until_phase("lacks", "Succeeded").await?;
     cluster
         .until_event(
             "lacks",
-            "Warning FailedToRetrieveImagePullSecret Unable to retrieve some image pull secrets (regcred); attempting to pull the image may not succeed.",
+            "Warning FailedToRetrieveImagePullSecret Unable to retrieve some image pull secrets (b, a); attempting to pull the image may not succeed.",
         )
         .await?;
     cluster.stop().await

@@ -150,15 +150,18 @@ async fn private_under(verification: VerificationPolicy) -> Outcome {
     cluster.stop().await
 }
 
+/// kubelet-images.md 15.9: V1, V2, V3, V4, V5 and V15.
 async fn private_image_stays_private_under_never_verify_preloaded_images() -> Outcome {
     private_under(VerificationPolicy::NeverVerifyPreloadedImages).await
 }
 
+/// kubelet-images.md 15.9: V1, V2, V3, V4, V5 and V15.
 async fn private_image_stays_private_under_never_verify_allowlisted_images() -> Outcome {
     let list = Allowlist::new(&["registry.example.com/base/*".to_owned(), "busybox".to_owned()])?;
     private_under(VerificationPolicy::NeverVerifyAllowlistedImages(list)).await
 }
 
+/// kubelet-images.md 15.9: V1, V2, V3, V4, V5 and V15.
 async fn private_image_stays_private_under_always_verify() -> Outcome {
     private_under(VerificationPolicy::AlwaysVerify).await
 }
