@@ -291,7 +291,10 @@ fn a_name_of_upstreams_makes_the_binary_that_provider_also_with_an_end() {
         &json!({ "tenantId": "tenant", "aadClientId": "c", "aadClientSecret": "s" }).to_string(),
     );
     let metadata = clouds.address.clone();
+    let quay = clouds.write("quay-token", &format!("{CANARY}-jwt"));
     let variables = [
+        ("QUAY_ROBOT", "team+puller"),
+        ("QUAY_ROBOT_TOKEN_FILE", quay.as_str()),
         ("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"),
         ("AWS_SECRET_ACCESS_KEY", key.as_str()),
         ("GCE_METADATA_HOST", metadata.as_str()),
@@ -299,7 +302,7 @@ fn a_name_of_upstreams_makes_the_binary_that_provider_also_with_an_end() {
     ];
     let get = ["get-credentials"];
     let verbose = ["get-credentials", "--v=3", "--logtostderr=true", "--authFlow=gcr"];
-    let programs: [(&str, &[&str], &str); 8] = [
+    let programs: [(&str, &[&str], &str); 9] = [
         ("ecr-credential-provider", &get, ECR),
         ("ecr-credential-provider-prod", &[], ECR),
         ("auth-provider-gcp", &verbose, "gcr.io"),
@@ -308,6 +311,7 @@ fn a_name_of_upstreams_makes_the_binary_that_provider_also_with_an_end() {
         ("credential-provider-oke", &[], "fra.ocir.io"),
         ("credential-provider-oke-2", &[], "fra.ocir.io"),
         ("icr-credential-provider", &[], "icr.io"),
+        ("quay-credential-provider", &get, "quay.io"),
     ];
     for (name, arguments, host) in programs {
         let program = clouds.link(name);
