@@ -2,8 +2,9 @@
 
 use crate::keyring::Target;
 
-/// Whether a pattern matches an image without tag and digest.
-pub(super) fn matches(pattern: &str, image: &str) -> bool {
+/// Whether a pattern matches an image without tag and digest (kubelet-images.md 9.1). Unlike a key
+/// of a config file it has no scheme, and `index.docker.io` means nothing.
+pub fn matches(pattern: &str, image: &str) -> bool {
     // Query and fragment are no part of what Go compares.
     let pattern = pattern.split(['?', '#']).next().unwrap_or(pattern);
     match (Target::parse(pattern), Target::parse(image)) {

@@ -27,6 +27,7 @@ pub use self::config::{
     CacheType, ConfigDocument, Provider, ProviderConfigError, TokenAttributes, is_config_file,
     providers_of,
 };
+pub use self::match_image::matches as image_matches;
 pub use self::protocol::{
     AccountClaim, Answer, AnswerError, CacheKeyType, SkipReason, claimed_annotations, request,
 };

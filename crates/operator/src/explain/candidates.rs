@@ -2,6 +2,7 @@
 
 use credentials::cloud::CloudProvider;
 use credentials::lint::{Code, Finding, Input, Severity, lint, lint_together, shown as shown_key};
+use credentials::provider::image_matches;
 use credentials::{
     Candidate, ConfigEntry, Keyring, NodeFileKind, Origin, PullSecret, RegistryAuth, Secret,
     SecretKind, keyring_of_pull_secrets, parse_config_json, parse_dockercfg, parse_node_file,
@@ -213,7 +214,7 @@ fn of_node(image: &str, node: &NodeSide, found: &mut Candidates) {
         found.remarks.extend(hub_password(image, &object, &keyring, node));
     }
     for provider in providers {
-        if provider.match_images.iter().any(|pattern| matches(pattern, image)) {
+        if provider.match_images.iter().any(|pattern| image_matches(pattern, image)) {
             found.providers.push(provider.name.clone());
         }
     }

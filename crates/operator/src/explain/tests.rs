@@ -494,12 +494,16 @@ fn a_provider_that_matches_decides_and_is_not_run() {
         name: "ecr-credential-provider".to_owned(),
         match_images: vec![pattern.to_owned()],
     };
-    let verdict = |pattern: &str| {
+    let verdict = |pattern: &str, image: &str| {
         let node = Some(known(Vec::new(), vec![provider(pattern)]));
-        World { node, ..World::default() }.explain(&pod(&image(), &[]), file()).verdict
+        World { node, ..World::default() }.explain(&pod(image, &[]), file()).verdict
     };
-    assert_eq!(verdict("*.example:5000"), Verdict::Unknown);
-    assert_eq!(verdict("*.example"), Verdict::Fails);
+    assert_eq!(verdict("*.example:5000", &image()), Verdict::Unknown);
+    assert_eq!(verdict("*.example", &image()), Verdict::Fails);
+    // Patterns are no keys: nothing stands for Docker Hub but its name in images.
+    assert_eq!(verdict("docker.io", "nginx:1"), Verdict::Unknown);
+    assert_eq!(verdict("index.docker.io", "nginx:1"), Verdict::Fails);
+    assert_eq!(verdict("https://docker.io", "nginx:1"), Verdict::Fails);
     let text = "kind: CredentialProviderConfig\nproviders:\n- name: p\n  matchImages: ['*.io']\n";
     let read = read_providers(text).expect("a config");
     assert_eq!(read, [Provider { name: "p".to_owned(), match_images: vec!["*.io".to_owned()] }]);
