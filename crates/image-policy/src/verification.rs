@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use oci_model::{Digest, Reference};
+use oci_model::{Digest, Reference, ReferenceError};
 use serde::{Deserialize, Serialize};
 
 /// Most secrets or accounts kept per image name.
@@ -28,8 +28,21 @@ pub enum VerificationPolicy {
 }
 
 /// Images that need no proof: exact names without tag, or prefixes ending in `/*`.
+///
+/// Names are normalised as those of [`mapping_name`] are, so that `ubuntu` means
+/// `docker.io/library/ubuntu`, however the pod writes it. (The kubelet of 1.36 compares raw texts,
+/// those before it refuse what is not normalised: kubelet-images.md 8.1.)
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Allowlist(Vec<String>);
+pub struct Allowlist(Vec<Pattern>);
+
+/// An entry of the list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Pattern {
+    /// This name.
+    Name(String),
+    /// All names that begin so; ends in a slash.
+    Under(String),
+}
 
 /// Why a pattern of the allow-list is refused; the texts are the kubelet's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,7 +61,7 @@ pub enum AllowlistError {
     NoRegistry,
     /// Not a name.
     #[error("failed to parse as an image name: {0}")]
-    NotAName(oci_model::ReferenceError),
+    NotAName(ReferenceError),
     /// A tag or digest.
     #[error("neither tag nor digest is accepted in an image reference: {0}")]
     TagOrDigest(String),
@@ -182,21 +195,24 @@ impl Allowlist {
     /// # Errors
     /// The first pattern that is refused.
     pub fn new(patterns: &[String]) -> Result<Self, AllowlistError> {
-        for pattern in patterns {
-            check_pattern(pattern)?;
-        }
-        Ok(Self(patterns.to_vec()))
+        let patterns: Result<_, _> =
+            patterns.iter().map(|pattern| parse_pattern(pattern)).collect();
+        Ok(Self(patterns?))
     }
 
+    /// Whether `name`, which is normalised, is on the list.
     fn matches(&self, name: &str) -> bool {
-        self.0.iter().any(|pattern| match pattern.strip_suffix('*') {
-            Some(prefix) => name.starts_with(prefix),
-            None => pattern == name,
+        self.0.iter().any(|pattern| match pattern {
+            Pattern::Name(exact) => exact == name,
+            Pattern::Under(prefix) => name.starts_with(prefix),
         })
     }
 }
 
-fn check_pattern(pattern: &str) -> Result<(), AllowlistError> {
+/// Makes a name of a prefix. Two components, because one behind `docker.io` is put into `library`.
+const BELOW: &str = "/x/y";
+
+fn parse_pattern(pattern: &str) -> Result<Pattern, AllowlistError> {
     let text = || pattern.to_owned();
     if pattern.trim() != pattern {
         return Err(AllowlistError::Blanks(text()));
@@ -207,20 +223,35 @@ fn check_pattern(pattern: &str) -> Result<(), AllowlistError> {
     if pattern == "/*" {
         return Err(AllowlistError::NoRegistry);
     }
-    let name = pattern.strip_suffix("/*").unwrap_or(pattern);
-    if name.contains('*') {
+    let prefix = pattern.strip_suffix("/*");
+    if prefix.unwrap_or(pattern).contains('*') {
         return Err(AllowlistError::Wildcard(text()));
     }
-    let reference: Reference = match pattern.strip_suffix("/*") {
+    if let Some(prefix) = prefix {
         // A bare host parses only as part of a name.
-        Some(prefix) => format!("{prefix}/x").parse(),
-        None => name.parse(),
+        let below = format!("{prefix}{BELOW}").parse::<Reference>().map_err(|error| {
+            AllowlistError::NotAName(match error {
+                ReferenceError::NotLowerCase(name) => {
+                    ReferenceError::NotLowerCase(without(&name, BELOW))
+                }
+                other @ (ReferenceError::InvalidFormat
+                | ReferenceError::UpperCaseName
+                | ReferenceError::NameTooLong
+                | ReferenceError::HexIdentifier(_)
+                | ReferenceError::Digest(_)) => other,
+            })
+        })?;
+        return Ok(Pattern::Under(without(&below.name(), BELOW) + "/"));
     }
-    .map_err(AllowlistError::NotAName)?;
+    let reference: Reference = pattern.parse().map_err(AllowlistError::NotAName)?;
     if reference.tag().is_some() || reference.digest().is_some() {
         return Err(AllowlistError::TagOrDigest(text()));
     }
-    Ok(())
+    Ok(Pattern::Name(reference.name()))
+}
+
+fn without(text: &str, end: &str) -> String {
+    text.strip_suffix(end).unwrap_or(text).to_owned()
 }
 
 /// The image without tag and digest, normalised, as records are keyed (kubelet 1.33 to 1.35).

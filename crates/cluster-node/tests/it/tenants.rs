@@ -23,6 +23,7 @@ use crate::{Outcome, tests};
 tests![
     private_image_stays_private_under_never_verify_preloaded_images,
     private_image_stays_private_under_never_verify_allowlisted_images,
+    preloaded_image_is_for_everybody_when_it_is_listed,
     private_image_stays_private_under_always_verify,
     private_image_is_for_everybody_under_never_verify,
     image_of_a_service_account_is_for_its_pods_only,
@@ -31,12 +32,17 @@ tests![
 
 type Error = Box<dyn std::error::Error>;
 
+/// Where [`Registry`] has its manifest.
+const MANIFEST: &str = "/v2/app/manifests/1";
+
 /// A registry that shows the busybox manifest to `ada`, or to whoever, with the password of the
 /// day; the blobs are on the node already.
 struct Registry {
     address: String,
     password: Arc<Mutex<String>>,
     manifests: Arc<AtomicUsize>,
+    /// Requests for the manifest without a credential.
+    anonymous: Arc<AtomicUsize>,
 }
 
 impl Registry {
@@ -47,16 +53,21 @@ impl Registry {
         let root = digests[0].to_string();
         let password = Arc::new(Mutex::new("right".to_owned()));
         let manifests = Arc::new(AtomicUsize::new(0));
+        let anonymous = Arc::new(AtomicUsize::new(0));
         let (wanted, served) = (Arc::clone(&password), Arc::clone(&manifests));
+        let nameless = Arc::clone(&anonymous);
         let answer = move |request: Request| {
             let password = wanted.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let basic = format!("Basic {}", BASE64.encode(format!("ada:{password}")));
             let shown =
                 request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+            if shown.is_none() && request.uri().path() == MANIFEST {
+                nameless.fetch_add(1, Ordering::SeqCst);
+            }
             let response: Response = if shown != Some(basic.as_str()) {
                 let challenge = [(header::WWW_AUTHENTICATE, "Basic realm=\"test\"")];
                 (StatusCode::UNAUTHORIZED, challenge, "{}").into_response()
-            } else if request.uri().path() == "/v2/app/manifests/1" {
+            } else if request.uri().path() == MANIFEST {
                 served.fetch_add(1, Ordering::SeqCst);
                 let headers = [
                     (
@@ -74,7 +85,7 @@ impl Registry {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?.to_string();
         tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await });
-        Ok(Registry { address, password, manifests })
+        Ok(Registry { address, password, manifests, anonymous })
     }
 
     fn image(&self) -> String {
@@ -155,10 +166,31 @@ async fn private_image_stays_private_under_never_verify_preloaded_images() -> Ou
     private_under(VerificationPolicy::NeverVerifyPreloadedImages).await
 }
 
+/// The list names another image, and another registry.
+fn list_of_others() -> Result<VerificationPolicy, Error> {
+    let list = Allowlist::new(&["registry.example.com/base/*".to_owned(), "busybox".to_owned()])?;
+    Ok(VerificationPolicy::NeverVerifyAllowlistedImages(list))
+}
+
 /// kubelet-images.md 15.9: V1, V2, V3, V4, V5 and V15.
 async fn private_image_stays_private_under_never_verify_allowlisted_images() -> Outcome {
-    let list = Allowlist::new(&["registry.example.com/base/*".to_owned(), "busybox".to_owned()])?;
-    private_under(VerificationPolicy::NeverVerifyAllowlistedImages(list)).await
+    private_under(list_of_others()?).await
+}
+
+/// kubelet-images.md 15.9, V13, and 8.1: `busybox` of the list is the preloaded image, however a pod
+/// writes it.
+async fn preloaded_image_is_for_everybody_when_it_is_listed() -> Outcome {
+    let access = Access { verification: list_of_others()?, ..Access::default() };
+    let cluster = Cluster::start_with(access).await?;
+    cluster.put_image("registry.example.com/basement/x:1", &[&[("file", "x")]])?;
+    let mut asker = Asker { cluster: &cluster, image: String::new(), number: 0 };
+    for (image, expected) in
+        [(BUSYBOX, "ran"), ("busybox:1", "ran"), ("registry.example.com/basement/x:1", "never")]
+    {
+        asker.image = image.to_owned();
+        assert_eq!(asker.ask(None, "Never").await?, expected, "{image}");
+    }
+    cluster.stop().await
 }
 
 /// kubelet-images.md 15.9: V1, V2, V3, V4, V5 and V15.
@@ -332,5 +364,6 @@ async fn failing_provider_shows_itself_on_the_pod() -> Outcome {
         )
         .await?;
     cluster.until_event("fails", "Warning Failed Failed to pull image").await?;
+    assert_ne!(registry.anonymous.load(Ordering::SeqCst), 0, "no anonymous pull");
     cluster.stop().await
 }

@@ -47,20 +47,35 @@ fn the_secret_that_pulled_may_use() {
     assert_eq!(verdict(&image, &PodCredentials::default()), Verdict::MustPull); // V2
 }
 
+/// The secrets on the record after a pod with `shown` used an image that `s1` had pulled.
+fn secrets_after_use(s1: &SecretCoordinates, shown: &SecretCoordinates) -> Vec<SecretCoordinates> {
+    let provenance = pulled_with(UsedCredential::Secret(s1.clone()));
+    let used = match verdict(&provenance, &with_secrets(std::slice::from_ref(shown))) {
+        Verdict::UsableAfterRecording(used) => used,
+        other => panic!("{other:?}"),
+    };
+    let Provenance::Pulled(mut record) = provenance else { panic!("{provenance:?}") };
+    record.note(IMAGE, used, "2026-01-02T00:00:00Z".to_owned());
+    assert_eq!(record.last_updated_time, "2026-01-02T00:00:00Z");
+    assert_eq!(Vec::from_iter(record.credential_mapping.keys()), ["registry.example.com/team/app"]);
+    record.credential_mapping.into_values().flat_map(|known| known.kubernetes_secrets).collect()
+}
+
 #[test]
 fn a_rotated_secret_may_use_and_is_recorded_anew() {
-    let image = pulled_with(UsedCredential::Secret(secret("a", "s1", "1", "h")));
+    let s1 = secret("a", "s1", "1", "h");
     let rotated = secret("a", "s1", "1", "h2");
-    assert_eq!(verdict(&image, &with_secrets(std::slice::from_ref(&rotated))), recorded(rotated)); // V3
+    assert_eq!(secrets_after_use(&s1, &rotated), [rotated]); // V3
 }
 
 #[test]
 fn another_secret_may_use_only_with_the_same_credential() {
-    let image = pulled_with(UsedCredential::Secret(secret("a", "s1", "1", "h")));
+    let s1 = secret("a", "s1", "1", "h");
+    let image = pulled_with(UsedCredential::Secret(s1.clone()));
     let other = secret("a", "s1", "2", "other");
     assert_eq!(verdict(&image, &with_secrets(&[other])), Verdict::MustPull); // V4
     let copy = secret("b", "s1", "9", "h");
-    assert_eq!(verdict(&image, &with_secrets(std::slice::from_ref(&copy))), recorded(copy)); // V5
+    assert_eq!(secrets_after_use(&s1, &copy), [s1, copy]); // V5
 }
 
 #[test]
@@ -112,29 +127,87 @@ fn service_accounts_count_by_all_coordinates() {
     assert_eq!(ask(account("b", "1")), Verdict::MustPull); // V12
 }
 
+/// Whether a list of this one pattern lets a pod without credentials use a preloaded image.
+fn allows(pattern: &str, image: &str) -> bool {
+    let list = Allowlist::new(&[pattern.to_owned()]).expect("a valid list");
+    let policy = VerificationPolicy::NeverVerifyAllowlistedImages(list);
+    match must_pull(&policy, image, &Provenance::Preloaded, &PodCredentials::default()) {
+        Verdict::Usable => true,
+        Verdict::MustPull => false,
+        other @ Verdict::UsableAfterRecording(_) => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn allow_list_matches_whole_components() {
-    let list = Allowlist::new(&["registry.example.com/base/*".to_owned()]).expect("a valid list");
-    let policy = VerificationPolicy::NeverVerifyAllowlistedImages(list);
-    let ask =
-        |image: &str| must_pull(&policy, image, &Provenance::Preloaded, &PodCredentials::default());
-    assert_eq!(ask("registry.example.com/base/os:1"), Verdict::Usable); // V13
-    assert_eq!(ask("registry.example.com/basement/x"), Verdict::MustPull); // V13
+    for (pattern, image, expected) in [
+        ("registry.example.com/base/*", "registry.example.com/base/os:1", true), // V13
+        ("registry.example.com/base/*", "registry.example.com/basement/x", false), // V13
+        ("registry.example.com/base/*", "registry.example.com/base", false),
+        ("registry.example.com/base/os", "registry.example.com/base/os:1", true),
+        ("registry.example.com/base/os", "registry.example.com/base/os/more", false),
+        ("registry.example.com/*", "registry.example.com/a/b/c", true),
+        ("registry.example.com/*", "registry.example.com:5000/a", false),
+    ] {
+        assert_eq!(allows(pattern, image), expected, "{pattern} {image}");
+    }
+}
+
+/// V13: a short name means one image, in the list as in the pod.
+#[test]
+fn allow_list_reads_short_names_as_pods_do() {
+    for (pattern, image, expected) in [
+        ("ubuntu", "ubuntu", true),
+        ("ubuntu", "docker.io/library/ubuntu:1", true),
+        ("docker.io/library/ubuntu", "ubuntu:1", true),
+        ("ubuntu", "registry.example.com/ubuntu", false),
+        ("ubuntu", "docker.io/team/ubuntu", false),
+        ("team/*", "team/a", true),
+        ("team/*", "docker.io/team/a:1", true),
+        ("team/*", "teams/a", false),
+        ("team/*", "team.example/a", false),
+        ("index.docker.io/team/*", "team/a", true),
+        (
+            "index.docker.io/team/a",
+            "team/a@sha256:2b1903504aba33bb6158bf1aa76cb588f05cd150de5047f1cfed339bc621d92b",
+            true,
+        ),
+        ("docker.io/*", "ubuntu", true),
+        ("docker.io/*", "team/a", true),
+        ("index.docker.io/*", "team/a", true),
+        ("docker.io/*", "registry.example.com/a", false),
+        ("docker.io/library/*", "ubuntu", true),
+        ("library/*", "ubuntu", true),
+        ("library/*", "team/a", false),
+        ("localhost:5000/*", "localhost:5000/a", true),
+        ("[::1]:5000/*", "[::1]:5000/a", true),
+    ] {
+        assert_eq!(allows(pattern, image), expected, "{pattern} {image}");
+    }
 }
 
 #[test]
 fn bad_patterns_are_refused_with_their_reason() {
-    let refuse = |pattern: &str, expected: &str| match Allowlist::new(&[pattern.to_owned()]) {
-        Ok(_) => panic!("{pattern:?} was accepted"),
-        Err(error) => assert!(error.to_string().starts_with(expected), "{pattern:?}: {error}"),
-    };
-    refuse("a:1", "neither tag nor digest is accepted in an image reference"); // V14
-    refuse(" a", "leading/trailing spaces are not allowed"); // V14
-    refuse("", "the supplied pattern is too short"); // V14
-    refuse("*", "not a valid wildcard pattern"); // V14
-    refuse("a/*b", "not a valid wildcard pattern"); // V14
-    refuse("/*", "at least registry hostname is required"); // V14
-    refuse("registry.example.com/", "failed to parse as an image name: invalid reference format"); // V14
+    let wildcard = "not a valid wildcard pattern, only patterns ending with '/*' are allowed";
+    for (pattern, expected) in [
+        ("a:1", "neither tag nor digest is accepted in an image reference: a:1"), // V14
+        (" a", "leading/trailing spaces are not allowed:  a"),                    // V14
+        ("", "the supplied pattern is too short: "),                              // V14
+        ("*", &format!("{wildcard}: *")),                                         // V14
+        ("a/*b", &format!("{wildcard}: a/*b")),                                   // V14
+        ("a*", &format!("{wildcard}: a*")),
+        ("a/*/*", &format!("{wildcard}: a/*/*")),
+        ("/*", "at least registry hostname is required"), // V14
+        ("registry.example.com/", "failed to parse as an image name: invalid reference format"), // V14
+        ("registry.example.com//*", "failed to parse as an image name: invalid reference format"),
+        (
+            "team/App/*",
+            "failed to parse as an image name: invalid reference format: repository name (team/App) must be lowercase",
+        ),
+    ] {
+        let error = Allowlist::new(&[pattern.to_owned()]).expect_err(pattern);
+        assert_eq!(error.to_string(), expected, "{pattern:?}");
+    }
 }
 
 #[test]
