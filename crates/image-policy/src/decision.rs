@@ -60,6 +60,19 @@ pub enum WaitingReason {
     SignatureValidationFailed,
 }
 
+/// Whether a container that waits for `reason` waits since a pull failed, and pulls again; the
+/// other reasons about images are of the image's name or of the node.
+pub fn is_failed_pull(reason: &str) -> bool {
+    [
+        WaitingReason::ErrImagePull,
+        WaitingReason::ImagePullBackOff,
+        WaitingReason::RegistryUnavailable,
+        WaitingReason::SignatureValidationFailed,
+    ]
+    .into_iter()
+    .any(|failed| failed.as_str() == reason)
+}
+
 impl WaitingReason {
     /// The value of the field.
     pub const fn as_str(self) -> &'static str {
@@ -261,46 +274,90 @@ mod tests {
 
     #[test]
     fn unparsable_image_is_refused_before_anything_else() {
-        let texts = refusal(decide("a//b", PullPolicy::Always, None));
-        assert_eq!(
-            texts[0],
-            r#"Warning InspectFailed Failed to apply default image tag "a//b": couldn't parse image name "a//b": invalid reference format"#
-        );
-        assert_eq!(texts[1], "Warning Failed Error: InvalidImageName");
+        let lower = |name: &str| {
+            format!("invalid reference format: repository name ({name}) must be lowercase")
+        };
+        for (image, error) in [
+            ("a//b", "invalid reference format".to_owned()),
+            ("Nginx", lower("library/Nginx")),               // R27
+            ("team/App", lower("team/App")),                 // R27
+            ("FAILED_IMAGE", lower("library/FAILED_IMAGE")), // R27
+        ] {
+            let text = format!(
+                "Failed to apply default image tag {image:?}: couldn't parse image name {image:?}: {error}"
+            );
+            for policy in [PullPolicy::Always, PullPolicy::IfNotPresent, PullPolicy::Never] {
+                assert_eq!(
+                    refusal(decide(image, policy, None)),
+                    [
+                        format!("Warning InspectFailed {text}"),
+                        "Warning Failed Error: InvalidImageName".to_owned(),
+                        format!("InvalidImageName: {text}"),
+                    ],
+                    "{policy:?}"
+                );
+            }
+        }
     }
 
+    /// What a pull that failed with `errors` shows: the error in the event, the reason, the message.
     #[track_caller]
-    fn failure(errors: &[&str], reason: &str, message: &str) {
+    fn failure(errors: &[&str], error: &str, reason: &str, message: &str) {
         let errors: Vec<String> = errors.iter().map(|error| (*error).to_owned()).collect();
         let failure = pull_failure("X", &errors);
-        assert_eq!(failure.refusal.waiting.reason, reason);
-        assert_eq!(failure.refusal.waiting.message, message);
-        assert_eq!(failure.refusal.events[1].message, format!("Error: {reason}"));
+        assert_eq!(failure.error, error);
+        assert_eq!(
+            texts(&failure.refusal),
+            [
+                format!("Warning Failed Failed to pull image \"X\": {error}"),
+                format!("Warning Failed Error: {reason}"),
+                format!("{reason}: {message}"),
+            ]
+        );
     }
 
     #[test]
     fn pull_errors_become_reasons_by_their_prefix() {
-        failure(&["boom"], "ErrImagePull", "boom"); // P7
+        failure(&["boom"], "boom", "ErrImagePull", "boom"); // P7
         failure(
             &["RegistryUnavailable: refused"],
+            "RegistryUnavailable: refused",
             "RegistryUnavailable",
             "image pull failed for X because the registry is unavailable: refused",
         ); // P9
         failure(
             &["SignatureValidationFailed"],
             "SignatureValidationFailed",
+            "SignatureValidationFailed",
             "image pull failed for X because the signature validation failed",
         ); // P10
-        failure(&["rpc error: code = Unknown desc = z"], "ErrImagePull", "z"); // P11
+        failure(&["rpc error: code = Unknown desc = z"], "z", "ErrImagePull", "z"); // P11
         let kept = "rpc error: code = NotFound desc = z";
-        failure(&[kept], "ErrImagePull", kept); // P11
+        failure(&[kept], kept, "ErrImagePull", kept); // P11
     }
 
     #[test]
     fn errors_of_several_credentials_are_one_text() {
-        failure(&["e1", "e2"], "ErrImagePull", "[e1, e2]"); // L9
-        failure(&["e1", "e1"], "ErrImagePull", "e1"); // L9
-        failure(&["RegistryUnavailable: x", "y"], "ErrImagePull", "[RegistryUnavailable: x, y]"); // L10
+        failure(&["e1", "e2"], "[e1, e2]", "ErrImagePull", "[e1, e2]"); // L9
+        failure(&["e1", "e1"], "e1", "ErrImagePull", "e1"); // L9
+        let both = "[RegistryUnavailable: x, y]";
+        failure(&["RegistryUnavailable: x", "y"], both, "ErrImagePull", both); // L10
+    }
+
+    #[test]
+    fn failed_pulls_are_told_from_other_waits() {
+        let last = |error: &str| pull_failure("X", &[error.to_owned()]).refusal.waiting;
+        for error in ["boom", "RegistryUnavailable: refused", "SignatureValidationFailed"] {
+            let failed = last(error);
+            assert!(is_failed_pull(&failed.reason), "{failed:?}");
+            let waits = back_off_waiting("X", Some(&failed)).waiting;
+            assert!(is_failed_pull(&waits.reason), "{waits:?}");
+        }
+        for other in
+            ["ErrImageNeverPull", "ImageInspectError", "InvalidImageName", "ContainerCreating", ""]
+        {
+            assert!(!is_failed_pull(other), "{other}");
+        }
     }
 
     #[test]

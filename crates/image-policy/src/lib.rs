@@ -19,7 +19,7 @@ pub mod verification;
 pub use back_off::{BACK_OFF_INITIAL, BACK_OFF_MAX, BackOff};
 pub use decision::{
     Decision, Presence, PullFailure, Refusal, WaitingReason, aggregate_errors, back_off_waiting,
-    decide, pull_failure,
+    decide, is_failed_pull, pull_failure,
 };
 pub use duration::go_duration;
 pub use event::{Event, EventType, Waiting};

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use image_policy::is_failed_pull;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
@@ -121,6 +122,11 @@ impl ContainerView {
         }
     }
 
+    /// Whether it waits since a pull failed, so that a pull at once may help.
+    pub(crate) fn has_failed_pull(&self) -> bool {
+        matches!(&self.phase, Phase::Waiting { reason, .. } if is_failed_pull(reason))
+    }
+
     /// Moves to waiting; a termination becomes the last state.
     pub(crate) fn wait(&mut self, reason: &str, message: Option<String>) {
         let next = Phase::Waiting { reason: reason.to_owned(), message };
@@ -211,4 +217,27 @@ pub(crate) fn init_containers(spec: &PodSpec) -> impl Iterator<Item = &Container
 /// The pod's restart policy; `Always` when unset.
 pub(crate) fn restart_policy(spec: &PodSpec) -> &str {
     spec.restart_policy.as_deref().unwrap_or("Always")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn container_that_waits_since_a_failed_pull_may_pull_at_once() {
+        let mut view = ContainerView::fresh("x", false, ContainerKind::App);
+        for (reason, expected) in [
+            ("ErrImagePull", true),
+            ("ImagePullBackOff", true),
+            ("RegistryUnavailable", true),
+            ("SignatureValidationFailed", true),
+            ("ErrImageNeverPull", false),
+            ("CrashLoopBackOff", false),
+        ] {
+            view.wait(reason, None);
+            assert_eq!(view.has_failed_pull(), expected, "{reason}");
+        }
+        view.phase = Phase::Running { started_at: Timestamp::UNIX_EPOCH };
+        assert!(!view.has_failed_pull());
+    }
 }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{Happening, Worker};
 use crate::images::ensure::outages::{Ending, OutageKey};
 use crate::images::store::LocalImage;
-use crate::pods::state::{Phase, image_of};
+use crate::pods::state::{ContainerView, Phase, image_of};
 
 /// Images that were pulled for containers whose configuration is wrong, by container.
 ///
@@ -68,11 +68,8 @@ impl Worker {
         }
         let Some(view) = self.state.containers.get_mut(name) else { return };
         if let Phase::Waiting { reason, .. } = &view.phase {
-            let reason = match reason.as_str() {
-                "ErrImagePull" | "ImagePullBackOff" | "RegistryUnavailable" => "ContainerCreating",
-                other => other,
-            };
-            let reason = reason.to_owned();
+            let creating = || "ContainerCreating".to_owned();
+            let reason = if view.has_failed_pull() { creating() } else { reason.clone() };
             view.wait(&reason, Some(message));
         }
     }
@@ -94,14 +91,17 @@ impl Worker {
     /// Lets a waiting pull start at once.
     pub(super) fn take_registry_back(&mut self, name: &str) {
         self.outage_watches.remove(name);
-        let waits = self.state.view(name).is_some_and(|view| {
-            matches!(&view.phase, Phase::Waiting { reason, .. }
-                if matches!(reason.as_str(), "ErrImagePull" | "ImagePullBackOff" | "RegistryUnavailable"))
-        });
-        if waits && let Some((container, _)) = self.container(name) {
-            self.shared.images.forget_back_off(&self.uid, image_of(&container));
+        if let Some((container, _)) = self.container(name) {
+            self.pull_at_once(&container);
+        }
+    }
+
+    /// Ends the back-off of a container whose pull has failed; other containers are left alone.
+    pub(super) fn pull_at_once(&mut self, container: &Container) {
+        if self.state.view(&container.name).is_some_and(ContainerView::has_failed_pull) {
+            self.shared.images.forget_back_off(&self.uid, image_of(container));
             self.forget_volume_failures();
-            self.schedule.retry_at.remove(name);
+            self.schedule.retry_at.remove(&container.name);
         }
     }
 

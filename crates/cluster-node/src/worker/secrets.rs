@@ -16,7 +16,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::task::AbortHandle;
 
 use super::{Happening, Worker};
-use crate::pods::state::{Phase, all_containers, image_of};
+use crate::pods::state::all_containers;
 use crate::volumes::image;
 
 /// Changes that a pod may be behind before it is told only that something changed.
@@ -142,16 +142,10 @@ impl Worker {
 
     /// Lets waiting pulls start at once.
     pub(super) fn take_secrets_changed(&mut self) {
-        for (container, _) in self.pod.spec.iter().flat_map(all_containers) {
-            let waits = self.state.view(&container.name).is_some_and(|view| {
-                matches!(&view.phase, Phase::Waiting { reason, .. }
-                    if matches!(reason.as_str(), "ErrImagePull" | "ImagePullBackOff"))
-            });
-            if waits {
-                self.shared.images.forget_back_off(&self.uid, image_of(container));
-                self.forget_volume_failures();
-                self.schedule.retry_at.remove(&container.name);
-            }
+        let containers = self.pod.spec.iter().flat_map(all_containers);
+        let containers: Vec<_> = containers.map(|(container, _)| container.clone()).collect();
+        for container in &containers {
+            self.pull_at_once(container);
         }
     }
 }
