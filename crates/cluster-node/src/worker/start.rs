@@ -225,13 +225,9 @@ impl Start {
         for line in created.degraded {
             self.shared.recorder.warning(&self.pod, self.field_path(), "DegradedIsolation", line);
         }
-        let name = &self.container.name;
-        self.shared.recorder.normal(
-            &self.pod,
-            self.field_path(),
-            "Created",
-            format!("Created container: {name}"),
-        );
+        // The words of 1.35 and later, as all others here (kubelet-images.md 2.3).
+        let text = "Container created".to_owned();
+        self.shared.recorder.normal(&self.pod, self.field_path(), "Created", text);
         let runner = created.runner.clone();
         let started = tokio::task::spawn_blocking(move || runner.start()).await;
         let error = match started {
@@ -246,12 +242,8 @@ impl Start {
         if let Some(error) = error {
             return self.refused(error, Some(created.record), image);
         }
-        self.shared.recorder.normal(
-            &self.pod,
-            self.field_path(),
-            "Started",
-            format!("Started container {name}"),
-        );
+        let text = "Container started".to_owned();
+        self.shared.recorder.normal(&self.pod, self.field_path(), "Started", text);
         let target = Target {
             runner: created.runner.clone(),
             process: created.record.process.clone(),
@@ -259,7 +251,7 @@ impl Start {
             address: self.shared.address,
         };
         let happening = Happening::Started {
-            name: name.clone(),
+            name: self.container.name.clone(),
             runner: created.runner,
             record: Box::new(created.record),
         };

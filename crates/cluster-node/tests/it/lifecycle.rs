@@ -57,8 +57,8 @@ async fn pod_runs_to_success_and_leaves_its_log() -> Outcome {
     );
     for text in [
         "Normal Pulled Container image \"docker.io/library/busybox:1\" already present on machine and can be accessed by the pod",
-        "Normal Created Created container: c",
-        "Normal Started Started container c",
+        "Normal Created Container created",
+        "Normal Started Container started",
     ] {
         cluster.until_event("first", text).await?;
     }
