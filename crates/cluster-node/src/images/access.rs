@@ -377,10 +377,24 @@ mod tests {
         let root = tempfile::tempdir().expect("tempdir");
         let files = NodeFiles { keep: Duration::from_secs(300), ..dirs(root.path()) };
         let began = Instant::now();
-        assert!(files.keyring(began).is_empty());
-        write(root.path().join("kubelet/config.json"), NODE);
-        assert!(files.keyring(began + Duration::from_secs(299)).is_empty());
-        assert!(!files.keyring(began + Duration::from_secs(300)).is_empty());
+        let edit = |user: &str| {
+            let text = NODE.replace("node", user);
+            write(root.path().join("kubelet/config.json"), &text);
+        };
+        let users = |seconds: u64| -> Vec<String> {
+            let candidates =
+                files.keyring(began + Duration::from_secs(seconds)).lookup("r.example/app");
+            let users = candidates.iter().filter_map(|candidate| candidate.auth.username());
+            users.map(str::to_owned).collect()
+        };
+        assert_eq!(users(0), [""; 0]);
+        edit("old");
+        assert_eq!(users(299), [""; 0], "that there is nothing is remembered as well");
+        assert_eq!(users(300), ["old"]);
+        edit("new");
+        assert_eq!(users(360), ["old"]);
+        assert_eq!(users(599), ["old"]);
+        assert_eq!(users(600), ["new"]);
     }
 
     /// kubelet-images.md 15.5, row L12.

@@ -189,14 +189,16 @@ async fn row_66_image_of_one_tenant_is_refused_to_another() -> Outcome {
     cluster.stop().await
 }
 
-/// kubelet-images.md 15.7, P17.
+/// kubelet-images.md 15.7, P17, and 2.3: in the order of the pod, without entries that name nothing.
 async fn row_65_missing_pull_secret_is_warned_about() -> Outcome {
     let cluster = Cluster::start().await?;
+    cluster.apply::<Secret>(pull_secret("here", "r.example", "right")).await?;
     cluster
         .run(
             "lacks",
             "true",
-            json!({"restartPolicy": "Never", "imagePullSecrets": [{"name": "b"}, {"name": "a"}]}),
+            json!({"restartPolicy": "Never",
+                "imagePullSecrets": [{"name": "b"}, {"name": ""}, {"name": "here"}, {"name": "a"}]}),
         )
         .await?;
     cluster.until_phase("lacks", "Succeeded").await?;

@@ -92,6 +92,38 @@ fn space_pass_removes_what_nobody_uses_and_tells_of_the_shortfall() {
     drop(in_hand);
 }
 
+/// Frees `bytes` on a node with three unused images, given from the least recently used to the most
+/// recently used one; returns the images that are left, in that order, and how much was freed.
+fn free_of_three(by_last_use: [&str; 3], bytes: u64) -> (Vec<&str>, u64) {
+    let place = place();
+    let name = |content: &str| format!("r.example/app:{content}");
+    let pulled = by_last_use.map(|content| place.pull(&name(content), content));
+    let now = soon();
+    // An image in hand is in use, and each look notes that: one image fewer each time.
+    for (hours_ago, image) in [3_u64, 2, 1].into_iter().zip(pulled) {
+        let look = now - Duration::from_secs(3600 * hours_ago);
+        place.inventory.list(look).expect("a list");
+        drop(image);
+    }
+    let images = place.inventory.list(now).expect("a list");
+    let case = case(&place, &greedy(), Duration::ZERO);
+    let mut collected = Collected::default();
+    case.collector.free_space(&images, bytes, now, &mut collected).expect("freed");
+    let names = place.names();
+    let left = by_last_use.into_iter().filter(|content| names.contains(&name(content)));
+    (left.collect(), collected.freed_bytes + collected.waiting_bytes)
+}
+
+/// kubelet-images.md 15.10, rows G1 and G3: no more goes than is needed.
+#[test]
+fn space_pass_stops_when_enough_is_freed() {
+    let (left, one) = free_of_three(["1", "2", "3"], 1);
+    assert_eq!(left, ["2", "3"]);
+    assert_eq!(free_of_three(["1", "2", "3"], one).0, ["2", "3"], "just enough");
+    // The images are listed in the order of their ids, which is the same whoever was used first.
+    assert_eq!(free_of_three(["3", "1", "2"], one + 1).0, ["2"], "one byte short");
+}
+
 /// kubelet-images.md 15.10, rows G5 and G6 through the disk.
 #[test]
 fn young_images_stay_and_old_ones_go_when_the_node_is_up_long_enough() {

@@ -283,6 +283,17 @@ async fn x7_twenty_pulls_of_one_image_share_one_run() {
     assert_eq!(fixture.runs("p").len(), 1);
 }
 
+/// X9: the limit that the node sets; the next test shows that it holds.
+#[test]
+fn x9_program_has_a_minute() {
+    let mut fixture = Fixture::new();
+    fixture.provider("p", &answer(json!({})), json!({}));
+    fixture.write_config();
+    let accounts = Arc::new(FakeAccounts::default());
+    let providers = Providers::open(fixture.options(), accounts).expect("providers");
+    assert_eq!(providers.times.run_max, Duration::from_secs(60));
+}
+
 /// X9: the program and all that it started are gone.
 #[tokio::test]
 async fn x9_program_that_takes_too_long_is_killed_with_its_children() {
