@@ -8,7 +8,7 @@ use cluster_control_plane::admission::Switches;
 use cluster_control_plane::{ControlPlane, Options, Running};
 use http::Request;
 use serde_json::Value;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 /// A running control plane with state of its own.
 pub(crate) struct Cluster {
@@ -59,19 +59,7 @@ impl Cluster {
 
     /// Runs a kubectl with this cluster's kubeconfig and an own home directory.
     pub(crate) async fn run(&self, kubectl: &Path, arguments: &[&str], input: &str) -> Output {
-        let home = self.dir.path().join("home");
-        let mut child = Command::new(kubectl)
-            .args(arguments)
-            .env("KUBECONFIG", &self.running.kubeconfig)
-            .env("HOME", &home)
-            .env_remove("KUBECTL_EXTERNAL_DIFF")
-            .current_dir(self.dir.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("kubectl starts");
+        let mut child = self.spawn(kubectl, arguments);
         {
             use tokio::io::AsyncWriteExt;
             let mut stdin = child.stdin.take().expect("stdin");
@@ -84,6 +72,23 @@ impl Cluster {
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         }
+    }
+
+    /// Starts a kubectl as [`Cluster::run`] does.
+    pub(crate) fn spawn(&self, kubectl: &Path, arguments: &[&str]) -> Child {
+        let home = self.dir.path().join("home");
+        Command::new(kubectl)
+            .args(arguments)
+            .env("KUBECONFIG", &self.running.kubeconfig)
+            .env("HOME", &home)
+            .env_remove("KUBECTL_EXTERNAL_DIFF")
+            .current_dir(self.dir.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("kubectl starts")
     }
 
     /// Runs the machine's kubectl and returns its standard output.

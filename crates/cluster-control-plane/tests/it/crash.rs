@@ -1,11 +1,12 @@
 //! kill -9 while clients write: what was acknowledged is there afterwards.
 
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::Stdio;
 
 use cluster_control_plane::ControlPlane;
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
 
 use crate::cluster::{kube_client, options};
 
@@ -17,7 +18,17 @@ const VICTIM: &str = "SHIPWAY_TEST_CRASH_STATE";
 async fn victim_serves_until_it_is_killed() {
     let Ok(state_dir) = std::env::var(VICTIM) else { return };
     let _running = ControlPlane::start(options(&PathBuf::from(state_dir))).await.expect("starts");
+    tell_that_it_serves();
     std::future::pending::<()>().await;
+}
+
+/// The line by which the victim says that it serves.
+const SERVES: &str = "victim serves";
+
+#[expect(clippy::print_stdout, reason = "the test that started this process reads it")]
+fn tell_that_it_serves() {
+    // The test harness may have begun a line.
+    println!("\n{SERVES}");
 }
 
 /// Acknowledged writes of a round before its server is killed, with others under way.
@@ -32,17 +43,21 @@ async fn create(client: &kube::Client, name: &str) -> Option<u64> {
     stored["metadata"]["resourceVersion"].as_str()?.parse().ok()
 }
 
-async fn reachable(kubeconfig: &std::path::Path, before: Option<&[u8]>) -> kube::Client {
-    for _ in 0..600 {
-        let written = std::fs::read(kubeconfig).ok();
-        if written.is_some() && written.as_deref() != before {
-            let client = kube_client(kubeconfig).await;
-            let request = http::Request::get("/readyz").body(Vec::new()).expect("request");
-            if client.request_text(request).await.is_ok() {
-                return client;
-            }
+/// Starts the victim and waits until it serves.
+async fn start_victim(state_dir: &std::path::Path) -> Child {
+    let mut victim = Command::new(std::env::current_exe().expect("own path"))
+        .args(["--exact", "crash::victim_serves_until_it_is_killed", "--nocapture"])
+        .env(VICTIM, state_dir)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("starts");
+    let mut lines = BufReader::new(victim.stdout.take().expect("piped")).lines();
+    while let Some(line) = lines.next_line().await.expect("readable") {
+        if line == SERVES {
+            return victim;
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     panic!("the server did not come up");
 }
@@ -52,17 +67,9 @@ async fn acknowledged_writes_survive_kill_and_revisions_only_grow() {
     let dir = tempfile::tempdir().expect("tempdir");
     let kubeconfig = dir.path().join("cluster/kubeconfig");
     let mut acknowledged: Vec<(String, u64)> = Vec::new();
-    let mut before: Option<Vec<u8>> = None;
     for round in 0..5 {
-        let mut victim = Command::new(std::env::current_exe().expect("own path"))
-            .args(["--exact", "crash::victim_serves_until_it_is_killed", "--nocapture"])
-            .env(VICTIM, dir.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("starts");
-        let client = reachable(&kubeconfig, before.as_deref()).await;
-        before = std::fs::read(&kubeconfig).ok();
+        let mut victim = start_victim(dir.path()).await;
+        let client = kube_client(&kubeconfig).await;
         let newest = acknowledged.iter().map(|(_, revision)| *revision).max().unwrap_or(0);
         let (done, mut written) = tokio::sync::mpsc::channel(1024);
         for writer in 0..8 {
@@ -81,8 +88,7 @@ async fn acknowledged_writes_survive_kill_and_revisions_only_grow() {
         for _ in 0..WRITES_BEFORE_THE_KILL {
             acknowledged.push(written.recv().await.expect("acknowledged"));
         }
-        victim.kill().expect("killed");
-        victim.wait().expect("reaped");
+        victim.kill().await.expect("killed and reaped");
         while let Some(last) = written.recv().await {
             acknowledged.push(last);
         }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde_json::json;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::cluster::{Cluster, debian_kubectl, kubectls};
 
@@ -214,21 +215,23 @@ async fn every_create_subcommand_sends_a_body_the_server_reads() {
 async fn wait_returns_when_the_condition_comes() {
     let cluster = Cluster::start().await;
     cluster.kubectl(&["create", "job", "j", "--image=busybox", "--", "true"], "").await;
-    let waiting = cluster
-        .kubectl(&["wait", "--for=jsonpath={.status.failed}=3", "job/j", "--timeout=20s"], "");
-    let status = json!({"status": {"failed": 3}});
-    let finishing = async {
-        let path = "/apis/batch/v1/namespaces/default/jobs/j/status";
-        loop {
-            let answer = cluster.send("PATCH", path, &status).await;
-            assert_eq!(answer.status, 200, "{answer:?}");
-            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    // With -v=6 kubectl tells of each answer that it gets.
+    let wait = ["wait", "--for=jsonpath={.status.failed}=3", "job/j", "--timeout=60s", "-v=6"];
+    let mut waiting = cluster.spawn(Path::new("kubectl"), &wait);
+    let mut told = BufReader::new(waiting.stderr.take().expect("piped")).lines();
+    loop {
+        let line = told.next_line().await.expect("readable").expect("it watches before it ends");
+        if line.contains("watch=true") && line.contains("200 OK") {
+            break;
         }
-    };
-    tokio::select! {
-        printed = waiting => assert!(printed.contains("condition met"), "{printed}"),
-        () = finishing => {}
     }
+    let path = "/apis/batch/v1/namespaces/default/jobs/j/status";
+    let answer = cluster.send("PATCH", path, &json!({"status": {"failed": 3}})).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    while told.next_line().await.expect("readable").is_some() {}
+    let output = waiting.wait_with_output().await.expect("kubectl ends");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && printed.contains("condition met"), "{printed}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

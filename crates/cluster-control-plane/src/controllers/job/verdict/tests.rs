@@ -109,7 +109,11 @@ fn failures_over_the_limit_end_the_job() {
             let plan = decide(&after(&job, &plan), &pods, at(10));
             assert_eq!(condition_types(&plan), ["FailureTarget", "Failed"]);
             assert_eq!(plan.status["failed"], failures);
-            assert_eq!(plan.status["conditions"][1]["reason"], "BackoffLimitExceeded");
+            for condition in object::list(&plan.status, &["conditions"]) {
+                assert_eq!(condition["status"], "True");
+                assert_eq!(condition["reason"], "BackoffLimitExceeded");
+                assert_eq!(condition["message"], "Job has reached the specified backoff limit");
+            }
             assert!(plan.status.get("completionTime").is_none());
         }
     }
@@ -205,18 +209,25 @@ fn deadline_of_the_job_ends_the_wait_for_an_image() {
 #[test]
 fn deadline_of_the_pod_makes_the_missing_image_a_failure_that_counts() {
     let job = job(json!({"backoffLimit": 1, "template": {"spec": {"activeDeadlineSeconds": 60}}}));
-    let late = |uid: &str| {
+    // Such a pod was never ready, and no container of it ended.
+    let late = |uid: &str, start: i64| {
         let mut pod = Value::clone(&without_image(uid));
         object::set(&mut pod, &["status", "phase"], "Failed");
         object::set(&mut pod, &["status", "reason"], "DeadlineExceeded");
+        let since = object::format_time(at(start));
+        let ready = json!([{"type": "Ready", "status": "False", "lastTransitionTime": since}]);
+        object::set(&mut pod, &["status", "conditions"], ready);
         Arc::new(pod)
     };
-    let first = decide(&job, &[late("a")], at(60));
-    assert_eq!(first.end, None, "one more is allowed");
-    let second = decide(&job, &[late("a"), late("b")], at(130));
-    assert_eq!(second.end, Some(End::Stopping));
-    let released = [released(&late("a")), released(&late("b"))];
-    let last = decide(&after(&job, &second), &released, at(131));
+    let (a, b) = (late("a", 0), late("b", 60));
+    let first = decide(&job, std::slice::from_ref(&a), at(60));
+    assert_eq!((first.end, first.create, first.look_again), (None, 1, None), "at once");
+    let waiting = decide(&after(&job, &first), &[a.clone(), without_image("b")], at(119));
+    assert_eq!((waiting.end, waiting.create), (None, 0));
+    let second = decide(&after(&job, &waiting), &[a.clone(), b.clone()], at(120));
+    assert_eq!((second.end, second.create), (Some(End::Stopping), 0));
+    let released = [released(&a), released(&b)];
+    let last = decide(&after(&job, &second), &released, at(121));
     assert_eq!(last.end, Some(End::Finished));
     assert_eq!(last.status["failed"], 2);
     assert_eq!(last.status["conditions"][1]["reason"], "BackoffLimitExceeded");
