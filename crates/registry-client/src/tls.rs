@@ -86,65 +86,20 @@ fn shown(
 
 /// A configuration that takes any certificate.
 pub(crate) fn unverified(host: &HostTls) -> Result<ClientConfig, ClientOptionsError> {
-    let builder = builder()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider())));
-    shown(builder, host)
+    shown(without_authorities(None), host)
 }
 
 /// A configuration that takes one certificate, known by its SHA-1 thumbprint in hexadecimal.
 pub(crate) fn pinned(sha1: &str) -> ClientConfig {
     let thumbprint = sha1.replace([':', ' '], "").to_ascii_lowercase();
-    let verifier = OneCertificate { thumbprint, otherwise: AnyCertificate(provider()) };
-    builder().dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth()
+    without_authorities(Some(thumbprint)).with_no_client_auth()
 }
 
-/// Checks that the certificate is the one and that the server holds its key.
-#[derive(Debug)]
-struct OneCertificate {
-    thumbprint: String,
-    otherwise: AnyCertificate,
-}
-
-impl ServerCertVerifier for OneCertificate {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        use sha1::Digest as _;
-        let hash = sha1::Sha1::digest(end_entity);
-        let shown: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-        if shown == self.thumbprint {
-            return Ok(ServerCertVerified::assertion());
-        }
-        Err(rustls::CertificateError::ApplicationVerificationFailure.into())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.otherwise.verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.otherwise.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.otherwise.supported_verify_schemes()
-    }
+fn without_authorities(
+    thumbprint: Option<String>,
+) -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
+    let verifier = HolderOfKey { provider: provider(), thumbprint };
+    builder().dangerous().with_custom_certificate_verifier(Arc::new(verifier))
 }
 
 fn provider() -> Arc<CryptoProvider> {
@@ -157,20 +112,32 @@ fn builder() -> rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier> {
         .unwrap_or_else(|_| ClientConfig::builder())
 }
 
-/// Checks that the server holds the key of its certificate, and nothing else.
+/// Checks that the server holds the key of its certificate, and which one that is if that is
+/// known; no authority is asked.
 #[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
+struct HolderOfKey {
+    provider: Arc<CryptoProvider>,
+    /// SHA-1 in lower-case hexadecimal.
+    thumbprint: Option<String>,
+}
 
-impl ServerCertVerifier for AnyCertificate {
+impl ServerCertVerifier for HolderOfKey {
     fn verify_server_cert(
         &self,
-        _end_entity: &CertificateDer<'_>,
+        end_entity: &CertificateDer<'_>,
         _intermediates: &[CertificateDer<'_>],
         _server_name: &ServerName<'_>,
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
+        use sha1::Digest as _;
+        let Some(wanted) = &self.thumbprint else { return Ok(ServerCertVerified::assertion()) };
+        let hash = sha1::Sha1::digest(end_entity);
+        let shown: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        if shown == *wanted {
+            return Ok(ServerCertVerified::assertion());
+        }
+        Err(rustls::CertificateError::ApplicationVerificationFailure.into())
     }
 
     fn verify_tls12_signature(
@@ -179,7 +146,7 @@ impl ServerCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
+        let algorithms = &self.provider.signature_verification_algorithms;
         verify_tls12_signature(message, certificate, signature, algorithms)
     }
 
@@ -189,12 +156,12 @@ impl ServerCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
+        let algorithms = &self.provider.signature_verification_algorithms;
         verify_tls13_signature(message, certificate, signature, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 
