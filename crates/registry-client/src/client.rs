@@ -200,6 +200,12 @@ impl Client {
         self.inner.by_host.get(host).unwrap_or(&self.inner.general).with(security)
     }
 
+    /// The HTTP client for `host[:port]` to which a registry redirects: as it is configured, or
+    /// else one for which no name resolves to where a registry must not lead.
+    pub(crate) fn http_elsewhere(&self, host: &str, security: Security) -> &reqwest::Client {
+        self.inner.by_host.get(host).unwrap_or(&self.inner.others).with(security)
+    }
+
     /// The HTTP client for hosts that only a registry named.
     pub(crate) fn http_to_others(&self, security: Security) -> &reqwest::Client {
         self.inner.others.with(security)

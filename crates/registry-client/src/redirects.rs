@@ -1,6 +1,8 @@
 //! Follows redirects by hand, so that what is ours goes to the registry and nowhere else: not to
 //! where a redirect leads, nor back to the registry from there (CVE-2025-4673).
 
+use std::net::IpAddr;
+
 use http::{StatusCode, header};
 use reqwest::Response;
 use url::Url;
@@ -35,6 +37,12 @@ impl Chain {
         self.at_home
     }
 
+    /// Whether the request is at a host that only the registry named, and that need not be this
+    /// machine because the registry is.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        !self.is_local && self.urls[0].host() != self.url().host()
+    }
+
     /// Goes where an answer leads, if it is a redirect for this method.
     ///
     /// # Errors
@@ -60,14 +68,28 @@ impl Chain {
         next.set_fragment(None);
         // Behind a proxy it is the proxy that we are connected to.
         let peer = response.remote_addr().filter(|_| self.at_home && options.proxy.is_none());
-        self.is_local |= peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback());
+        self.at_addresses(peer.map(|peer| peer.ip()));
+        self.lead(next, options)?;
+        Ok(true)
+    }
+
+    /// Goes to where a registry leads.
+    ///
+    /// # Errors
+    /// Why it must not be gone to.
+    pub(crate) fn lead(&mut self, next: Url, options: &ClientOptions) -> Result<(), String> {
         match &options.guard {
             Some(guard) => guard.check_redirect(&self.urls, &next)?,
             None => self.check(&next)?,
         }
         self.at_home &= is_same_place(&self.urls[0], &next);
         self.urls.push(next);
-        Ok(true)
+        Ok(())
+    }
+
+    /// Notes the addresses of the registry: on this machine it may lead to this machine.
+    pub(crate) fn at_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        self.is_local |= addresses.into_iter().any(|address| address.to_canonical().is_loopback());
     }
 
     fn check(&self, next: &Url) -> Result<(), String> {
@@ -105,6 +127,22 @@ mod tests {
         let url = |text: &str| Url::parse(text).expect("a URL");
         let actual = Chain::new(url(registry)).check(&url(next));
         assert_eq!(actual.as_ref().map_err(String::as_str).copied(), expected, "{registry} {next}");
+    }
+
+    /// cloud-credentials.md 14.2, row 70, for redirects: such names are resolved with a check.
+    #[test]
+    fn names_that_only_a_registry_gave_are_elsewhere() {
+        for (registry, next, expected) in [
+            ("https://registry.example/v2/", "https://cdn.example/x", true),
+            ("https://registry.example/v2/", "https://registry.example:8443/x", false),
+            ("http://127.0.0.1:5000/v2/", "http://storage.lan/x", false),
+        ] {
+            let url = |text: &str| Url::parse(text).expect("a URL");
+            let mut chain = Chain::new(url(registry));
+            assert!(!chain.is_elsewhere(), "{registry}");
+            chain.urls.push(url(next));
+            assert_eq!(chain.is_elsewhere(), expected, "{registry} {next}");
+        }
     }
 
     /// cloud-credentials.md 12.3.

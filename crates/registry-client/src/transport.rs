@@ -210,11 +210,16 @@ impl Remote {
         finish: &impl Fn(RequestBuilder) -> RequestBuilder,
     ) -> Result<Response, Failed> {
         let method = http::Method::from_bytes(about.method.as_bytes()).unwrap_or(http::Method::GET);
-        // An upload may continue at another host; our credential is not for it.
+        // An upload or list may continue at another host; our credential is not for it.
         let ours = self.is_own(&url);
-        let mut chain = Chain::new(url);
+        let mut chain = if ours { Chain::new(url) } else { self.led_to(url).await? };
         loop {
-            let http = self.client.http(&authority(chain.url()), self.endpoint.security);
+            let (host, security) = (authority(chain.url()), self.endpoint.security);
+            let http = if chain.is_elsewhere() {
+                self.client.http_elsewhere(&host, security)
+            } else {
+                self.client.http(&host, security)
+            };
             let mut request = http.request(method.clone(), chain.url().clone());
             if ours && chain.is_at_home() {
                 request = self.client.with_own_headers(request);
@@ -234,6 +239,22 @@ impl Remote {
                 return Ok(response);
             }
         }
+    }
+
+    /// The chain of a request that the endpoint wants elsewhere, as if by a redirect.
+    async fn led_to(&self, url: Url) -> Result<Chain, Failed> {
+        let scheme = if self.is_plain() { "http" } else { "https" };
+        let home = Url::parse(&format!("{scheme}://{}", self.endpoint.host));
+        let home = home.map_err(|error| Failed::Redirected(error.to_string()))?;
+        let mut chain = Chain::new(home);
+        // On this machine a registry may have names of its own for its places.
+        if self.client.options().proxy.is_none() {
+            let name = (chain.url().host_str().unwrap_or_default().to_owned(), 0);
+            let found = tokio::net::lookup_host(name).await.into_iter().flatten();
+            chain.at_addresses(found.map(|address| address.ip()));
+        }
+        chain.lead(url, self.client.options()).map_err(Failed::Redirected)?;
+        Ok(chain)
     }
 
     /// Whether the endpoint is spoken to in plain HTTP.
@@ -346,7 +367,8 @@ pub(crate) fn request_error(error: &reqwest::Error, registry: &str) -> RegistryE
         reason = format!("cannot find host {}", host.as_deref().unwrap_or(registry));
     }
     if reason.is_empty() {
-        reason = if error.is_timeout() { "i/o timeout".to_owned() } else { error.to_string() };
+        let text = if error.is_timeout() { "i/o timeout" } else { "the request failed" };
+        reason = text.to_owned();
     }
     if error.is_connect() {
         let registry = registry.to_owned();

@@ -204,3 +204,26 @@ async fn nothing_is_asked_at_a_metadata_service_that_a_registry_redirects_to() {
         assert!(error.ends_with("a registry must not lead to this address"), "{error}");
     }
 }
+
+/// cloud-credentials.md 12.3, for the addresses that uploads and lists go on at.
+#[tokio::test]
+async fn nothing_is_sent_to_a_metadata_service_that_a_registry_names() {
+    for place in ["http://169.254.169.254/upload", "http://[::ffff:169.254.169.254]/upload"] {
+        let fake = Fake::start(move |request| match request.method.as_str() {
+            "POST" => answer(202).header("Location", place),
+            _ => answer(200)
+                .header("Link", format!("<{place}>; rel=\"next\""))
+                .body(r#"{"name":"a/b","tags":["1"]}"#),
+        })
+        .await;
+        let remote = client().remote(&reference(&fake.address, "a/b:1"), None);
+        let mut upload = remote.begin_upload(&Progress::none()).await.unwrap();
+        let written = upload.write(b"bytes").await;
+        let finished = upload.finish(&oci_model::Digest::of(b"bytes")).await;
+        let error = written.and(finished).unwrap_err().to_string();
+        assert!(error.ends_with("a registry must not lead to this address"), "{error}");
+        let tags = client().tags(&reference(&fake.address, "a/b:1"), &[]).await;
+        let error = tags.unwrap_err().to_string();
+        assert!(error.ends_with("a registry must not lead to this address"), "{error}");
+    }
+}
