@@ -17,26 +17,33 @@ const TRIES_MAX: u32 = 10;
 const PAUSE_FIRST: Duration = Duration::from_millis(200);
 /// Longest pause between tries.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// How long one try may take: a connection that is dead without a word must not hold the lane.
+const TRY_MAX: Duration = Duration::from_secs(30);
+
+/// Why an event did not arrive.
+#[derive(Debug, thiserror::Error)]
+enum NotSent {
+    #[error("the API server did not answer in time")]
+    NoAnswer,
+    #[error(transparent)]
+    Refused(#[from] kube::Error),
+}
 
 /// Sends queued events until all recorders are gone.
 pub(crate) async fn run(client: kube::Client, node: String, lanes: Lanes) {
-    join_all(lanes.0.into_iter().map(|lane| run_lane(client.clone(), node.clone(), lane))).await;
+    run_with(&Sender { client, node, try_max: TRY_MAX }, lanes).await;
 }
 
-async fn run_lane(client: kube::Client, node: String, mut lane: Lane) {
-    let mut correlator = Correlator::default();
-    while let Some(note) = lane.queue.recv().await {
-        if let Err(error) = send(&client, &node, &mut correlator, &note).await {
-            tracing::debug!(reason = note.reason, message = note.message, %error, "event not sent");
-        }
-        // One line per burst: when the lane has caught up.
-        if lane.queue.is_empty() {
-            let events = lane.dropped.swap(0, Ordering::Relaxed);
-            if 0 < events {
-                tracing::warn!(events, "events dropped: more came than the API server took");
-            }
-        }
-    }
+async fn run_with(sender: &Sender, lanes: Lanes) {
+    join_all(lanes.0.into_iter().map(|lane| sender.run_lane(lane))).await;
+}
+
+/// Who sends, and how patiently.
+struct Sender {
+    client: kube::Client,
+    /// Name of the node, which events name as their source.
+    node: String,
+    try_max: Duration,
 }
 
 /// Whether the same request may succeed later.
@@ -54,81 +61,107 @@ enum Request {
     Change(String, Patch<serde_json::Value>),
 }
 
-/// Makes a request until the API server has answered it for good.
-async fn persist(api: &Api<ApiEvent>, request: &Request) -> Result<(), kube::Error> {
-    let mut pause = PAUSE_FIRST;
-    for number in 1.. {
-        let answer = match request {
-            Request::Create(event) => api.create(&PostParams::default(), event).await,
-            Request::Change(name, patch) => api.patch(name, &PatchParams::default(), patch).await,
-        };
-        match answer {
-            Err(error) if number < TRIES_MAX && is_passing(&error) => {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(PAUSE_MAX);
+impl Sender {
+    async fn run_lane(&self, mut lane: Lane) {
+        let mut correlator = Correlator::default();
+        while let Some(note) = lane.queue.recv().await {
+            if let Err(error) = self.send(&mut correlator, &note).await {
+                let object = note.object.name.as_deref().unwrap_or_default();
+                tracing::warn!(object, reason = note.reason, %error, "event not sent");
             }
-            // The answer to an earlier try got lost.
-            Err(kube::Error::Api(status))
-                if status.code == 409 && 1 < number && matches!(request, Request::Create(_)) =>
-            {
-                break;
+            // One line per burst: when the lane has caught up.
+            if lane.queue.is_empty() {
+                let events = lane.dropped.swap(0, Ordering::Relaxed);
+                if 0 < events {
+                    tracing::warn!(events, "events dropped: more came than the API server took");
+                }
             }
-            answer => return answer.map(drop),
         }
     }
-    Ok(())
-}
 
-async fn send(
-    client: &kube::Client,
-    node: &str,
-    correlator: &mut Correlator,
-    note: &Note,
-) -> Result<(), kube::Error> {
-    let namespace = note.object.namespace.clone().unwrap_or_else(|| "default".to_owned());
-    let api: Api<ApiEvent> = Api::namespaced(client.clone(), &namespace);
-    let (name, message) = match correlator.observe(note) {
-        Send::Create { name, message } => (name, message),
-        Send::Count { name, count, message, .. } => {
-            let patch = serde_json::json!({
-                "count": count, "lastTimestamp": Time(note.at), "message": message});
-            let change = Request::Change(name.clone(), Patch::Merge(patch));
-            match persist(&api, &change).await {
-                Ok(()) => return Ok(()),
-                Err(kube::Error::Api(status)) if status.code == 404 => {
-                    correlator.forget(&name);
-                    match correlator.observe(note) {
-                        Send::Create { name, message } | Send::Count { name, message, .. } => {
-                            (name, message)
-                        }
+    /// Makes a request until the API server has answered it for good.
+    async fn persist(&self, api: &Api<ApiEvent>, request: &Request) -> Result<(), NotSent> {
+        let mut pause = PAUSE_FIRST;
+        for number in 1.. {
+            let call = async {
+                match request {
+                    Request::Create(event) => {
+                        api.create(&PostParams::default(), event).await.map(drop)
+                    }
+                    Request::Change(name, patch) => {
+                        api.patch(name, &PatchParams::default(), patch).await.map(drop)
                     }
                 }
-                Err(error) => return Err(error),
+            };
+            let may_pass = match tokio::time::timeout(self.try_max, call).await {
+                Ok(Ok(())) => break,
+                // The answer to an earlier try got lost.
+                Ok(Err(kube::Error::Api(status)))
+                    if status.code == 409
+                        && 1 < number
+                        && matches!(request, Request::Create(_)) =>
+                {
+                    break;
+                }
+                Ok(Err(error)) if is_passing(&error) => NotSent::Refused(error),
+                Ok(Err(error)) => return Err(error.into()),
+                Err(_) => NotSent::NoAnswer,
+            };
+            if TRIES_MAX <= number {
+                return Err(may_pass);
             }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
         }
-    };
-    let event = ApiEvent {
-        metadata: ObjectMeta {
-            name: Some(name),
-            namespace: Some(namespace),
-            ..ObjectMeta::default()
-        },
-        involved_object: note.object.clone(),
-        reason: Some(note.reason.clone()),
-        message: Some(message),
-        type_: Some(if note.warning { "Warning" } else { "Normal" }.to_owned()),
-        source: Some(EventSource {
-            component: Some("kubelet".to_owned()),
-            host: Some(node.to_owned()),
-        }),
-        reporting_component: Some("kubelet".to_owned()),
-        reporting_instance: Some(node.to_owned()),
-        first_timestamp: Some(Time(note.at)),
-        last_timestamp: Some(Time(note.at)),
-        count: Some(1),
-        ..ApiEvent::default()
-    };
-    persist(&api, &Request::Create(Box::new(event))).await
+        Ok(())
+    }
+
+    async fn send(&self, correlator: &mut Correlator, note: &Note) -> Result<(), NotSent> {
+        let namespace = note.object.namespace.clone().unwrap_or_else(|| "default".to_owned());
+        let api: Api<ApiEvent> = Api::namespaced(self.client.clone(), &namespace);
+        let (name, message) = match correlator.observe(note) {
+            Send::Create { name, message } => (name, message),
+            Send::Count { name, count, message, .. } => {
+                let patch = serde_json::json!({
+                    "count": count, "lastTimestamp": Time(note.at), "message": message});
+                let change = Request::Change(name.clone(), Patch::Merge(patch));
+                match self.persist(&api, &change).await {
+                    Ok(()) => return Ok(()),
+                    Err(NotSent::Refused(kube::Error::Api(status))) if status.code == 404 => {
+                        correlator.forget(&name);
+                        match correlator.observe(note) {
+                            Send::Create { name, message } | Send::Count { name, message, .. } => {
+                                (name, message)
+                            }
+                        }
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        let event = ApiEvent {
+            metadata: ObjectMeta {
+                name: Some(name),
+                namespace: Some(namespace),
+                ..ObjectMeta::default()
+            },
+            involved_object: note.object.clone(),
+            reason: Some(note.reason.clone()),
+            message: Some(message),
+            type_: Some(if note.warning { "Warning" } else { "Normal" }.to_owned()),
+            source: Some(EventSource {
+                component: Some("kubelet".to_owned()),
+                host: Some(self.node.clone()),
+            }),
+            reporting_component: Some("kubelet".to_owned()),
+            reporting_instance: Some(self.node.clone()),
+            first_timestamp: Some(Time(note.at)),
+            last_timestamp: Some(Time(note.at)),
+            count: Some(1),
+            ..ApiEvent::default()
+        };
+        self.persist(&api, &Request::Create(Box::new(event))).await
+    }
 }
 
 #[cfg(test)]

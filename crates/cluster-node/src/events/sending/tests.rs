@@ -115,6 +115,38 @@ async fn event_that_the_api_server_cannot_take_now_is_sent_again() {
     assert_eq!(taken, [("pod-1".to_owned(), "Pulled".to_owned())]);
 }
 
+#[tokio::test]
+async fn event_whose_try_gets_no_answer_is_sent_again() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let names = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&names);
+    let routes = Router::new().fallback(move |body: Bytes| {
+        let event: ApiEvent = serde_json::from_slice(&body).expect("an event");
+        let mut seen = seen.lock().expect("names");
+        seen.push(event.metadata.name.expect("a name"));
+        let is_first = seen.len() == 1;
+        async move {
+            if is_first {
+                std::future::pending::<()>().await;
+            }
+            (StatusCode::CREATED, [(header::CONTENT_TYPE, "application/json")], body)
+        }
+    });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    let config = kube::Config::new(format!("http://{address}").parse().expect("an address"));
+    let client = kube::Client::try_from(config).expect("a client");
+    let (recorder, lanes) = Recorder::new();
+    recorder.send(note(1, "Pulled"));
+    drop(recorder);
+    let try_max = Duration::from_millis(200);
+    run_with(&Sender { client, node: "node".to_owned(), try_max }, lanes).await;
+    let names = names.lock().expect("names");
+    assert!(1 < names.len(), "the one without an answer and another");
+    assert!(names.iter().all(|name| *name == names[0]), "one event, whichever try arrived");
+}
+
 #[test]
 fn full_lane_counts_what_it_drops_and_others_go_on() {
     let (recorder, mut lanes) = Recorder::new();
