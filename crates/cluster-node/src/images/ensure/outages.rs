@@ -21,7 +21,8 @@ const RATE_LIMIT_PAUSE: Duration = Duration::from_secs(60);
 const RATE_LIMIT_MAX: Duration = Duration::from_secs(3600);
 /// Probes end when nobody asked for the registry for so long.
 const FORGET_AFTER: Duration = Duration::from_secs(15 * 60);
-/// Outages that are remembered; with more, all are forgotten and found out again.
+/// Outages that are remembered; with more, the one that nobody asked about for longest is
+/// forgotten, and found out again if need be.
 const OUTAGES_MAX: usize = 256;
 
 /// How fast the node looks at registries that are down.
@@ -159,11 +160,13 @@ impl Outages {
     fn begin(&self, key: OutageKey, cause: String, now: Duration) -> bool {
         self.recovered().remove(&key);
         let mut known = self.known();
-        if OUTAGES_MAX <= known.len() && !known.contains_key(&key) {
-            known.clear();
-            drop(known);
+        if OUTAGES_MAX <= known.len()
+            && !known.contains_key(&key)
+            && let Some(stalest) =
+                known.iter().min_by_key(|(_, outage)| outage.asked).map(|(key, _)| key.clone())
+        {
+            known.remove(&stalest);
             self.ended.send_replace(());
-            known = self.known();
         }
         known.insert(key, Outage { cause, asked: now }).is_none()
     }
@@ -250,5 +253,27 @@ async fn outwait(images: Weak<Images>, key: OutageKey, wait: Duration) {
         let is_long = BACK_OFF_INITIAL <= wait;
         let ending = if is_long { Ending::Recovery } else { Ending::Unclear };
         images.outages.end(&key, ending);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(registry: &str) -> OutageKey {
+        OutageKey { registry: registry.to_owned(), credentials: None }
+    }
+
+    #[test]
+    fn hosts_that_do_not_exist_cannot_end_an_outage_that_pods_wait_for() {
+        let outages = Outages::default();
+        assert!(outages.begin(key("registry.example.com"), "down".to_owned(), Duration::ZERO));
+        for number in 0..2 * OUTAGES_MAX as u64 {
+            let now = Duration::from_secs(1 + number);
+            assert!(outages.begin(key(&format!("bogus-{number}")), "down".to_owned(), now));
+            assert!(outages.held("registry.example.com", &[], now).is_some(), "{number}");
+        }
+        assert_eq!(outages.known().len(), OUTAGES_MAX);
+        assert!(outages.held("bogus-0", &[], Duration::from_secs(999)).is_none());
     }
 }
