@@ -13,7 +13,7 @@ use oci_model::{Descriptor, DiffId, Digest, Reference};
 use registry_client::{Client, Progress, ProgressEvent};
 use tokio::sync::{Semaphore, watch};
 
-use super::PullError;
+use super::{PullError, Trouble};
 use crate::images::Clock;
 use crate::images::progress::{BlobCount, Meter};
 
@@ -37,11 +37,14 @@ type Outcome = Result<(), PullError>;
 struct Download {
     done: Shared<BoxFuture<'static, Outcome>>,
     count: Arc<BlobCount>,
+    /// `host[:port]` that it comes from.
+    registry: String,
 }
 
 struct Running {
     done: WeakShared<BoxFuture<'static, Outcome>>,
     count: Arc<BlobCount>,
+    registry: String,
 }
 
 /// The blobs of a node that are coming in. What nobody waits for any more is given up.
@@ -69,7 +72,8 @@ impl Downloads {
     ///
     /// # Errors
     /// Why it cannot be fetched. The failure of a transfer that was begun for somebody else counts
-    /// only once: this pull's own credential may open what another one does not.
+    /// only if their registry is this pull's too and answers nobody: this pull's own repository
+    /// and credential may open what another one does not.
     pub(crate) async fn fetch(
         &self,
         wanted: Wanted,
@@ -77,7 +81,7 @@ impl Downloads {
         meter: &Meter,
     ) -> Result<(), PullError> {
         let (digest, size) = (wanted.descriptor.digest, wanted.descriptor.size);
-        let mut joined = false;
+        let mut alone = false;
         loop {
             // Before the look at the transfers: one that ends in between has left the blob.
             let here =
@@ -88,38 +92,50 @@ impl Downloads {
                 meter.add(Arc::new(count));
                 return Ok(());
             }
-            let (download, is_mine) = self.join_or_begin(&wanted, lease);
+            let (download, is_mine) = self.join_or_begin(&wanted, lease, alone);
             meter.add(Arc::clone(&download.count));
             match download.done.await {
                 Ok(()) => return Ok(()),
-                Err(error) if is_mine || joined => return Err(error),
+                Err(error) if is_mine => return Err(error),
+                Err(error)
+                    if matches!(error.trouble, Trouble::Registry(_))
+                        && download.registry == wanted.reference.registry() =>
+                {
+                    return Err(error);
+                }
                 Err(_) => {
                     meter.remove(&download.count);
-                    joined = true;
+                    alone = true;
                 }
             }
         }
     }
 
-    fn join_or_begin(&self, wanted: &Wanted, lease: &Lease) -> (Download, bool) {
+    /// The transfer of a blob that somebody has begun, or a new one, and whether it is new.
+    fn join_or_begin(&self, wanted: &Wanted, lease: &Lease, alone: bool) -> (Download, bool) {
         let digest = wanted.descriptor.digest;
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.retain(|_, download| download.done.upgrade().is_some());
-        if let Some(known) = running.get(&digest)
+        if !alone
+            && let Some(known) = running.get(&digest)
             && let Some(done) = known.done.upgrade()
             // An end that its own pull has not seen yet is no transfer to join.
             && done.peek().is_none()
         {
-            return (Download { done, count: Arc::clone(&known.count) }, false);
+            let (count, registry) = (Arc::clone(&known.count), known.registry.clone());
+            return (Download { done, count, registry }, false);
         }
         let is_layer = wanted.layer.is_some();
         let count =
             Arc::new(BlobCount::new(wanted.descriptor.size, is_layer, Arc::clone(&self.clock)));
         let done = self.download(wanted, lease, &count).boxed().shared();
+        let registry = wanted.reference.registry().to_owned();
         if let Some(weak) = done.downgrade() {
-            running.insert(digest, Running { done: weak, count: Arc::clone(&count) });
+            let entry =
+                Running { done: weak, count: Arc::clone(&count), registry: registry.clone() };
+            running.insert(digest, entry);
         }
-        (Download { done, count }, true)
+        (Download { done, count, registry }, true)
     }
 
     /// One transfer. It owns everything it needs: whoever began it may go, and others stay.

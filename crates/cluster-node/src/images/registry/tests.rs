@@ -44,6 +44,8 @@ struct Content {
     stuck: AtomicBool,
     /// Answers 503 to all while this is set.
     down: AtomicBool,
+    /// Layers of the repositories `lost/…` are not found, once this is set.
+    gone: watch::Sender<bool>,
 }
 
 impl Content {
@@ -90,6 +92,12 @@ impl Content {
         self.blobs.insert(digest, Bytes::copy_from_slice(config.bytes()));
         let bytes = Bytes::copy_from_slice(manifest.bytes());
         self.manifests.insert(name.to_owned(), (*manifest.digest(), bytes));
+    }
+
+    fn is_layer(&self, path: &str) -> bool {
+        let digest = path.rsplit_once("/blobs/").and_then(|(_, digest)| digest.parse().ok());
+        // A config is JSON.
+        digest.and_then(|digest| self.blobs.get(&digest)).is_some_and(|blob| blob[0] != b'{')
     }
 
     fn answer(&self, request: &HttpRequest) -> Response {
@@ -158,7 +166,18 @@ async fn fixture_at(content: Content, limits: PullLimits, clock: Clock) -> Fixtu
     let _ = rustls::crypto::ring::default_provider().install_default();
     let content = Arc::new(content);
     let served = Arc::clone(&content);
-    let answer = move |request: HttpRequest| std::future::ready(served.answer(&request));
+    let answer = move |request: HttpRequest| {
+        let served = Arc::clone(&served);
+        async move {
+            let path = request.uri().path();
+            if path.starts_with("/v2/lost/") && served.is_layer(path) {
+                let mut gone = served.gone.subscribe();
+                gone.wait_for(|gone| *gone).await.expect("the content lives");
+                return StatusCode::NOT_FOUND.into_response();
+            }
+            served.answer(&request)
+        }
+    };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let host = listener.local_addr().expect("an address").to_string();
     tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await });
@@ -336,6 +355,43 @@ async fn transfer_goes_on_for_those_who_wait_when_its_first_pod_is_deleted() {
         drop(first);
     });
     second.expect("the other pod's image");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn repositories_that_lost_a_layer_fail_only_their_own_pulls() {
+    // With the whole one as many as are pulled at once.
+    const LOST: usize = 4;
+    let mut content = Content::default();
+    let layers = ["shared".to_owned()];
+    for n in 0..LOST {
+        content.add(&format!("lost/app{n}:1"), &layers, 200);
+    }
+    content.add("team/app:1", &layers, 200);
+    let fixture = fixture(content, unlimited()).await;
+    let asked_for = |repository: &str| {
+        let asked = fixture.asked(&format!("/v2/{repository}"));
+        asked.iter().any(|text| text.contains("/manifests/"))
+    };
+    let names: Vec<String> = (0..LOST).map(|n| format!("lost/app{n}")).collect();
+    let pulls = names.iter().enumerate().map(|(n, name)| {
+        let fixture = &fixture;
+        async move { fixture.ensure(n, "a", &format!("{name}:1")).await }
+    });
+    let whole = fixture.ensure(LOST, "b", "team/app:1");
+    let all_wait = async {
+        while !(names.iter().all(|name| asked_for(name)) && asked_for("team/app")) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        fixture.content.gone.send_replace(true);
+    };
+    let (lost, whole, ()) = tokio::join!(join_all(pulls), whole, all_wait);
+    whole.expect("its own repository has the layer");
+    // Who comes last may find the layer that the whole repository gave.
+    for (name, refused) in names.iter().zip(lost).filter(|(_, pulled)| pulled.is_err()) {
+        let message = refused.expect_err("filtered").waiting.message;
+        let told: Vec<&String> = names.iter().filter(|name| message.contains(*name)).collect();
+        assert_eq!(told, [name], "of its own repository: {message}");
+    }
 }
 
 /// kubelet-images.md 14, pain 3: its probe is refused, and that is an answer.
