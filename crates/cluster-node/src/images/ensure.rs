@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use credentials::RegistryAuth;
 use image_policy::event;
-use image_policy::verification::{UsedCredential, Verdict, VerificationPolicy, must_pull};
+use image_policy::verification::{
+    PodCredentials, Provenance, UsedCredential, Verdict, VerificationPolicy, must_pull,
+};
 use image_policy::{
     BackOff, Decision, Event, EventType, Presence, PullPolicy, Refusal, Waiting, decide,
 };
@@ -156,7 +158,7 @@ impl Images {
         if let Decision::LookFor(tagged) = &decision {
             let reference = self.effective(tagged, emit);
             let (presence, found) = match reference {
-                Ok(reference) => self.presence(request, &reference).await?,
+                Ok(reference) => self.presence(request, &reference, emit).await?,
                 Err(error) => (Presence::Error(error), None),
             };
             decision = decide(request.image, request.policy, Some(&presence));
@@ -197,6 +199,7 @@ impl Images {
         self: &Arc<Self>,
         request: &Request<'_>,
         reference: &Reference,
+        emit: &(dyn Fn(Event) + Sync),
     ) -> Result<(Presence, Option<LocalImage>), NotYet> {
         let found = match self.find(reference).await {
             Ok(Some(image)) => image,
@@ -209,31 +212,72 @@ impl Images {
         if reference.registry() == LOCAL_REGISTRY {
             return Ok((Presence::Usable { verified }, Some(found)));
         }
+        let mut broken = None;
         // A part of an index is here because of the whole: whoever may use that may use the part.
         for image_ref in self.image_refs(reference, &found).await {
-            let origin = self.store.origin(reference, &image_ref).unwrap_or_else(|error| {
-                tracing::warn!(image = request.image, %error, "origin of an image not known");
-                Origin::Pod
-            });
-            let effective = reference.to_string();
-            let provenance = self.records.provenance(&image_ref, request.image, &effective, origin);
+            let provenance = match self.provenance(request.image, reference, &image_ref).await {
+                Ok(provenance) => provenance,
+                Err(error) => return Ok((Presence::Error(error), None)),
+            };
             let shown =
                 self.credentials.shown(&name, &provenance, request.pod, request.secrets).await;
-            // A broken secret shows itself in the pull that follows.
-            let shown = shown.unwrap_or_default();
+            // What needs no credential does not need one that can be read.
+            let shown = shown.unwrap_or_else(|error| {
+                broken = Some(error.to_string());
+                PodCredentials::default()
+            });
             match must_pull(&self.verification, request.image, &provenance, &shown) {
                 Verdict::MustPull => continue,
                 Verdict::Usable => {}
                 Verdict::UsableAfterRecording(used) => {
-                    let now = Timestamp::now();
-                    if let Err(error) = self.records.note(&image_ref, request.image, used, now) {
-                        tracing::warn!(image = request.image, %error, "pull record not written");
+                    let noted = self.note(image_ref, vec![request.image.to_owned()], used).await;
+                    if let Err(error) = noted {
+                        tracing::warn!(image = request.image, error, "pull record not written");
                     }
                 }
             }
             return Ok((Presence::Usable { verified }, Some(found)));
         }
-        Ok((Presence::MustProveAccess, Some(found)))
+        match broken {
+            Some(error) => Err(raw_error(&error, emit)),
+            None => Ok((Presence::MustProveAccess, Some(found))),
+        }
+    }
+
+    /// How a present image got here, as far as this node knows.
+    async fn provenance(
+        self: &Arc<Self>,
+        image: &str,
+        reference: &Reference,
+        image_ref: &str,
+    ) -> Result<Provenance, String> {
+        let images = Arc::clone(self);
+        let (name, effective) = (image.to_owned(), reference.clone());
+        let image_ref = image_ref.to_owned();
+        blocking(move || {
+            let origin = images.store.origin(&effective, &image_ref).unwrap_or_else(|error| {
+                tracing::warn!(image = name, %error, "origin of an image not known");
+                Origin::Pod
+            });
+            Ok(images.records.provenance(&image_ref, &name, &effective.to_string(), origin))
+        })
+        .await
+    }
+
+    /// Notes that `used` opened the image of this identity under these names.
+    async fn note(
+        self: &Arc<Self>,
+        image_ref: String,
+        names: Vec<String>,
+        used: UsedCredential,
+    ) -> Result<(), String> {
+        let images = Arc::clone(self);
+        blocking(move || {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let noted = images.records.note(&image_ref, &names, &used, Timestamp::now());
+            noted.map_err(|error| error.to_string())
+        })
+        .await
     }
 
     /// What the records may know a present image by: its own identity, unless it is here only as
@@ -248,14 +292,15 @@ impl Images {
             return vec![own];
         }
         let (images, asked) = (Arc::clone(self), reference.clone());
-        let holders =
-            blocking(move || images.store.roots(&asked).map_err(|error| error.to_string())).await;
-        let mut refs: Vec<String> =
-            holders.unwrap_or_default().iter().map(ToString::to_string).collect();
-        if !refs.contains(&own) && self.records.knows(&own) {
-            refs.push(own);
-        }
-        refs
+        let refs = blocking(move || {
+            let holders = images.store.roots(&asked).unwrap_or_default();
+            let mut refs: Vec<String> = holders.iter().map(ToString::to_string).collect();
+            if !refs.contains(&own) && images.records.knows(&own) {
+                refs.push(own);
+            }
+            Ok(refs)
+        });
+        refs.await.unwrap_or_default()
     }
 
     async fn find(self: &Arc<Self>, reference: &Reference) -> Result<Option<LocalImage>, String> {
@@ -286,12 +331,15 @@ impl Images {
             .map_err(|error| raw_error(&error.to_string(), emit))?;
         let key = format!("{}_{}", request.pod.uid, request.image);
         self.check_back_off(&key, request, emit)?;
-        let intent = Intent::begin(&self.records, request.image).map_err(|error| {
-            let text = format!(
+        // After the look at the back-off, where the kubelet writes it before: a pull that does not
+        // begin leaves nothing on disk.
+        let intent = Intent::begin(self, request.image).await.map_err(|error| {
+            let message = format!(
                 "Failed to record image pull intent for container image \"{}\": {error}",
                 request.image
             );
-            raw_error(&text, emit)
+            let refused = raw_error(&error, emit);
+            NotYet { waiting: Waiting { message, ..refused.waiting }, ..refused }
         })?;
         emit(event::pulling(request.image));
         let began = (self.clock)();
@@ -309,14 +357,14 @@ impl Images {
         let image = landed.image;
         // Somebody may ask for it by the name that the mirror made, too.
         let effective = reference.to_string();
-        let names = [request.image, effective.as_str()];
-        let note = self.records.note_all(&image.root.to_string(), &names, &used, Timestamp::now());
+        let names = vec![request.image.to_owned(), effective];
+        let noted = self.note(image.root.to_string(), names, used).await;
         if reference.registry() != LOCAL_REGISTRY
-            && let Err(error) = note
+            && let Err(error) = noted
         {
             // Nobody gets the image without a pull.
             intent.stays();
-            tracing::warn!(image = request.image, %error, "pull record not written");
+            tracing::warn!(image = request.image, error, "pull record not written");
             return Ok(image);
         }
         // Who joined a pull late waited less than it took.
@@ -434,27 +482,32 @@ impl Images {
 }
 
 /// A pull that is under way, on disk until it ends: also when nobody waits for it any more.
-struct Intent<'a> {
-    records: Option<&'a PullRecords>,
-    image: &'a str,
+struct Intent {
+    images: Option<Arc<Images>>,
+    image: String,
 }
 
-impl<'a> Intent<'a> {
-    fn begin(records: &'a PullRecords, image: &'a str) -> std::io::Result<Self> {
-        records.begin(image)?;
-        Ok(Intent { records: Some(records), image })
+impl Intent {
+    async fn begin(images: &Arc<Images>, image: &str) -> Result<Self, String> {
+        let (images, image) = (Arc::clone(images), image.to_owned());
+        // Made where the file is: if nobody waits for it any more, it ends there.
+        blocking(move || {
+            images.records.begin(&image).map_err(|error| error.to_string())?;
+            Ok(Intent { images: Some(images), image })
+        })
+        .await
     }
 
     /// Leaves it on disk, for want of a record.
     fn stays(mut self) {
-        self.records = None;
+        self.images = None;
     }
 }
 
-impl Drop for Intent<'_> {
+impl Drop for Intent {
     fn drop(&mut self) {
-        if let Some(records) = self.records {
-            records.end(self.image);
+        if let Some(images) = &self.images {
+            images.records.end(&self.image);
         }
     }
 }
@@ -495,10 +548,10 @@ fn refuse(
     NotYet { waiting: refusal.waiting, retry_in, outage }
 }
 
-/// An error whose text becomes the waiting reason itself, as in the kubelet (kubelet-images.md 2.6).
+/// An error whose text becomes the waiting reason itself, and its message too, as in the kubelet (kubelet-images.md 2.6).
 fn raw_error(text: &str, emit: &(dyn Fn(Event) + Sync)) -> NotYet {
     emit(event::failed(text));
-    let waiting = Waiting { reason: text.to_owned(), message: String::new() };
+    let waiting = Waiting { reason: text.to_owned(), message: text.to_owned() };
     NotYet { waiting, retry_in: RETRY, outage: None }
 }
 

@@ -94,26 +94,12 @@ impl PullRecords {
         }
     }
 
-    /// Notes that `used` opened `image`, whose identity is `image_ref`.
+    /// Notes that `used` opened the image of identity `image_ref` under each of its names: the one
+    /// of the spec, and the one that a mirror made of it.
     ///
     /// # Errors
     /// The record cannot be written; the intent then has to stay.
     pub(crate) fn note(
-        &self,
-        image_ref: &str,
-        image: &str,
-        used: UsedCredential,
-        now: Timestamp,
-    ) -> io::Result<()> {
-        self.note_all(image_ref, &[image], &used, now)
-    }
-
-    /// The same for each name that the image has: the one of the spec, and the one that a mirror
-    /// made of it.
-    ///
-    /// # Errors
-    /// See [`PullRecords::note`].
-    pub(crate) fn note_all(
         &self,
         image_ref: &str,
         names: &[&str],
@@ -289,7 +275,9 @@ mod tests {
         records.begin("r.example/app:1").expect("intent");
         assert_eq!(verdict(&records, &[]), Verdict::MustPull, "intent only");
         let used = UsedCredential::Secret(secret("a", "h1"));
-        records.note("sha256:1", "r.example/app:1", used, Timestamp::UNIX_EPOCH).expect("record");
+        records
+            .note("sha256:1", &["r.example/app:1"], &used, Timestamp::UNIX_EPOCH)
+            .expect("record");
         records.end("r.example/app:1");
         assert_eq!(verdict(&records, &[secret("a", "h1")]), Verdict::Usable);
         assert_eq!(verdict(&records, &[]), Verdict::MustPull);
@@ -315,7 +303,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let records = PullRecords::open(dir.path()).expect("records");
         let used = UsedCredential::Secret(secret("a", "h1"));
-        records.note("sha256:1", "r.example/app:1", used, Timestamp::UNIX_EPOCH).expect("record");
+        records
+            .note("sha256:1", &["r.example/app:1"], &used, Timestamp::UNIX_EPOCH)
+            .expect("record");
         let path = records.pulled.join(record_file_name("sha256:1"));
         let text = fs::read_to_string(&path).expect("a record");
         assert!(text.contains("kubelet.config.k8s.io/v1beta1"), "{text}");
@@ -355,7 +345,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let records = PullRecords::open(dir.path()).expect("records");
         let used = UsedCredential::Secret(secret("a", "h1"));
-        records.note("sha256:1", "r.example/other:1", used, Timestamp::UNIX_EPOCH).expect("record");
+        records
+            .note("sha256:1", &["r.example/other:1"], &used, Timestamp::UNIX_EPOCH)
+            .expect("record");
         assert_eq!(verdict(&records, &[]), Verdict::Usable);
     }
 
@@ -365,7 +357,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let records = PullRecords::open(dir.path()).expect("records");
         let used = UsedCredential::Secret(secret("a", "h1"));
-        records.note("sha256:1", "r.example/other:1", used, Timestamp::UNIX_EPOCH).expect("record");
+        records
+            .note("sha256:1", &["r.example/other:1"], &used, Timestamp::UNIX_EPOCH)
+            .expect("record");
         let empty = PulledRecord::new("sha256:2".to_owned(), String::new());
         records.store(&empty).expect("record");
         let name = "r.example/app:1";
@@ -388,7 +382,7 @@ mod tests {
         let at = |second| Timestamp::from_second(second).expect("in range");
         for (image_ref, second) in [("sha256:gone", 1), ("sha256:here", 1), ("sha256:new", 9)] {
             records
-                .note(image_ref, "r.example/app:1", UsedCredential::Node, at(second))
+                .note(image_ref, &["r.example/app:1"], &UsedCredential::Node, at(second))
                 .expect("it");
         }
         records.forget_absent(|image_ref| image_ref == "sha256:here", at(5));

@@ -148,6 +148,8 @@ struct Fixture {
     images: Arc<Images>,
     calls: Arc<Mutex<Vec<String>>>,
     events: Mutex<Vec<String>>,
+    /// Rings with each event.
+    told: tokio::sync::Notify,
     time: Arc<Mutex<Duration>>,
 }
 
@@ -211,7 +213,14 @@ fn fixture_changed(
         patience: Duration::from_millis(1),
         spread: Duration::from_millis(1),
     };
-    Fixture { images: Arc::new(images), _dir: dir, calls, events: Mutex::default(), time }
+    Fixture {
+        images: Arc::new(images),
+        _dir: dir,
+        calls,
+        events: Mutex::default(),
+        told: tokio::sync::Notify::new(),
+        time,
+    }
 }
 
 fn secret(user: &str) -> PullSecret {
@@ -251,11 +260,23 @@ impl Fixture {
             found: users.iter().map(|user| secret(user)).collect(),
             missing: Vec::new(),
         };
+        self.ensure_with(uid, image, policy, &secrets).await
+    }
+
+    /// The same with these secrets.
+    async fn ensure_with(
+        &self,
+        uid: &str,
+        image: &str,
+        policy: PullPolicy,
+        secrets: &PullSecrets,
+    ) -> Result<LocalImage, NotYet> {
         let pod = PodIdentity { uid: uid.to_owned(), ..PodIdentity::default() };
-        let request = Request { pod: &pod, image, policy, secrets: &secrets };
+        let request = Request { pod: &pod, image, policy, secrets };
         let emit = |event: Event| {
             let text = format!("{} {}: {}", event.event_type.as_str(), event.reason, event.message);
             self.events.lock().expect("events").push(text);
+            self.told.notify_waiters();
         };
         self.images.ensure(&request, &emit).await
     }
@@ -354,7 +375,7 @@ async fn failed_pull_is_followed_by_back_off() {
 /// kubelet-images.md 15.5, rows L7, L8 and L9.
 #[tokio::test]
 async fn credentials_are_tried_in_order_and_never_anonymously() {
-    let both = fixture(&[("u1", "denied"), ("u2", "ok"), ("anonymous", "ok")]);
+    let both = fixture(&[("u1", "401"), ("u2", "ok"), ("anonymous", "ok")]);
     both.ensure(IMAGE, PullPolicy::IfNotPresent, &["u1", "u2"]).await.expect("image");
     assert_eq!(both.calls(), [format!("{IMAGE} u1"), format!("{IMAGE} u2")]);
     both.ensure(IMAGE, PullPolicy::Never, &["u2"]).await.expect("L8: the second is recorded");
@@ -381,28 +402,93 @@ async fn row_66_image_of_one_tenant_is_not_served_to_another() {
     let refused =
         fixture.ensure(IMAGE, PullPolicy::IfNotPresent, &[]).await.expect_err("no secret");
     assert_eq!(refused.waiting.reason, "ErrImagePull");
+    fixture.take_events();
+    fixture.calls();
+    // To the letter what is said where the image is not: nobody learns that it is here.
     let refused = fixture.ensure(IMAGE, PullPolicy::Never, &["b"]).await.expect_err("wrong secret");
+    let text = format!("Container image \"{IMAGE}\" is not present with pull policy of Never");
+    assert_eq!(refused.waiting.reason, "ErrImageNeverPull");
+    assert_eq!(refused.waiting.message, text);
     assert_eq!(
-        refused.waiting.message,
-        format!("Container image \"{IMAGE}\" is not present with pull policy of Never")
+        fixture.take_events(),
+        [
+            format!("Warning ErrImageNeverPull: {text}"),
+            "Warning Failed: Error: ErrImageNeverPull".to_owned(),
+        ]
     );
+    assert_eq!(fixture.calls(), Vec::<String>::new());
 }
 
-/// kubelet-images.md 15.5, row L12.
-#[tokio::test]
-async fn broken_secret_is_the_waiting_reason_and_no_pull_happens() {
-    let fixture = fixture(&[("anonymous", "ok")]);
+fn broken_secret() -> PullSecret {
     let mut broken = secret("x");
     broken.data.insert(
         ".dockerconfigjson".to_owned(),
         br#"{"auths":{"other.example":{"auth":"pants"}}}"#.to_vec(),
     );
-    let secrets = PullSecrets { found: vec![broken], missing: Vec::new() };
-    let pod = PodIdentity::default();
-    let request =
-        Request { pod: &pod, image: IMAGE, policy: PullPolicy::Always, secrets: &secrets };
-    let refused = fixture.images.ensure(&request, &|_| {}).await.expect_err("refused");
-    assert_eq!(refused.waiting.reason, "illegal base64 data at input byte 4");
+    broken
+}
+
+const BROKEN: &str = "illegal base64 data at input byte 4";
+
+/// kubelet-images.md 15.5, row L12, and 2.6.
+#[tokio::test]
+async fn broken_secret_is_the_waiting_reason_and_no_pull_happens() {
+    let fixture = fixture(&[("u1", "ok"), ("anonymous", "ok")]);
+    let secrets = PullSecrets { found: vec![secret("u1"), broken_secret()], missing: Vec::new() };
+    for attempt in ["first", "second, without back-off"] {
+        let refused = fixture.ensure_with("u", IMAGE, PullPolicy::Always, &secrets).await;
+        let waiting = refused.expect_err("refused").waiting;
+        assert_eq!((waiting.reason.as_str(), waiting.message.as_str()), (BROKEN, BROKEN));
+        assert_eq!(
+            fixture.take_events(),
+            [format!("Warning Failed: Error: {BROKEN}")],
+            "{attempt}"
+        );
+    }
+    assert_eq!(fixture.calls(), Vec::<String>::new());
+}
+
+/// kubelet-images.md 8.4, step 6, and 2.2, step 3; row L12 where the image is here.
+#[tokio::test]
+async fn broken_secret_is_the_reason_also_where_nothing_is_pulled() {
+    let fixture = fixture(&[("u1", "ok")]);
+    fixture.ensure(IMAGE, PullPolicy::IfNotPresent, &["u1"]).await.expect("image");
+    fixture.take_events();
+    let secrets = PullSecrets { found: vec![broken_secret()], missing: Vec::new() };
+    for policy in [PullPolicy::Never, PullPolicy::IfNotPresent] {
+        let refused = fixture.ensure_with("other", IMAGE, policy, &secrets).await;
+        assert_eq!(refused.expect_err("refused").waiting.reason, BROKEN, "{policy:?}");
+        assert_eq!(fixture.take_events(), [format!("Warning Failed: Error: {BROKEN}")]);
+    }
+}
+
+/// kubelet-images.md 2.2, step 5.
+#[tokio::test]
+async fn intent_that_cannot_be_written_is_the_waiting_reason() {
+    let fixture = fixture(&[("anonymous", "ok")]);
+    let pulling = fixture._dir.path().join("image_manager/pulling");
+    std::fs::remove_dir(&pulling).expect("empty");
+    std::fs::write(&pulling, "").expect("a file in its place");
+    let refused = fixture.ensure(IMAGE, PullPolicy::IfNotPresent, &[]).await.expect_err("refused");
+    let Waiting { reason, message } = refused.waiting;
+    assert_eq!(fixture.take_events(), [format!("Warning Failed: Error: {reason}")]);
+    let sentence = "Failed to record image pull intent for container image";
+    assert_eq!(message, format!("{sentence} \"{IMAGE}\": {reason}"));
+    assert_eq!(fixture.calls(), Vec::<String>::new());
+}
+
+/// kubelet-images.md 15.1, row R27, and 1.3.
+#[tokio::test]
+async fn name_that_does_not_parse_reaches_nobody_and_backs_off_from_nothing() {
+    let fixture = fixture(&[("anonymous", "ok")]);
+    for image in ["Nginx", "team/App", "FAILED_IMAGE"] {
+        for policy in [PullPolicy::Always, PullPolicy::IfNotPresent, PullPolicy::Never] {
+            for _ in 0..2 {
+                let refused = fixture.ensure(image, policy, &[]).await.expect_err("refused");
+                assert_eq!(refused.waiting.reason, "InvalidImageName", "{image}");
+            }
+        }
+    }
     assert_eq!(fixture.calls(), Vec::<String>::new());
 }
 

@@ -88,7 +88,7 @@ async fn image_that_came_through_a_mirror_is_private_under_both_names() {
                 uid: "uid-a".to_owned(),
                 credential_hash: String::new(),
             });
-            let noted = fixture.images.records.note(&root, asked, used, Timestamp::now());
+            let noted = fixture.images.records.note(&root, &[asked], &used, Timestamp::now());
             noted.expect("record");
         }
         for name in &names {
@@ -144,7 +144,11 @@ async fn part_of_a_private_index_is_refused_by_its_digest_too() {
         credential_hash: String::new(),
     };
     let used = UsedCredential::Secret(owner);
-    fixture.images.records.note(&root.to_string(), IMAGE, used, Timestamp::now()).expect("record");
+    fixture
+        .images
+        .records
+        .note(&root.to_string(), &[IMAGE], &used, Timestamp::now())
+        .expect("record");
     for digest in [root, part] {
         let by_digest = format!("r.example/app@{digest}");
         for policy in [PullPolicy::Never, PullPolicy::IfNotPresent] {
