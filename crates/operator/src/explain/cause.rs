@@ -29,6 +29,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) node: &'a NodeSide,
     /// Whether the node makes the image itself.
     pub(crate) served_here: bool,
+    /// Nodes that have the image, if the policy lets them look.
+    pub(crate) on_nodes: &'a [String],
     /// Architecture of the node, such as `amd64`.
     pub(crate) architecture: &'a str,
     /// Seconds since 1970.
@@ -80,7 +82,13 @@ pub(crate) fn conclude(facts: &Facts<'_>) -> (Verdict, Option<Cause>) {
         return (Verdict::Unknown, likely);
     }
     if !deciding.kind.is_about_access() {
-        return (Verdict::Fails, Some(of_transport(facts, reference, deciding)));
+        let found = of_transport(facts, reference, deciding);
+        return match on_the_node(facts) {
+            Some(why) => {
+                (Verdict::Unknown, Some(Cause { text: format!("{}; {why}", found.text), ..found }))
+            }
+            None => (Verdict::Fails, Some(found)),
+        };
     }
     if let Some(unreadable) = unreadable {
         return (Verdict::Unknown, Some(unreadable));
@@ -128,6 +136,9 @@ fn undecided(facts: &Facts<'_>) -> Option<String> {
                 .to_owned(),
         );
     }
+    if let Some(why) = on_the_node(facts) {
+        return Some(why);
+    }
     // An image of the command line has no node: what is asked is what these credentials open.
     if let (NodeSide::Unknown { why }, false) =
         (facts.node, facts.subject.source == Source::CommandLine)
@@ -135,6 +146,20 @@ fn undecided(facts: &Facts<'_>) -> Option<String> {
         return Some(format!("the node may have a credential of its own: {why}"));
     }
     None
+}
+
+/// Why a registry's answer may not matter: the image is there already.
+fn on_the_node(facts: &Facts<'_>) -> Option<String> {
+    let (first, others) = facts.on_nodes.split_first()?;
+    let has = match others.len() {
+        0 => format!("node {first} has the image already"),
+        1 => format!("nodes {first} and {} have the image already", others[0]),
+        n => format!("node {first} and {n} others have the image already"),
+    };
+    Some(format!(
+        "{has}, and a pod starts there without the registry unless that node wants a proof that \
+         this pod may use it (imagePullCredentialsVerificationPolicy)"
+    ))
 }
 
 /// What fails, or cannot be told, without asking a registry.
@@ -164,6 +189,10 @@ fn before_any_request(facts: &Facts<'_>) -> Option<(Verdict, Option<Cause>)> {
     if facts.policy == PullPolicy::Never && !facts.served_here {
         let text = "the policy is Never: it starts only where the image is on the node already, \
                     and where the pod may use it";
+        let text = match on_the_node(facts) {
+            Some(why) => format!("{text}; {why}"),
+            None => text.to_owned(),
+        };
         let fix = fix::policy(subject, image_use);
         return Some((Verdict::Unknown, Some(cause("never-pull", text, fix))));
     }

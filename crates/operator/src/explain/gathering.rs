@@ -2,12 +2,15 @@
 //! account, and those that only look as if they counted.
 
 use credentials::PullSecret;
+use image_policy::PullPolicy;
 use image_policy::admission::{inherited_pull_secrets, missing_service_account_text};
 use k8s_openapi::api::core::v1::{Event, ServiceAccount};
+use oci_model::Reference;
 
 use super::documents::{Documents, pull_secret};
+use super::policy;
 use super::report::Remark;
-use super::seams::{Cluster, Known};
+use super::seams::{Cluster, Known, NodeImages};
 use super::subject::{Source, Subject};
 
 /// Secrets that one pod may name, as a bound on the work.
@@ -54,6 +57,8 @@ pub(crate) struct Gathered {
     /// About the service account; the first one may be the cause of a refusal.
     pub(crate) remarks: Vec<Remark>,
     pub(crate) events: Vec<Event>,
+    /// The images of the pod's node, or of all nodes while it has none.
+    pub(crate) node_images: Vec<NodeImages>,
     /// The secrets of the service account, if they are known.
     pub(crate) account_secrets: Option<Vec<String>>,
     /// Why there may be more secrets than we know.
@@ -70,6 +75,18 @@ impl Gathered {
                 SecretState::Missing { .. } | SecretState::Unknown { .. } => None,
             })
             .collect()
+    }
+
+    /// The nodes that report an image, in their order.
+    pub(crate) fn nodes_with(&self, image: &Reference) -> Vec<String> {
+        let is_it = |name: &String| {
+            name.parse::<Reference>().is_ok_and(|listed| match image.digest() {
+                Some(digest) => listed.name() == image.name() && listed.digest() == Some(digest),
+                None => listed == image.with_default_tag(),
+            })
+        };
+        let nodes = self.node_images.iter().filter(|node| node.names.iter().any(is_it));
+        nodes.map(|node| node.node.clone()).collect()
     }
 
     /// The names that the node cannot read, in order.
@@ -110,6 +127,14 @@ pub(crate) async fn gather<C: Cluster>(
         && let Known::Is(events) = cluster.events(&subject.namespace, &live.pod).await
     {
         gathered.events = events;
+    }
+    // What always asks the registry does not ask what the node has.
+    let looks = |image_use| policy::read(image_use).0 != PullPolicy::Always;
+    if subject.source != Source::CommandLine && subject.images.iter().any(looks) {
+        let node = subject.live.as_ref().and_then(|live| live.node.as_deref());
+        if let Known::Is(images) = cluster.node_images(node).await {
+            gathered.node_images = images;
+        }
     }
     gathered
 }

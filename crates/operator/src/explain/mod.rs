@@ -34,7 +34,7 @@ pub use report::{
     PolicyReport, Prediction, Present, ReferenceReport, Remark, Report, SCHEMA, SecretReport,
     SubjectReport, Verdict, WaitingReport,
 };
-pub use seams::{Cluster, Known, NoCluster, Question, Registry};
+pub use seams::{Cluster, Known, NoCluster, NodeImages, Question, Registry};
 pub use subject::{Applied, ContainerState, ImageUse, Live, Role, Source, Subject, SubjectError};
 pub use text::{Colour, text};
 
@@ -156,6 +156,13 @@ async fn explain_image<C: Cluster, R: Registry>(
         }
         _ => (vec![Answer::not_asked(); found.list.len()], Answer::not_asked()),
     };
+    let on_nodes =
+        match (&name.reference, image_policy::decide(&image_use.image, pull_policy, None)) {
+            (Some(reference), image_policy::Decision::LookFor(_)) if served != Served::Here => {
+                gathered.nodes_with(reference)
+            }
+            _ => Vec::new(),
+        };
     let facts = Facts {
         subject,
         image_use,
@@ -167,6 +174,7 @@ async fn explain_image<C: Cluster, R: Registry>(
         anonymous: &anonymous,
         node: inputs.node,
         served_here: served == Served::Here,
+        on_nodes: &on_nodes,
         architecture: &inputs.platform.architecture,
         now: inputs.now,
     };

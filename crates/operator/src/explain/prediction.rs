@@ -19,6 +19,11 @@ pub(crate) fn predict(facts: &Facts<'_>) -> Prediction {
         Decision::LookFor(_) if facts.served_here => {
             decide(image, facts.policy, Some(&Presence::Usable { verified: true }))
         }
+        Decision::LookFor(_) if !facts.on_nodes.is_empty() => {
+            let why = "the node wants a proof of access for the image that it has";
+            next.provided.push(why.to_owned());
+            decide(image, facts.policy, Some(&Presence::MustProveAccess))
+        }
         Decision::LookFor(_) => {
             next.provided.push("the node does not have the image yet".to_owned());
             decide(image, facts.policy, Some(&Presence::Absent))
@@ -39,7 +44,8 @@ pub(crate) fn predict(facts: &Facts<'_>) -> Prediction {
     if let Some(broken) = &facts.candidates.broken {
         // The kubelet makes the error's text the reason itself (kubelet-images.md 2.6).
         next.events.push(shown(event::failed(&broken.error)));
-        next.waiting = Some(WaitingReport { reason: broken.error.clone(), message: String::new() });
+        let waiting = WaitingReport { reason: broken.error.clone(), message: broken.error.clone() };
+        next.waiting = Some(waiting);
         return next;
     }
     pull(facts, image, &mut next);

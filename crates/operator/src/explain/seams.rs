@@ -22,6 +22,15 @@ pub enum Known<T> {
     },
 }
 
+/// What a node says that it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeImages {
+    /// Name of the node.
+    pub node: String,
+    /// Names of its images, each with tag or digest.
+    pub names: Vec<String>,
+}
+
 /// A cluster, read with whatever rights there are.
 pub trait Cluster: Sync {
     /// One secret.
@@ -40,6 +49,13 @@ pub trait Cluster: Sync {
 
     /// Whether a namespace exists.
     fn namespace(&self, name: &str) -> impl Future<Output = Known<()>> + Send;
+
+    /// The images that nodes report in their statuses, of the one that is named or else of all. A
+    /// kubelet reports 50 images at most: what is not in the list may be there all the same.
+    fn node_images(
+        &self,
+        node: Option<&str>,
+    ) -> impl Future<Output = Known<Vec<NodeImages>>> + Send;
 
     /// The events about one pod.
     fn events(&self, namespace: &str, pod: &str) -> impl Future<Output = Known<Vec<Event>>> + Send;
@@ -93,6 +109,10 @@ impl Cluster for NoCluster {
     }
 
     async fn service_account(&self, _: &str, _: &str) -> Known<ServiceAccount> {
+        self.unknown()
+    }
+
+    async fn node_images(&self, _: Option<&str>) -> Known<Vec<NodeImages>> {
         self.unknown()
     }
 

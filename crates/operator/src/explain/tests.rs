@@ -55,6 +55,7 @@ struct FakeCluster {
     events: Vec<Value>,
     forbidden: bool,
     no_namespace: bool,
+    nodes: Vec<NodeImages>,
 }
 
 fn as_typed<T: serde::de::DeserializeOwned>(value: &Value) -> T {
@@ -87,6 +88,11 @@ impl Cluster for FakeCluster {
 
     async fn namespace(&self, _: &str) -> Known<()> {
         if self.no_namespace { Known::Absent } else { Known::Is(()) }
+    }
+
+    async fn node_images(&self, node: Option<&str>) -> Known<Vec<NodeImages>> {
+        let all = self.nodes.iter();
+        Known::Is(all.filter(|known| node.is_none_or(|node| node == known.node)).cloned().collect())
     }
 
     async fn events(&self, _: &str, _: &str) -> Known<Vec<Event>> {
@@ -926,5 +932,56 @@ fn no_command_edits_files_or_what_never_changes() {
     for image in &report.subjects[0].images {
         let command = image.cause.as_ref().and_then(|cause| cause.command.clone());
         assert!(command.is_none_or(|command| !command.starts_with("kubectl")), "{image:#?}");
+    }
+}
+
+/// kubelet-images.md 8: an image that is there may start, whatever the registry says now.
+#[test]
+fn an_image_that_a_node_has_is_not_said_to_fail() {
+    let digest = format!("sha256:{}", "a".repeat(64));
+    let node = |node: &str, names: &[&str]| NodeImages {
+        node: node.to_owned(),
+        names: names.iter().map(|&name| name.to_owned()).collect(),
+    };
+    let by_digest = format!("{REGISTRY}/team/app@{digest}");
+    let (listed, other) = (format!("{REGISTRY}/team/app:1"), format!("{REGISTRY}/team/app:2"));
+    let world = |refusal| World {
+        registry: FakeRegistry { refusal: Some(refusal), ..FakeRegistry::default() },
+        cluster: FakeCluster {
+            nodes: vec![
+                node("one", &[&by_digest, &listed]),
+                node("two", &[&other]),
+                node("three", &["docker.io/library/redis:latest"]),
+            ],
+            ..FakeCluster::default()
+        },
+        ..World::default()
+    };
+    for refusal in [AnswerKind::Unauthorized, AnswerKind::ConnectionRefused] {
+        let world = world(refusal);
+        for (image, policy, on, verdict) in [
+            (listed.as_str(), "IfNotPresent", Some("node one has the image"), Verdict::Unknown),
+            (&by_digest, "IfNotPresent", Some("node one has the image"), Verdict::Unknown),
+            (&listed, "Never", Some("node one has the image"), Verdict::Unknown),
+            (&other, "IfNotPresent", Some("node two has the image"), Verdict::Unknown),
+            ("redis", "IfNotPresent", Some("node three has the image"), Verdict::Unknown),
+            ("redis", "Always", None, Verdict::Fails),
+            ("redis:7", "IfNotPresent", None, Verdict::Fails),
+            ("r.example:5000/team/app:3", "IfNotPresent", None, Verdict::Fails),
+        ] {
+            let mut pod = pod(image, &[]);
+            pod["spec"]["containers"][0]["imagePullPolicy"] = json!(policy);
+            let source = Source::File { path: "pod.yaml".to_owned() };
+            let report = world.explain(&pod, source);
+            assert_eq!(report.verdict, verdict, "{image} {policy}");
+            let said = report.cause.expect("a cause").text;
+            assert_eq!(said.contains("has the image already"), on.is_some(), "{said}");
+            assert!(on.is_none_or(|on| said.contains(on)), "{said}");
+        }
+        // A pod that has a node is there and nowhere else.
+        let mut pod = pod(&listed, &[]);
+        pod["spec"]["nodeName"] = json!("two");
+        pod["spec"]["containers"][0]["imagePullPolicy"] = json!("IfNotPresent");
+        assert_eq!(world.explain(&pod, Source::Cluster).verdict, Verdict::Fails);
     }
 }

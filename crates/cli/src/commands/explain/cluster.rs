@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Event, Namespace, Node, Pod, Secret, ServiceAcc
 use kube::api::{Api, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use oci_model::Platform;
-use operator::explain::{Cluster, Known, Source, Subject};
+use operator::explain::{Cluster, Known, NodeImages, Source, Subject};
 use serde_json::Value;
 
 use super::node::Machine;
@@ -283,6 +283,29 @@ impl Cluster for KubeCluster {
         let api: Api<Namespace> = Api::all(self.client.clone());
         let found = api.get_metadata_opt(name).await;
         known(found.map(|found| found.map(|_| ())), "namespaces")
+    }
+
+    async fn node_images(&self, node: Option<&str>) -> Known<Vec<NodeImages>> {
+        let api: Api<Node> = Api::all(self.client.clone());
+        let mut list = ListParams::default().limit(LIST_MAX);
+        if let Some(node) = node {
+            list = list.fields(&format!("metadata.name={node}"));
+        }
+        let found = api.list(&list).await.map(|nodes| {
+            let images = |node: Node| NodeImages {
+                node: node.metadata.name.unwrap_or_default(),
+                names: node
+                    .status
+                    .and_then(|status| status.images)
+                    .unwrap_or_default()
+                    .into_iter()
+                    .filter_map(|image| image.names)
+                    .flatten()
+                    .collect(),
+            };
+            Some(nodes.items.into_iter().map(images).collect())
+        });
+        known(found, "nodes")
     }
 
     async fn events(&self, namespace: &str, pod: &str) -> Known<Vec<Event>> {
