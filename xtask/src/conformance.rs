@@ -141,13 +141,26 @@ impl Sources {
     }
 
     /// Whether the path names a test function, and its case if it names one.
-    fn has(&mut self, test: &str) -> bool {
+    pub(crate) fn has(&mut self, test: &str) -> bool {
+        self.locate(test).is_some()
+    }
+
+    /// Whether `word` stands in the body of a test or in the comments right above it.
+    pub(crate) fn says(&mut self, test: &str, word: &str) -> bool {
+        let Some((file, function)) = self.locate(test) else { return false };
+        let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        functions(self.text(&file), &function)
+            .any(|text| text.split(|c| !is_part(c)).any(|part| part == word))
+    }
+
+    /// The file of a test, and the name of its function.
+    fn locate(&mut self, test: &str) -> Option<(PathBuf, String)> {
         let (path, case) = match test.split_once('#') {
             Some((path, case)) => (path, Some(case)),
             None => (test, None),
         };
         let mut segments: Vec<&str> = path.split("::").collect();
-        let Some(function) = segments.pop().filter(|_| !segments.is_empty()) else { return false };
+        let function = segments.pop().filter(|_| !segments.is_empty())?;
         let home = self.root.join("crates").join(segments.remove(0));
         let (base, modules) = match segments.split_first() {
             Some((binary, rest)) if home.join("tests").join(binary).is_dir() => {
@@ -156,21 +169,37 @@ impl Sources {
             Some(_) | None => (home.join("src"), &segments[..]),
         };
         let definition = format!("fn {function}(");
-        (0..=modules.len()).rev().any(|depth| {
+        let found = (0..=modules.len()).rev().find_map(|depth| {
             let (outer, inline) = modules.split_at(depth);
             let file: PathBuf = outer.iter().fold(base.clone(), |path, module| path.join(module));
             let candidates = match depth {
                 0 => [base.join("main.rs"), base.join("lib.rs")],
                 _ => [file.with_extension("rs"), file.join("mod.rs")],
             };
-            candidates.iter().any(|candidate| {
+            candidates.into_iter().find(|candidate| {
                 let text = self.text(candidate);
                 text.contains(&definition)
                     && inline.iter().all(|module| text.contains(&format!("mod {module} {{")))
                     && case.is_none_or(|case| text.contains(case) || mentions(&base, case))
             })
-        })
+        });
+        found.map(|file| (file, function.to_owned()))
     }
+}
+
+/// The functions of this name, each with the comments and attributes right above it.
+fn functions<'a>(text: &'a str, name: &'a str) -> impl Iterator<Item = String> + 'a {
+    let lines: Vec<&str> = text.lines().collect();
+    let definition = format!("fn {name}(");
+    let at: Vec<usize> = (0..lines.len()).filter(|at| lines[*at].contains(&definition)).collect();
+    at.into_iter().map(move |at| {
+        let is_above = |line: &&&str| ["//", "#["].iter().any(|s| line.trim_start().starts_with(s));
+        let above = lines[..at].iter().rev().take_while(is_above).count();
+        let indent = lines[at].len() - lines[at].trim_start().len();
+        let end = format!("{}}}", " ".repeat(indent));
+        let below = lines[at..].iter().take_while(|line| **line != end).count();
+        lines[at - above..at + below].join("\n")
+    })
 }
 
 /// Whether a file below `directory` has `case` in its name or its text.
@@ -251,5 +280,41 @@ mod tests {
         ] {
             assert_eq!(sources.has(test), expected, "{test}");
         }
+    }
+
+    #[test]
+    fn a_test_says_what_stands_in_it_and_right_above_it() {
+        let text = "\
+// R1.
+
+/// R2 to R4.
+#[test]
+fn one() {
+    check(5); // R5
+    let text = \"R6\";
+}
+
+// R17
+fn two() {
+    fn one() {
+        R8
+    }
+}
+";
+        let words = ["R1", "R2", "R3", "R4", "R5", "R6", "R8", "R17"];
+        let said = |name: &str| {
+            let texts: Vec<String> = functions(text, name).collect();
+            let has = |word: &&str| texts.iter().any(|text| text.contains(*word));
+            (texts.len(), words.iter().filter(|word| has(word)).copied().collect::<Vec<_>>())
+        };
+        assert_eq!(said("one"), (2, vec!["R2", "R4", "R5", "R6", "R8"]));
+        assert_eq!(said("two").0, 1);
+        let mut sources = Sources::new(tidy::root());
+        let test =
+            "oci-model::reference::tests::first_component_is_a_registry_only_if_it_looks_like_one";
+        for (word, expected) in [("R7", true), ("R10", true), ("R1", false), ("R6", false)] {
+            assert_eq!(sources.says(test, word), expected, "{word}");
+        }
+        assert!(!sources.says("oci-model::reference::tests::no_such_test", "R7"));
     }
 }

@@ -3,7 +3,9 @@
 //!
 //! A row of `docs/registry-security.md` or `docs/kubelet-conformance.md` has three cells: the
 //! row's name between backticks, what it is about, and the tests that show it as in the tables of
-//! [`conformance`](crate::conformance), or why there is none (`absent: …`).
+//! [`conformance`](crate::conformance), or why there is none (`absent: …`). Each test of a row of
+//! the kubelet names the row, in its body or in the comment above it: whoever reads the test sees
+//! what it is for, and a test that is named by mistake is found.
 
 use std::collections::BTreeSet;
 
@@ -24,12 +26,21 @@ enum Rows {
     Exactly(Names),
 }
 
+/// What a test has to say of the row that names it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Says {
+    /// Nothing.
+    Nothing,
+    /// The row's name, as a word of its own.
+    Row,
+}
+
 /// The documents.
-const DOCUMENTS: &[(&str, Rows)] = &[
-    ("docs/registry-security.md", Rows::AtLeast(defects)),
-    ("docs/registry-conformance.md", Rows::AtLeast(endpoints)),
-    ("docs/kubelet-conformance.md", Rows::Exactly(kubelet_rules)),
-    ("docs/cloud-conformance.md", Rows::AtLeast(cloud_cases)),
+const DOCUMENTS: &[(&str, Rows, Says)] = &[
+    ("docs/registry-security.md", Rows::AtLeast(defects), Says::Nothing),
+    ("docs/registry-conformance.md", Rows::AtLeast(endpoints), Says::Nothing),
+    ("docs/kubelet-conformance.md", Rows::Exactly(kubelet_rules), Says::Row),
+    ("docs/cloud-conformance.md", Rows::AtLeast(cloud_cases), Says::Nothing),
 ];
 
 /// The kubelet's rules about images, by their numbers in our reference: references, `auth` values,
@@ -79,18 +90,18 @@ fn endpoints() -> Vec<String> {
 pub(crate) fn check() -> Result<()> {
     let mut sources = Sources::new(tidy::root());
     let mut wrong = Vec::new();
-    for (document, rows) in DOCUMENTS {
+    for (document, rows, says) in DOCUMENTS {
         let path = tidy::root().join(document);
         let text =
             std::fs::read_to_string(path).with_context(|| format!("cannot read {document}"))?;
-        let defects = document_defects(&text, *rows, &mut sources);
+        let defects = document_defects(&text, *rows, *says, &mut sources);
         wrong.extend(defects.into_iter().map(|defect| format!("{document}: {defect}")));
     }
     ensure!(wrong.is_empty(), "{} rows are not true:\n  {}", wrong.len(), wrong.join("\n  "));
     Ok(())
 }
 
-fn document_defects(text: &str, rows: Rows, sources: &mut Sources) -> Vec<String> {
+fn document_defects(text: &str, rows: Rows, says: Says, sources: &mut Sources) -> Vec<String> {
     let mut seen = BTreeSet::new();
     let mut wrong = Vec::new();
     for (index, line) in text.lines().enumerate() {
@@ -106,7 +117,14 @@ fn document_defects(text: &str, rows: Rows, sources: &mut Sources) -> Vec<String
             wrong.push(format!("line {}: {name} has a second row", index + 1));
         }
         let place = format!("line {} ({name})", index + 1);
-        wrong.extend(shown_by_defects(&place, shown_by, &quoted(shown_by), sources));
+        let tests = quoted(shown_by);
+        wrong.extend(shown_by_defects(&place, shown_by, &tests, sources));
+        if says == Says::Row {
+            let is_silent = |test: &&String| sources.has(test) && !sources.says(test, name);
+            let silent: Vec<&String> = tests.iter().filter(is_silent).collect();
+            let text = |test| format!("{place}: {name} stands neither in nor above {test}");
+            wrong.extend(silent.into_iter().map(text));
+        }
     }
     let (Rows::AtLeast(names) | Rows::Exactly(names)) = rows;
     let names = names();
@@ -153,9 +171,30 @@ mod tests {
             (Rows::Exactly(names), &["five has no row", "four is not in the list"]),
         ] {
             let expected = [&cells, rest].concat();
-            let found = document_defects(text, rows, &mut Sources::new(tidy::root()));
+            let mut sources = Sources::new(tidy::root());
+            let found = document_defects(text, rows, Says::Nothing, &mut sources);
             assert_eq!(found, expected);
         }
+    }
+
+    #[test]
+    fn tests_of_the_kubelets_rules_name_their_rows() {
+        let text = "\
+| `R7` | a | `oci-model::reference::tests::image_identifiers_are_no_names` |
+| `R37` | b | `oci-model::reference::tests::image_identifiers_are_no_names` |
+| `R3` | c | `oci-model::reference::tests::no_such_test` |
+| `R4` | d | absent: no such feature |
+";
+        let rows = Rows::AtLeast(Vec::new);
+        let found = document_defects(text, rows, Says::Row, &mut Sources::new(tidy::root()));
+        assert_eq!(
+            found,
+            [
+                "line 1 (R7): R7 stands neither in nor above \
+                 oci-model::reference::tests::image_identifiers_are_no_names",
+                "line 3 (R3): there is no test oci-model::reference::tests::no_such_test",
+            ]
+        );
     }
 
     #[test]

@@ -286,6 +286,7 @@ mod tests {
         assert_eq!(verdict(&again, &[]), Verdict::MustPull, "after a restart");
     }
 
+    /// kubelet-images.md 15.9, V15.
     #[test]
     fn interrupted_pull_grants_nobody_after_a_restart() {
         let dir = tempfile::tempdir().expect("tempdir");

@@ -292,7 +292,7 @@ impl Fixture {
 
 const IMAGE: &str = "r.example/app:1";
 
-/// kubelet-images.md 15.7, rows P1, P2 and P12.
+/// kubelet-images.md 15.7, rows P1, P2, P3 and P12, and 15.5, L6.
 #[tokio::test]
 async fn absent_image_is_pulled_and_present_one_used() {
     let fixture = fixture(&[("anonymous", "ok")]);
@@ -372,7 +372,7 @@ async fn failed_pull_is_followed_by_back_off() {
     assert_eq!(refused.waiting.reason, "ErrImagePull");
 }
 
-/// kubelet-images.md 15.5, rows L7, L8 and L9.
+/// kubelet-images.md 15.5, rows L2, L7, L8 and L9.
 #[tokio::test]
 async fn credentials_are_tried_in_order_and_never_anonymously() {
     let both = fixture(&[("u1", "401"), ("u2", "ok"), ("anonymous", "ok")]);
