@@ -19,6 +19,11 @@ fn pod(name: &str, image: &str) -> String {
     )
 }
 
+fn pod_that_ends(name: &str, image: &str) -> String {
+    let command = "command: [/bin/busybox, 'true'], imagePullPolicy";
+    pod(name, image).replace("imagePullPolicy", command) + "  restartPolicy: Never\n"
+}
+
 fn tags(machine: &Machine) -> Vec<String> {
     let list = machine.shipway(&["node", "images", "-o", "json"]).ok();
     let list: Value = serde_json::from_str(&list).expect("JSON");
@@ -37,7 +42,7 @@ fn full_disk_costs_unused_images_and_no_others() {
     let context = machine.path("context");
     std::fs::create_dir_all(&context).expect("a directory");
     std::fs::copy("/bin/busybox", context.join("busybox")).expect("busybox-static is installed");
-    for name in ["used", "pinned", "unused"] {
+    for name in ["used", "exited", "pinned", "unused"] {
         let dockerfile = format!(
             "FROM scratch\nLABEL name={name}\nCOPY busybox /bin/busybox\nENTRYPOINT [\"/bin/busybox\",\"sleep\",\"3600\"]\n"
         );
@@ -50,6 +55,8 @@ fn full_disk_costs_unused_images_and_no_others() {
     }
     machine.apply(&pod("used", &image("used")));
     machine.wait("pod/used", "default", "condition=Ready");
+    machine.apply(&pod_that_ends("exited", &image("exited")));
+    machine.wait("pod/exited", "default", "jsonpath={.status.phase}=Succeeded");
     machine.shipway(&["node", "pull", "--pin", &image("pinned")]).ok();
     machine.shipway(&["node", "pull", &image("unused")]).ok();
     machine.shell(
@@ -58,9 +65,13 @@ fn full_disk_costs_unused_images_and_no_others() {
     .ok();
     machine.shell("while shipway node images | grep -q team/unused; do :; done").ok();
     let left = tags(&machine);
-    assert!(left.contains(&image("used")) && left.contains(&image("pinned")), "{left:?}");
-    let refused = machine.shipway(&["node", "rm", &image("used")]);
-    assert!(refused.refused().contains("is in use by default/used"));
+    for name in ["used", "exited", "pinned"] {
+        assert!(left.contains(&image(name)), "{name}: {left:?}");
+    }
+    for name in ["used", "exited"] {
+        let refused = machine.shipway(&["node", "rm", &image(name)]);
+        assert!(refused.refused().contains(&format!("is in use by default/{name}")));
+    }
 
     machine.apply(&pod("pinned", &image("pinned")));
     machine.apply(&pod("again", &image("unused")));

@@ -250,3 +250,23 @@ pub(crate) fn parse_duration(text: &str) -> Result<std::time::Duration, String> 
     let number: u64 = number.parse().map_err(|_| format!("{number:?} is not a whole number"))?;
     Ok(std::time::Duration::from_secs(number.saturating_mul(seconds)))
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        up: UpArgs,
+    }
+
+    /// kubelet-images.md 4.1 and 15.5, row L15.
+    #[test]
+    fn node_files_are_remembered_for_five_minutes_by_default() {
+        let line = Line::try_parse_from(["up"]).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(line.up.node_credentials_cache, std::time::Duration::from_secs(300));
+    }
+}
