@@ -145,12 +145,10 @@ impl Sources {
         self.locate(test).is_some()
     }
 
-    /// Whether `word` stands in the body of a test or in the comments right above it.
-    pub(crate) fn says(&mut self, test: &str, word: &str) -> bool {
+    /// Whether a row is named in the body of a test or in the comments right above it.
+    pub(crate) fn says(&mut self, test: &str, row: &str) -> bool {
         let Some((file, function)) = self.locate(test) else { return false };
-        let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        functions(self.text(&file), &function)
-            .any(|text| text.split(|c| !is_part(c)).any(|part| part == word))
+        functions(self.text(&file), &function).any(|text| names(&text, row))
     }
 
     /// The file of a test, and the name of its function.
@@ -185,6 +183,30 @@ impl Sources {
         });
         found.map(|file| (file, function.to_owned()))
     }
+}
+
+/// Whether a text names a row, as a word of its own. What is but a number counts only in comments,
+/// behind `row` or `case` or at their beginning: `// 12`, `// cases 5, 6 and 12`.
+fn names(text: &str, row: &str) -> bool {
+    let is_number = |word: &str| word.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number(row) {
+        return words(text).any(|word| word == row);
+    }
+    text.lines().filter_map(|line| line.split_once("//")).any(|(_, comment)| {
+        let mut is_list = true;
+        words(comment).any(|word| {
+            let is_named = is_list && word == row;
+            let begins =
+                matches!(word.to_ascii_lowercase().as_str(), "row" | "rows" | "case" | "cases");
+            is_list = begins || is_list && (is_number(word) || word == "and");
+            is_named
+        })
+    })
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    text.split(move |c| !is_part(c)).filter(|word| !word.is_empty())
 }
 
 /// The functions of this name, each with the comments and attributes right above it.
@@ -316,5 +338,21 @@ fn two() {
             assert_eq!(sources.says(test, word), expected, "{word}");
         }
         assert!(!sources.says("oci-model::reference::tests::no_such_test", "R7"));
+    }
+
+    #[test]
+    fn a_row_that_is_but_a_number_is_named_in_a_comment_of_rows() {
+        for (text, expected) in [
+            ("/// cloud-credentials.md 14.2, rows 12, 43 and 71: no token is sent.", true),
+            ("check(x); // case 43", true),
+            ("// 43", true),
+            ("// 12, 43: both", true),
+            ("// 12: the port is 43", false),
+            ("// Row 12. Port 43", false),
+            ("let port = 43;", false),
+            ("// row 143", false),
+        ] {
+            assert_eq!(names(text, "43"), expected, "{text}");
+        }
     }
 }

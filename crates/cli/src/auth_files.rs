@@ -241,6 +241,7 @@ mod tests {
         assert_eq!(document["auths"]["r.example"]["auth"], "YWRhOnB3");
     }
 
+    /// cloud-credentials.md 14.2, row 69.
     #[test]
     fn a_secret_is_staged_where_nobody_has_laid_a_link() {
         let place = tempfile::tempdir().expect("a directory");

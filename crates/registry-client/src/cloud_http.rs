@@ -215,6 +215,7 @@ mod tests {
         }
     }
 
+    /// cloud-credentials.md 14.2, row 37.
     #[test]
     fn secrets_leave_the_machine_over_https_or_not_at_all() {
         check("https://sts.amazonaws.com/", &Reach::Cloud, None);

@@ -132,6 +132,7 @@ pub(crate) fn aws_keys() -> [(&'static str, &'static str); 2] {
     [("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"), ("AWS_SECRET_ACCESS_KEY", "c4n4ry5e4c1d-key")]
 }
 
+/// cloud-credentials.md 14.2, row 15.
 #[test]
 fn ecr_by_keys_of_the_environment() {
     let clouds = Clouds::start(everything);
@@ -160,6 +161,7 @@ fn ecr_by_the_role_of_the_instance() {
     assert_eq!(last.header("x-amz-security-token"), format!("{CANARY}-session"));
 }
 
+/// cloud-credentials.md 14.2, row 25.
 #[test]
 fn ecr_by_pod_identity_of_eks() {
     let clouds = Clouds::start(everything);
@@ -173,6 +175,7 @@ fn ecr_by_pod_identity_of_eks() {
     assert_eq!(clouds.count("127.0.0.1"), 1);
 }
 
+/// cloud-credentials.md 14.2, row 26.
 #[test]
 fn ecr_by_web_identity() {
     let clouds = Clouds::start(everything);
@@ -221,6 +224,7 @@ fn google_by_the_metadata_server() {
     assert_eq!(kept, "28m7s"); // cloud-credentials.md 14.2, row 30
 }
 
+/// cloud-credentials.md 14.2, row 33.
 #[test]
 fn google_by_the_key_of_a_service_account() {
     let clouds = Clouds::start(everything);
@@ -238,6 +242,7 @@ fn google_by_the_key_of_a_service_account() {
     assert!(asked.body.contains("jwt-bearer&assertion=ey"), "{}", asked.body);
 }
 
+/// cloud-credentials.md 14.2, row 42.
 #[test]
 fn azure_by_the_secret_of_an_application() {
     let clouds = Clouds::start(everything);
@@ -255,6 +260,7 @@ fn azure_by_the_secret_of_an_application() {
     assert!(exchange.body.contains("service=team.azurecr.io&tenant=tenant"), "{}", exchange.body);
 }
 
+/// cloud-credentials.md 14.2, row 46.
 #[test]
 fn azure_by_the_managed_identity_of_the_machine() {
     let clouds = Clouds::start(everything);

@@ -71,6 +71,7 @@ fn the_other_actions_do_nothing_and_say_what_the_protocol_wants() {
     assert_eq!(clouds.received().len(), 0);
 }
 
+/// cloud-credentials.md 14.2, row 8.
 #[test]
 fn a_cloud_that_refuses_is_said_on_standard_output() {
     let clouds = Clouds::start(|_| {

@@ -40,6 +40,7 @@ pub(crate) fn request_id(text: &str) -> Option<&str> {
 mod tests {
     use super::*;
 
+    /// cloud-credentials.md 14.2, row 8.
     #[test]
     fn only_what_has_the_form_of_an_id_is_repeated() {
         let oracles = ["0123456789ABCDEF0123456789ABCDEF"; 3].join("/");

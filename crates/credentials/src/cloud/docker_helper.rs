@@ -163,6 +163,7 @@ mod tests {
         }
     }
 
+    /// cloud-credentials.md 14.2, row 61.
     #[test]
     fn what_would_be_two_lines_to_others_is_refused() {
         // cloud-credentials.md 7, O.

@@ -292,6 +292,7 @@ mod tests {
     use super::super::world::World;
     use super::*;
 
+    /// cloud-credentials.md 14.2, row 40.
     #[test]
     fn each_host_belongs_to_one_cloud_and_look_alikes_to_none() {
         // cloud-credentials.md 12.2.

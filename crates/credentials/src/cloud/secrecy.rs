@@ -448,6 +448,7 @@ fn the_canary_is_seen_in_base64_too() {
     assert!(!shows_canary("status 401"));
 }
 
+/// cloud-credentials.md 14.2, row 8.
 #[test]
 fn no_failure_of_any_request_shows_a_secret() {
     let annotations = [

@@ -134,6 +134,7 @@ async fn password_goes_to_the_token_service_and_not_to_the_registry() {
     assert!(basics[0].starts_with("/token?") && basics[0].contains("account=ada"), "{basics:?}");
 }
 
+/// cloud-credentials.md 14.2, row 65.
 #[tokio::test]
 async fn identity_token_is_exchanged_by_post() {
     let fake = token_registry(|request| {
@@ -150,6 +151,7 @@ async fn identity_token_is_exchanged_by_post() {
     client().fetch_manifest(&reference, &[auth]).await.unwrap();
 }
 
+/// cloud-credentials.md 14.2, row 66.
 #[tokio::test]
 async fn registry_token_is_sent_as_it_is() {
     let fake = token_registry(|_| answer(500)).await;

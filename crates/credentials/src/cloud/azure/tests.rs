@@ -146,6 +146,7 @@ fn a_registry_that_sends_clients_elsewhere_gets_no_token() {
     }
 }
 
+/// cloud-credentials.md 14.2, row 42.
 #[test]
 fn a_challenge_whose_last_value_has_no_quotes_is_understood() {
     // cloud-credentials.md 4.4: Azure's own provider panics.

@@ -142,6 +142,7 @@ fn a_credential_is_renewed_at_half_of_its_life() {
     assert_eq!(shared.sent(), 2);
 }
 
+/// cloud-credentials.md 14.2, row 30.
 #[test]
 fn a_token_that_nobody_may_keep_is_asked_for_each_time() {
     let shared = Shared::new(google(&[("one", 20), ("two", 20)]));

@@ -191,6 +191,7 @@ fn an_identity_of_another_system_is_exchanged() {
     );
 }
 
+/// cloud-credentials.md 14.2, row 37.
 #[test]
 fn a_metadata_service_as_a_source_needs_consent() {
     // cloud-credentials.md 3.3 and 12.3: the file may come from anybody.

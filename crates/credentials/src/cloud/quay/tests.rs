@@ -49,6 +49,7 @@ fn token() -> String {
     json!({ "token": format!("e30.{claims}.{CANARY}") }).to_string()
 }
 
+/// cloud-credentials.md 14.2, row 76.
 #[test]
 fn a_token_of_an_issuer_becomes_one_of_the_robot() {
     let world = robot().server(Method::Get, TOKEN, answer(200, &token()));
@@ -77,6 +78,7 @@ fn a_token_of_an_issuer_becomes_one_of_the_robot() {
     assert_eq!(given(&world).keep_for, Duration::ZERO);
 }
 
+/// cloud-credentials.md 14.2, row 76.
 #[test]
 fn a_pod_is_the_robot_of_its_service_account() {
     let own = "https://quay.example.com/oauth2/federation/robot/token";
