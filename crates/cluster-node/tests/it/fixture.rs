@@ -10,11 +10,13 @@ use blob_store::BlobStore;
 use cluster_control_plane::ControlPlane;
 use cluster_node::{CredentialOptions, ImageMirror, Node, Options, Running};
 use credentials::SearchDirs;
+use futures_util::StreamExt as _;
 use image_policy::verification::VerificationPolicy;
 use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::api::{Api, DeleteParams, ListParams, LogParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::wait::await_condition;
+use kube::runtime::{WatchStreamExt as _, watcher};
 use layers::{
     Compression, ContentSource, Entry, EntryKind, LayerSink, LayerWriter, Timestamps,
     UnpackedLayers, VirtualLayer,
@@ -236,39 +238,43 @@ impl Cluster {
         Ok(self.pods().logs(name, &LogParams::default()).await?)
     }
 
-    /// `reason message` of the events of a pod, in order.
+    /// `type reason message` of the events of a pod, in order.
     pub(crate) async fn events(&self, name: &str) -> Result<Vec<String>, Box<dyn Error>> {
         let api: Api<Event> = Api::namespaced(self.client.clone(), "default");
         let list =
             api.list(&ListParams::default().fields(&format!("involvedObject.name={name}"))).await?;
-        Ok(list
-            .into_iter()
-            .map(|event| {
-                format!(
-                    "{} {} {}",
-                    event.type_.unwrap_or_default(),
-                    event.reason.unwrap_or_default(),
-                    event.message.unwrap_or_default()
-                )
-            })
-            .collect())
+        Ok(list.into_iter().map(line_of).collect())
     }
 
     /// Waits until an event of a pod contains a text.
     pub(crate) async fn until_event(&self, name: &str, text: &str) -> Result<(), Box<dyn Error>> {
+        let api: Api<Event> = Api::namespaced(self.client.clone(), "default");
+        let config = watcher::Config::default().fields(&format!("involvedObject.name={name}"));
         let wait = async {
-            loop {
-                if self.events(name).await?.iter().any(|event| event.contains(text)) {
+            let events = watcher::watcher(api, config).default_backoff().applied_objects();
+            let mut events = std::pin::pin!(events);
+            while let Some(event) = events.next().await {
+                if line_of(event?).contains(text) {
                     return Ok(());
                 }
-                tokio::time::sleep(Duration::from_millis(50)).await;
             }
+            Err("the watch of events ended".into())
         };
         match tokio::time::timeout(WAIT_MAX, wait).await {
             Ok(result) => result,
             Err(_) => Err(format!("no event with {text:?}: {:?}", self.events(name).await?).into()),
         }
     }
+}
+
+/// `type reason message` of an event.
+fn line_of(event: Event) -> String {
+    format!(
+        "{} {} {}",
+        event.type_.unwrap_or_default(),
+        event.reason.unwrap_or_default(),
+        event.message.unwrap_or_default()
+    )
 }
 
 /// Starts a node over a state directory.
