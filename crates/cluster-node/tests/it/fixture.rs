@@ -251,7 +251,7 @@ impl Cluster {
         let api: Api<Event> = Api::namespaced(self.client.clone(), "default");
         let config = watcher::Config::default().fields(&format!("involvedObject.name={name}"));
         let wait = async {
-            let events = watcher::watcher(api, config).default_backoff().applied_objects();
+            let events = watcher(api, config).default_backoff().applied_objects();
             let mut events = std::pin::pin!(events);
             while let Some(event) = events.next().await {
                 if line_of(event?).contains(text) {
