@@ -16,6 +16,7 @@ pub(crate) mod providers;
 pub(crate) mod queue;
 pub(crate) mod records;
 pub(crate) mod registry;
+mod shared_work;
 pub(crate) mod store;
 pub(crate) mod stored;
 pub(crate) mod usage;

@@ -1,13 +1,10 @@
 //! Pulls under way: whoever wants the same image with the same credentials at the same time
 //! shares one, and it ends when the last of them goes.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use credentials::RegistryAuth;
-use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared, WeakShared};
 use image_policy::event;
 use oci_model::Reference;
 
@@ -16,6 +13,7 @@ use super::{Images, blocking};
 use crate::images::failure::PullFailureKind;
 use crate::images::progress::{Meter, PullState};
 use crate::images::registry::{Arrived, PullError, Trouble};
+use crate::images::shared_work::{Part, SharedWork};
 use crate::images::store::{ImageError, LocalImage};
 
 /// How often somebody who watches is told how far a pull is.
@@ -55,30 +53,21 @@ type Outcome = Result<Landed, Failed>;
 /// Which pulls are the same: what is asked for, and with which credentials in which order. They
 /// are known by the hashes that pull records have (kubelet-images.md 4.7).
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct Key {
+pub(super) struct Key {
     reference: String,
     credentials: Vec<String>,
 }
 
 /// A pull that somebody waits for.
-pub(crate) struct Flight {
-    done: Shared<BoxFuture<'static, Outcome>>,
-    meter: Arc<Meter>,
-}
-
-struct Known {
-    done: WeakShared<BoxFuture<'static, Outcome>>,
-    meter: Arc<Meter>,
-}
+pub(crate) struct Flight(Part<Arc<Meter>, Outcome>);
 
 /// The pulls under way.
-#[derive(Default)]
-pub(crate) struct Flights(Mutex<HashMap<Key, Known>>);
+pub(super) type Flights = SharedWork<Key, Arc<Meter>, Outcome>;
 
 impl Flight {
     /// How far it is.
     pub(crate) fn state(&self) -> PullState {
-        self.meter.state()
+        self.0.about.state()
     }
 
     /// Waits for the end; `tell` is called after `first`, and then after pauses that `next` makes
@@ -90,7 +79,7 @@ impl Flight {
         tell: impl Fn(&PullState),
     ) -> Outcome {
         let mut pause = first;
-        let mut done = self.done.clone();
+        let mut done = self.0.done.clone();
         loop {
             match tokio::time::timeout(pause, &mut done).await {
                 Ok(outcome) => return outcome,
@@ -116,24 +105,12 @@ impl Images {
     ) -> Flight {
         let credentials: Vec<String> = auths.iter().map(RegistryAuth::identity_hash).collect();
         let key = Key { reference: reference.to_string(), credentials: credentials.clone() };
-        let mut flights = self.flights.0.lock().unwrap_or_else(PoisonError::into_inner);
-        flights.retain(|_, known| known.done.upgrade().is_some());
-        if let Some(known) = flights.get(&key)
-            && let Some(done) = known.done.upgrade()
-            // An end that others have not seen yet may be a failure: this pull is a new one.
-            && done.peek().is_none()
-        {
-            return Flight { done, meter: Arc::clone(&known.meter) };
-        }
-        let meter = Arc::new(Meter::new(self.queue.enter(), Arc::clone(&self.clock)));
-        let (images, reference, counted) =
-            (Arc::clone(self), reference.clone(), Arc::clone(&meter));
-        let done = async move { images.fly(reference, auths, credentials, counted).await };
-        let done = done.boxed().shared();
-        if let Some(weak) = done.downgrade() {
-            flights.insert(key, Known { done: weak, meter: Arc::clone(&meter) });
-        }
-        Flight { done, meter }
+        Flight(self.flights.join_or_begin(key, || {
+            let meter = Arc::new(Meter::new(self.queue.enter(), Arc::clone(&self.clock)));
+            let (images, reference) = (Arc::clone(self), reference.clone());
+            let flight = images.fly(reference, auths, credentials, Arc::clone(&meter));
+            (meter, flight)
+        }))
     }
 
     async fn fly(

@@ -9,10 +9,9 @@ use credentials::ConfigEntry;
 use credentials::provider::{
     AccountClaim, AccountKey, Answer, Provider, ProviderCache, request, stderr_line,
 };
-use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared, WeakShared};
 
 use super::program;
+use crate::images::shared_work::SharedWork;
 
 /// Failures kept at once.
 const FAILURES_MAX: usize = 1024;
@@ -52,7 +51,6 @@ struct FlightKey {
 }
 
 type Outcome = Result<Vec<ConfigEntry>, String>;
-type Flight = BoxFuture<'static, Outcome>;
 
 /// One provider of the configuration.
 pub(super) struct Asked {
@@ -60,18 +58,20 @@ pub(super) struct Asked {
     program: PathBuf,
     times: Times,
     kept: Mutex<Kept>,
+    /// Runs under way.
+    flights: SharedWork<FlightKey, (), Outcome>,
 }
 
 #[derive(Default)]
 struct Kept {
     cache: ProviderCache,
-    flights: HashMap<FlightKey, WeakShared<Flight>>,
     failures: HashMap<FlightKey, (Instant, String)>,
 }
 
 impl Asked {
     pub(super) fn new(provider: Provider, program: PathBuf, times: Times) -> Self {
-        Asked { provider, program, times, kept: Mutex::default() }
+        let (kept, flights) = (Mutex::default(), SharedWork::default());
+        Asked { provider, program, times, kept, flights }
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -97,10 +97,10 @@ impl Asked {
             {
                 return Err(text.clone());
             }
-            match kept.flights.get(&key).and_then(WeakShared::upgrade) {
-                Some(flight) => flight,
-                None => self.depart(&mut kept, key, image, claimed),
-            }
+            // While what is kept is held: no run ends between the look at that and this.
+            let (asked, image, claimed) = (Arc::clone(self), image.to_owned(), claimed.cloned());
+            let run = || ((), asked.fly(key.clone(), image, claimed));
+            self.flights.join_or_begin(key.clone(), run).done
         };
         flight.await.map(|entries| Found { entries, is_kept: false })
     }
@@ -115,43 +115,30 @@ impl Asked {
         self.kept().cache.forget(image, account, refused);
     }
 
-    /// Begins a run. Whoever waits for it drives it; it ends when nobody waits any more.
-    fn depart(
-        self: &Arc<Self>,
-        kept: &mut Kept,
+    /// One run, for all who ask for it.
+    async fn fly(
+        self: Arc<Self>,
         key: FlightKey,
-        image: &str,
-        claimed: Option<&Claimed>,
-    ) -> Shared<Flight> {
-        let (asked, image, claimed) = (Arc::clone(self), image.to_owned(), claimed.cloned());
-        let landing = key.clone();
-        let flight = async move {
-            let outcome = asked.run(&image, claimed.as_ref()).await;
-            let mut kept = asked.kept();
-            kept.flights.remove(&landing);
-            let now = Instant::now();
-            match outcome {
-                Ok(answer) => {
-                    kept.cache.put(&image, claimed.as_ref().map(|c| &c.key), &answer, now);
-                    Ok(answer.entries)
+        image: String,
+        claimed: Option<Claimed>,
+    ) -> Outcome {
+        let outcome = self.run(&image, claimed.as_ref()).await;
+        let mut kept = self.kept();
+        let now = Instant::now();
+        match outcome {
+            Ok(answer) => {
+                kept.cache.put(&image, claimed.as_ref().map(|c| &c.key), &answer, now);
+                Ok(answer.entries)
+            }
+            Err(text) => {
+                kept.failures.retain(|_, (until, _)| now < *until);
+                if kept.failures.len() < FAILURES_MAX {
+                    let until = now + self.times.failure_kept;
+                    kept.failures.insert(key, (until, text.clone()));
                 }
-                Err(text) => {
-                    kept.failures.retain(|_, (until, _)| now < *until);
-                    if kept.failures.len() < FAILURES_MAX {
-                        let until = now + asked.times.failure_kept;
-                        kept.failures.insert(landing, (until, text.clone()));
-                    }
-                    Err(text)
-                }
+                Err(text)
             }
         }
-        .boxed()
-        .shared();
-        kept.flights.retain(|_, flight| flight.upgrade().is_some());
-        if let Some(weak) = flight.downgrade() {
-            kept.flights.insert(key, weak);
-        }
-        flight
     }
 
     async fn run(&self, image: &str, claimed: Option<&Claimed>) -> Result<Answer, String> {

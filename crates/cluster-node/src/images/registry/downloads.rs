@@ -1,13 +1,10 @@
 //! Blobs on their way into the store: each is fetched once, however many pulls want it, and a
 //! layer is unpacked while it comes in.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use blob_store::{BlobStore, Lease, Tail};
 use credentials::RegistryAuth;
-use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared, WeakShared};
 use layers::{Decoder, UnpackedLayers};
 use oci_model::{Descriptor, DiffId, Digest, Reference};
 use registry_client::{Client, Progress, ProgressEvent};
@@ -16,6 +13,7 @@ use tokio::sync::{Semaphore, watch};
 use super::{PullError, Trouble};
 use crate::images::Clock;
 use crate::images::progress::{BlobCount, Meter};
+use crate::images::shared_work::{Part, SharedWork};
 
 /// Blobs of the whole node that come in at once. Each takes two threads and up to some ten
 /// megabytes for pieces and decoder, so this bounds the memory of any number of pulls.
@@ -32,18 +30,11 @@ pub(crate) struct Wanted {
 
 type Outcome = Result<(), PullError>;
 
-/// A blob that is coming in.
+/// What all who wait for a blob see of its transfer.
 #[derive(Clone)]
-struct Download {
-    done: Shared<BoxFuture<'static, Outcome>>,
+struct Transfer {
     count: Arc<BlobCount>,
     /// `host[:port]` that it comes from.
-    registry: String,
-}
-
-struct Running {
-    done: WeakShared<BoxFuture<'static, Outcome>>,
-    count: Arc<BlobCount>,
     registry: String,
 }
 
@@ -53,7 +44,7 @@ pub(crate) struct Downloads {
     blobs: BlobStore,
     layers: UnpackedLayers,
     slots: Arc<Semaphore>,
-    running: Mutex<HashMap<Digest, Running>>,
+    running: SharedWork<Digest, Transfer, Outcome>,
     clock: Clock,
 }
 
@@ -65,7 +56,7 @@ impl Downloads {
         clock: Clock,
     ) -> Self {
         let slots = Arc::new(Semaphore::new(BLOBS_AT_ONCE));
-        Downloads { client, blobs, layers, slots, running: Mutex::default(), clock }
+        Downloads { client, blobs, layers, slots, running: SharedWork::default(), clock }
     }
 
     /// Sees to it that a blob is in the store, guarded by `lease`.
@@ -92,50 +83,40 @@ impl Downloads {
                 meter.add(Arc::new(count));
                 return Ok(());
             }
-            let (download, is_mine) = self.join_or_begin(&wanted, lease, alone);
-            meter.add(Arc::clone(&download.count));
-            match download.done.await {
+            let Part { done, about: transfer, is_new } = self.transfer(&wanted, lease, alone);
+            meter.add(Arc::clone(&transfer.count));
+            match done.await {
                 Ok(()) => return Ok(()),
-                Err(error) if is_mine => return Err(error),
+                Err(error) if is_new => return Err(error),
                 Err(error)
                     if matches!(error.trouble, Trouble::Registry(_))
-                        && download.registry == wanted.reference.registry() =>
+                        && transfer.registry == wanted.reference.registry() =>
                 {
                     return Err(error);
                 }
                 Err(_) => {
-                    meter.remove(&download.count);
+                    meter.remove(&transfer.count);
                     alone = true;
                 }
             }
         }
     }
 
-    /// The transfer of a blob that somebody has begun, or a new one, and whether it is new.
-    fn join_or_begin(&self, wanted: &Wanted, lease: &Lease, alone: bool) -> (Download, bool) {
+    /// The transfer of a blob: a new one, or unless it is to be had `alone`, one that somebody has
+    /// begun.
+    fn transfer(&self, wanted: &Wanted, lease: &Lease, alone: bool) -> Part<Transfer, Outcome> {
+        let begin = || {
+            let (size, is_layer) = (wanted.descriptor.size, wanted.layer.is_some());
+            let count = Arc::new(BlobCount::new(size, is_layer, Arc::clone(&self.clock)));
+            let download = self.download(wanted, lease, &count);
+            (Transfer { count, registry: wanted.reference.registry().to_owned() }, download)
+        };
         let digest = wanted.descriptor.digest;
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        running.retain(|_, download| download.done.upgrade().is_some());
-        if !alone
-            && let Some(known) = running.get(&digest)
-            && let Some(done) = known.done.upgrade()
-            // An end that its own pull has not seen yet is no transfer to join.
-            && done.peek().is_none()
-        {
-            let (count, registry) = (Arc::clone(&known.count), known.registry.clone());
-            return (Download { done, count, registry }, false);
+        if alone {
+            self.running.begin(digest, begin)
+        } else {
+            self.running.join_or_begin(digest, begin)
         }
-        let is_layer = wanted.layer.is_some();
-        let count =
-            Arc::new(BlobCount::new(wanted.descriptor.size, is_layer, Arc::clone(&self.clock)));
-        let done = self.download(wanted, lease, &count).boxed().shared();
-        let registry = wanted.reference.registry().to_owned();
-        if let Some(weak) = done.downgrade() {
-            let entry =
-                Running { done: weak, count: Arc::clone(&count), registry: registry.clone() };
-            running.insert(digest, entry);
-        }
-        (Download { done, count, registry }, true)
     }
 
     /// One transfer. It owns everything it needs: whoever began it may go, and others stay.
@@ -144,7 +125,7 @@ impl Downloads {
         wanted: &Wanted,
         lease: &Lease,
         count: &Arc<BlobCount>,
-    ) -> impl Future<Output = Outcome> + Send + 'static {
+    ) -> impl Future<Output = Outcome> + Send + use<> {
         let (client, blobs, slots) =
             (self.client.clone(), self.blobs.clone(), Arc::clone(&self.slots));
         let (layers, lease, count) = (self.layers.clone(), lease.clone(), Arc::clone(count));
