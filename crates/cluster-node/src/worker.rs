@@ -11,6 +11,7 @@ pub(crate) mod secrets;
 mod start;
 mod stop;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +31,9 @@ use crate::images::ensure::NotYet;
 use crate::images::store::LocalImage;
 use crate::pods::probes::{Passed, ProbeKind};
 use crate::pods::restart::back_off_message;
-use crate::pods::state::{ContainerKind, Phase, PodState, Termination, all_containers, image_of};
+use crate::pods::state::{
+    ContainerKind, Phase, PodState, Termination, all_containers, as_container, image_of,
+};
 use crate::pods::steps::{self, Schedule};
 use crate::pods::{phase, status};
 use crate::process::security::full_name;
@@ -304,11 +307,14 @@ impl Worker {
             self.stop_rest(self.grace());
             return wake;
         }
-        if let (Some((container, kind)), None) = (plan.start, &self.starting)
+        let ephemeral =
+            plan.start_ephemeral.map(|c| (Cow::Owned(as_container(c)), ContainerKind::Ephemeral));
+        let next = ephemeral.or(plan.start.map(|(c, kind)| (Cow::Borrowed(c), kind)));
+        if let (Some((container, kind)), None) = (next, &self.starting)
             && self.volumes.is_some()
             && !self.live.contains_key(&container.name)
         {
-            self.begin_start(&container.clone(), kind, now);
+            self.begin_start(&container, kind, now);
         }
         wake
     }
@@ -449,7 +455,7 @@ impl Worker {
             .iter()
             .flat_map(all_containers_of)
             .find(|(container, _)| container.name == name)
-            .map(|(container, kind)| (container.clone(), kind))
+            .map(|(container, kind)| (container.into_owned(), kind))
     }
 
     fn take_start_ended(&mut self, name: &str, outcome: StartOutcome) {
@@ -533,14 +539,6 @@ impl Worker {
         match api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await {
             Ok(answer) => {
                 self.post_at = None;
-                for container in status::new_ephemeral(self.posted.as_ref(), &fresh) {
-                    self.shared.recorder.warning(
-                        &self.pod,
-                        Some(format!("spec.ephemeralContainers{{{container}}}")),
-                        status::EPHEMERAL_REASON,
-                        status::EPHEMERAL_MESSAGE.to_owned(),
-                    );
-                }
                 self.posted = Some(fresh.clone());
                 let mut pod = (*self.pod).clone();
                 let mut own = fresh;
@@ -619,7 +617,7 @@ impl Worker {
 
 fn all_containers_of(
     spec: &k8s_openapi::api::core::v1::PodSpec,
-) -> Vec<(&k8s_openapi::api::core::v1::Container, ContainerKind)> {
+) -> Vec<(Cow<'_, k8s_openapi::api::core::v1::Container>, ContainerKind)> {
     all_containers(spec).collect()
 }
 

@@ -38,13 +38,15 @@ pub(crate) fn phase(spec: &PodSpec, state: &PodState, previous: Option<&str>) ->
                 // A sidecar that never started still holds the others back.
                 init_pending |= matches!(view.phase, Phase::Waiting { .. }) && view.last.is_none();
             }
-            ContainerKind::Init | ContainerKind::App => match &view.phase {
-                Phase::Terminated(end) if end.exit_code == 0 => {}
-                Phase::Terminated(_) if policy == "Never" => init_failed = true,
-                Phase::Terminated(_) | Phase::Running { .. } | Phase::Waiting { .. } => {
-                    init_pending = true;
+            ContainerKind::Init | ContainerKind::App | ContainerKind::Ephemeral => {
+                match &view.phase {
+                    Phase::Terminated(end) if end.exit_code == 0 => {}
+                    Phase::Terminated(_) if policy == "Never" => init_failed = true,
+                    Phase::Terminated(_) | Phase::Running { .. } | Phase::Waiting { .. } => {
+                        init_pending = true;
+                    }
                 }
-            },
+            }
         }
     }
     if init_failed {
@@ -179,9 +181,10 @@ fn initialized(spec: &PodSpec, state: &PodState, phase: &str) -> ConditionResult
                 ContainerKind::Sidecar => {
                     !view.is_some_and(|view| view.started || view.last.is_some())
                 }
-                ContainerKind::Init | ContainerKind::App => !view.is_some_and(
-                    |view| matches!(&view.phase, Phase::Terminated(end) if end.exit_code == 0),
-                ),
+                ContainerKind::Init | ContainerKind::App | ContainerKind::Ephemeral => !view
+                    .is_some_and(
+                        |view| matches!(&view.phase, Phase::Terminated(end) if end.exit_code == 0),
+                    ),
             }
         })
         .map(|container| container.name.as_str())
@@ -204,10 +207,10 @@ fn containers_ready(spec: &PodSpec, state: &PodState, phase: &str) -> ConditionR
         "Failed" => return Err(("PodFailed", None)),
         _ => {}
     }
-    let mut unready: Vec<&str> = all_containers(spec)
-        .filter(|(_, kind)| *kind != ContainerKind::Init)
+    let mut unready: Vec<String> = all_containers(spec)
+        .filter(|(_, kind)| matches!(kind, ContainerKind::Sidecar | ContainerKind::App))
         .filter(|(container, _)| !state.view(&container.name).is_some_and(|view| view.ready))
-        .map(|(container, _)| container.name.as_str())
+        .map(|(container, _)| container.name.clone())
         .collect();
     unready.sort_unstable();
     if unready.is_empty() {

@@ -1,10 +1,11 @@
 //! What the agent knows about one pod: the state half of (state, input) → (state, output).
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use image_policy::is_failed_pull;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec};
 
 /// Which list of the pod spec a container comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,6 +16,8 @@ pub(crate) enum ContainerKind {
     Sidecar,
     /// `spec.containers`.
     App,
+    /// `spec.ephemeralContainers`, runs once, beside whatever else runs.
+    Ephemeral,
 }
 
 impl ContainerKind {
@@ -25,6 +28,7 @@ impl ContainerKind {
                 format!("spec.initContainers{{{name}}}")
             }
             ContainerKind::App => format!("spec.containers{{{name}}}"),
+            ContainerKind::Ephemeral => format!("spec.ephemeralContainers{{{name}}}"),
         }
     }
 }
@@ -173,7 +177,7 @@ impl PodState {
         for (container, kind) in all_containers(spec) {
             self.containers
                 .entry(container.name.clone())
-                .or_insert_with(|| ContainerView::fresh(image_of(container), init, kind));
+                .or_insert_with(|| ContainerView::fresh(image_of(&container), init, kind));
         }
     }
 
@@ -202,11 +206,45 @@ pub(crate) fn has_init(spec: &PodSpec) -> bool {
     spec.init_containers.as_ref().is_some_and(|list| !list.is_empty())
 }
 
-/// Init containers, then app containers, in spec order.
-pub(crate) fn all_containers(spec: &PodSpec) -> impl Iterator<Item = (&Container, ContainerKind)> {
-    init_containers(spec)
-        .map(|container| (container, init_kind(container)))
-        .chain(spec.containers.iter().map(|container| (container, ContainerKind::App)))
+/// Init containers, app containers, then ephemeral ones, in spec order.
+pub(crate) fn all_containers(
+    spec: &PodSpec,
+) -> impl Iterator<Item = (Cow<'_, Container>, ContainerKind)> {
+    let init = init_containers(spec).map(|c| (Cow::Borrowed(c), init_kind(c)));
+    let apps = spec.containers.iter().map(|c| (Cow::Borrowed(c), ContainerKind::App));
+    let ephemeral =
+        ephemeral_containers(spec).map(|c| (Cow::Owned(as_container(c)), ContainerKind::Ephemeral));
+    init.chain(apps).chain(ephemeral)
+}
+
+/// Ephemeral containers in spec order.
+pub(crate) fn ephemeral_containers(spec: &PodSpec) -> impl Iterator<Item = &EphemeralContainer> {
+    spec.ephemeral_containers.iter().flatten()
+}
+
+/// An ephemeral container as any other; its target is no part of that. What the API allows no
+/// ephemeral container (ports, probes, hooks, resources) is left out.
+pub(crate) fn as_container(container: &EphemeralContainer) -> Container {
+    let own = container.clone();
+    Container {
+        args: own.args,
+        command: own.command,
+        env: own.env,
+        env_from: own.env_from,
+        image: own.image,
+        image_pull_policy: own.image_pull_policy,
+        name: own.name,
+        security_context: own.security_context,
+        stdin: own.stdin,
+        stdin_once: own.stdin_once,
+        termination_message_path: own.termination_message_path,
+        termination_message_policy: own.termination_message_policy,
+        tty: own.tty,
+        volume_devices: own.volume_devices,
+        volume_mounts: own.volume_mounts,
+        working_dir: own.working_dir,
+        ..Container::default()
+    }
 }
 
 /// Init containers in spec order.

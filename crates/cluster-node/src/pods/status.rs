@@ -6,18 +6,15 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated,
-    ContainerStateWaiting, ContainerStatus, EphemeralContainer, HostIP, Pod, PodIP, PodStatus,
+    ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodIP, PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::phase;
-use super::state::{ContainerView, Phase, PodState, Termination, init_containers};
-
-/// Waiting reason of ephemeral containers, and of the event about them.
-pub(crate) const EPHEMERAL_REASON: &str = "EphemeralContainersNotSupported";
-/// What stands beside it.
-pub(crate) const EPHEMERAL_MESSAGE: &str =
-    "this node does not run ephemeral containers; use kubectl exec, or kubectl debug --copy-to";
+use super::state::{
+    ContainerView, Phase, PodState, Termination, as_container, ephemeral_containers,
+    init_containers,
+};
 
 /// Builds the status to post for `pod`.
 pub(crate) fn build(pod: &Pod, state: &PodState, node_ip: IpAddr, now: Timestamp) -> PodStatus {
@@ -33,8 +30,13 @@ pub(crate) fn build(pod: &Pod, state: &PodState, node_ip: IpAddr, now: Timestamp
     let init: Vec<ContainerStatus> = init_containers(spec)
         .filter_map(|container| Some(container_status(container, state.view(&container.name)?)))
         .collect();
-    let ephemeral: Vec<ContainerStatus> =
-        spec.ephemeral_containers.iter().flatten().map(ephemeral_status).collect();
+    let ephemeral: Vec<ContainerStatus> = ephemeral_containers(spec)
+        .filter_map(|container| {
+            let status = container_status(&as_container(container), state.view(&container.name)?);
+            // No probe tells how they are.
+            Some(ContainerStatus { ready: false, started: None, ..status })
+        })
+        .collect();
     let ip = node_ip.to_string();
     let has_ip = state.prepared || before.pod_ip.is_some();
     let (reason, message) = match &state.failure {
@@ -57,32 +59,6 @@ pub(crate) fn build(pod: &Pod, state: &PodState, node_ip: IpAddr, now: Timestamp
         observed_generation: pod.metadata.generation,
         ..before
     }
-}
-
-/// What is said of an ephemeral container: whoever waits for it (`kubectl debug`) learns why.
-fn ephemeral_status(container: &EphemeralContainer) -> ContainerStatus {
-    ContainerStatus {
-        name: container.name.clone(),
-        image: container.image.clone().unwrap_or_default(),
-        state: Some(ContainerState {
-            waiting: Some(ContainerStateWaiting {
-                reason: Some(EPHEMERAL_REASON.to_owned()),
-                message: Some(EPHEMERAL_MESSAGE.to_owned()),
-            }),
-            ..ContainerState::default()
-        }),
-        ..ContainerStatus::default()
-    }
-}
-
-/// The ephemeral containers of `fresh` that `posted` does not know yet.
-pub(crate) fn new_ephemeral(posted: Option<&PodStatus>, fresh: &PodStatus) -> Vec<String> {
-    let names = |status: &PodStatus| -> Vec<String> {
-        let list = status.ephemeral_container_statuses.iter().flatten();
-        list.map(|status| status.name.clone()).collect()
-    };
-    let known = posted.map(names).unwrap_or_default();
-    names(fresh).into_iter().filter(|name| !known.contains(name)).collect()
 }
 
 fn container_status(container: &Container, view: &ContainerView) -> ContainerStatus {

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Container, PodSpec};
+use k8s_openapi::api::core::v1::{Container, EphemeralContainer, PodSpec};
 
 use super::restart::{CrashBackOff, Restart};
 use super::state::{
-    ContainerKind, ContainerView, Phase, PodState, init_containers, init_kind, restart_policy,
+    ContainerKind, ContainerView, Phase, PodState, ephemeral_containers, init_containers,
+    init_kind, restart_policy,
 };
 
 /// Retry times that outlive one decision.
@@ -24,6 +25,8 @@ pub(crate) struct Schedule {
 pub(crate) struct Plan<'a> {
     /// Start this container now.
     pub(crate) start: Option<(&'a Container, ContainerKind)>,
+    /// Start this ephemeral container now; it waits for no other container.
+    pub(crate) start_ephemeral: Option<&'a EphemeralContainer>,
     /// Containers held back by crash back-off, with the length of the window.
     pub(crate) backing_off: Vec<(&'a Container, ContainerKind, SignedDuration)>,
     /// Decide again at this time at the latest.
@@ -48,6 +51,31 @@ enum Need {
 
 /// Decides what to do next.
 pub(crate) fn plan<'a>(
+    spec: &'a PodSpec,
+    state: &PodState,
+    schedule: &Schedule,
+    now: Timestamp,
+) -> Plan<'a> {
+    let mut plan = plan_containers(spec, state, schedule, now);
+    if plan.finished {
+        return plan;
+    }
+    for container in ephemeral_containers(spec) {
+        // One that has ended once is never started again.
+        let view = state.view(&container.name).filter(|view| view.last_end().is_none());
+        match view.map(|view| need(&container.name, view, schedule, now)) {
+            Some(Need::Start) => {
+                plan.start_ephemeral.get_or_insert(container);
+            }
+            Some(Need::Retry(at) | Need::BackOff(at, _)) => plan.wake_at(at),
+            Some(Need::Nothing) | None => {}
+        }
+    }
+    plan
+}
+
+/// The same without ephemeral containers.
+fn plan_containers<'a>(
     spec: &'a PodSpec,
     state: &PodState,
     schedule: &Schedule,
@@ -109,7 +137,7 @@ fn init_step<'a>(
                     return false;
                 }
             }
-            ContainerKind::Init | ContainerKind::App => {
+            ContainerKind::Init | ContainerKind::App | ContainerKind::Ephemeral => {
                 if apps_began {
                     continue;
                 }

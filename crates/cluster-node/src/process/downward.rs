@@ -99,14 +99,18 @@ pub(crate) fn resource(
     selector: &ResourceFieldSelector,
     node: &NodeFacts,
 ) -> Result<String, DownwardError> {
+    let named;
     let container = match &selector.container_name {
-        Some(name) if !name.is_empty() => pod
-            .spec
-            .iter()
-            .flat_map(crate::pods::state::all_containers)
-            .map(|(container, _)| container)
-            .find(|container| container.name == *name)
-            .ok_or_else(|| DownwardError::Container(name.clone()))?,
+        Some(name) if !name.is_empty() => {
+            named = pod
+                .spec
+                .iter()
+                .flat_map(crate::pods::state::all_containers)
+                .map(|(container, _)| container)
+                .find(|container| container.name == *name)
+                .ok_or_else(|| DownwardError::Container(name.clone()))?;
+            &*named
+        }
         _ => own.ok_or_else(|| DownwardError::Container(String::new()))?,
     };
     let (list, name) = selector

@@ -96,7 +96,8 @@ fn run_id(pod: &Pod, pod_name: &str, name: &str, previous: bool) -> Result<Strin
     let status = pod.status.as_ref().and_then(|status| {
         let init = status.init_container_statuses.iter().flatten();
         let apps = status.container_statuses.iter().flatten();
-        init.chain(apps).find(|status| status.name == name)
+        let ephemeral = status.ephemeral_container_statuses.iter().flatten();
+        init.chain(apps).chain(ephemeral).find(|status| status.name == name)
     });
     let waiting = |reason: &str| {
         format!("container \"{name}\" in pod \"{pod_name}\" is waiting to start: {reason}")

@@ -138,7 +138,7 @@ fn find(
         .iter()
         .flat_map(all_containers)
         .find(|(known, _)| known.name == container)
-        .map(|(known, _)| known.clone())
+        .map(|(known, _)| known.into_owned())
         .ok_or_else(|| {
             Refusal::bad_request(format!("container {container} is not valid for pod {pod}"))
         })?;

@@ -74,8 +74,12 @@ impl Worker {
                     let known = matches!(view.phase, Phase::Terminated(_)) && same_run;
                     take_run(view, &run);
                     if !known {
-                        let end =
-                            containers::termination(&ended, &run, container, container_id(&run.id));
+                        let end = containers::termination(
+                            &ended,
+                            &run,
+                            &container,
+                            container_id(&run.id),
+                        );
                         view.ready = kind == ContainerKind::Init && end.exit_code == 0;
                         view.phase = Phase::Terminated(end);
                     }
@@ -97,7 +101,8 @@ impl Worker {
         let status = self.pod.status.as_ref()?;
         let init = status.init_container_statuses.iter().flatten();
         let apps = status.container_statuses.iter().flatten();
-        init.chain(apps).find(|status| status.name == name)
+        let ephemeral = status.ephemeral_container_statuses.iter().flatten();
+        init.chain(apps).chain(ephemeral).find(|status| status.name == name)
     }
 }
 

@@ -143,7 +143,7 @@ impl Worker {
     /// Lets waiting pulls start at once.
     pub(super) fn take_secrets_changed(&mut self) {
         let containers = self.pod.spec.iter().flat_map(all_containers);
-        let containers: Vec<_> = containers.map(|(container, _)| container.clone()).collect();
+        let containers: Vec<_> = containers.map(|(container, _)| container.into_owned()).collect();
         for container in &containers {
             self.pull_at_once(container);
         }

@@ -16,7 +16,7 @@ use crate::images::access;
 use crate::images::account::PodIdentity;
 use crate::images::ensure::Request;
 use crate::images::store::{LocalImage, chain};
-use crate::pods::state::{ContainerKind, Phase, Termination, image_of};
+use crate::pods::state::{ContainerKind, Phase, Termination, ephemeral_containers, image_of};
 use crate::prober::{self, Target};
 use crate::shared::Shared;
 use crate::volumes::image::{ImageTree, ImageVolumes};
@@ -32,6 +32,8 @@ struct Start {
     volumes: BTreeMap<String, VolumePlace>,
     image_volumes: Arc<ImageVolumes>,
     pod_pid: Option<u32>,
+    /// The container whose processes an ephemeral one wants to see, if it does not run.
+    missing_target: Option<String>,
     cancel: watch::Receiver<bool>,
     held: Option<LocalImage>,
     happenings: mpsc::Sender<Happening>,
@@ -56,6 +58,8 @@ impl Worker {
             }
         }
         self.forget_old_runs(&name, &runs);
+        let target = self.target_of(&name);
+        let target_pid = target.as_ref().and_then(|name| self.live.get(name)?.runner.pid().ok());
         let start = Start {
             shared: Arc::clone(&self.shared),
             pod: Arc::clone(&self.pod),
@@ -64,7 +68,8 @@ impl Worker {
             restart_count,
             volumes: self.volumes.clone().unwrap_or_default(),
             image_volumes: Arc::clone(&self.image_volumes),
-            pod_pid: self.pod_pid(),
+            pod_pid: target_pid.or_else(|| self.pod_pid()),
+            missing_target: target.filter(|_| target_pid.is_none()),
             cancel: self.cancel.subscribe(),
             held: self.held_image(container),
             happenings: self.happenings.clone(),
@@ -75,6 +80,13 @@ impl Worker {
             let outcome = start.run().await;
             let _ = happenings.send(Happening::StartEnded { name, outcome }).await;
         });
+    }
+
+    /// The container whose processes an ephemeral container wants to see, if it names one.
+    fn target_of(&self, name: &str) -> Option<String> {
+        let spec = self.pod.spec.as_ref()?;
+        let own = ephemeral_containers(spec).find(|container| container.name == name)?;
+        own.target_container_name.clone().filter(|target| !target.is_empty())
     }
 
     /// The process whose PID namespace the pod's containers share, if they do.
@@ -200,6 +212,11 @@ impl Start {
             Ok(images) => images,
             Err(outcome) => return outcome,
         };
+        if let Some(target) = &self.missing_target {
+            let message = format!("unable to find target container {target}");
+            let image = Box::new(image);
+            return StartOutcome::Failed { reason: CONFIG_ERROR, message, image };
+        }
         let trees = trees.into_iter().map(|(name, tree)| (name, VolumePlace::Image(tree)));
         self.volumes.extend(trees);
         let context = StartContext {

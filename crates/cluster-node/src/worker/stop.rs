@@ -51,7 +51,7 @@ impl Worker {
         let running: Vec<(Container, ContainerKind)> = all_containers_of(&spec)
             .into_iter()
             .filter(|(container, _)| self.live.contains_key(&container.name))
-            .map(|(container, kind)| (container.clone(), kind))
+            .map(|(container, kind)| (container.into_owned(), kind))
             .collect();
         let others = running.iter().any(|(_, kind)| *kind != ContainerKind::Sidecar);
         if others {
@@ -82,12 +82,12 @@ impl Worker {
             let changed = self
                 .live
                 .get(&container.name)
-                .is_some_and(|live| is_changed(container, &live.record));
+                .is_some_and(|live| is_changed(&container, &live.record));
             if changed {
                 let text =
                     format!("Container {} definition changed, will be restarted", container.name);
                 let deadline = Instant::now() + self.grace();
-                self.begin_stop(container, kind, Some(deadline), text);
+                self.begin_stop(&container, kind, Some(deadline), text);
             }
         }
     }

@@ -333,7 +333,7 @@ pub(crate) fn phase_of(pod: Option<&Pod>) -> Option<&str> {
 /// The status of container `c`, as JSON.
 pub(crate) fn container_of(pod: &Pod, name: &str) -> Value {
     let status = serde_json::to_value(pod.status.clone().unwrap_or_default()).unwrap_or_default();
-    for list in ["containerStatuses", "initContainerStatuses"] {
+    for list in ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"] {
         let found = status[list].as_array().into_iter().flatten().find(|one| one["name"] == name);
         if let Some(found) = found {
             return found.clone();

@@ -6,6 +6,7 @@
 
 mod config;
 mod crash;
+mod ephemeral;
 mod fixture;
 mod image_volumes;
 mod images;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         ("lifecycle", lifecycle::TESTS),
         ("config", config::TESTS),
         ("streams", streams::TESTS),
+        ("ephemeral", ephemeral::TESTS),
         ("images", images::TESTS),
         ("tenants", tenants::TESTS),
         ("image_volumes", image_volumes::TESTS),

@@ -193,7 +193,11 @@ impl KubeCluster {
             let status = pod.status.iter();
             let containers = status
                 .flat_map(|status| {
-                    let lists = [&status.init_container_statuses, &status.container_statuses];
+                    let lists = [
+                        &status.init_container_statuses,
+                        &status.container_statuses,
+                        &status.ephemeral_container_statuses,
+                    ];
                     lists.into_iter().flatten().flatten()
                 })
                 .filter_map(|container| container.state.as_ref());

@@ -88,19 +88,25 @@ fn unchanged_state_gives_the_same_status() {
 }
 
 #[test]
-fn ephemeral_container_says_why_it_does_not_run() {
+fn ephemeral_container_has_a_status_of_its_own_and_is_never_ready() {
     let mut pod = pod();
     let none = build(&pod, &PodState::new(&pod, at(0)), IP, at(0));
     assert_eq!(none.ephemeral_container_statuses, None);
     let debug = json!([{"name": "debug", "image": "busybox"}]);
     let spec = pod.spec.as_mut().expect("a spec");
     spec.ephemeral_containers = Some(serde_json::from_value(debug).expect("containers"));
-    let status = build(&pod, &PodState::new(&pod, at(0)), IP, at(0));
+    let mut state = PodState::new(&pod, at(0));
+    let view = state.containers.get_mut("debug").expect("a view");
+    view.phase = Phase::Running { started_at: at(1) };
+    (view.ready, view.started) = (true, true);
+    let status = build(&pod, &state, IP, at(2));
     let shown = serde_json::to_value(&status.ephemeral_container_statuses).expect("json");
     assert_eq!(shown[0]["name"], "debug");
-    assert_eq!(shown[0]["state"]["waiting"]["reason"], "EphemeralContainersNotSupported");
-    assert!(shown[0]["state"]["waiting"]["message"].to_string().contains("--copy-to"));
-    assert_eq!(new_ephemeral(Some(&none), &status), ["debug"]);
-    assert_eq!(new_ephemeral(None, &status), ["debug"]);
-    assert_eq!(new_ephemeral(Some(&status), &status), Vec::<String>::new(), "told once");
+    assert_eq!(shown[0]["state"]["running"]["startedAt"], at(1).to_string());
+    assert_eq!((&shown[0]["ready"], &shown[0]["started"]), (&json!(false), &json!(null)));
+    assert_eq!(
+        status.container_statuses.map(|list| list.len()),
+        Some(2),
+        "and is in no other list"
+    );
 }

@@ -142,6 +142,32 @@ fn failed_start_is_not_tried_before_its_time() {
 }
 
 #[test]
+fn ephemeral_container_runs_once_whatever_the_others_do() {
+    let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": {
+        "initContainers": [{"name": "i"}], "containers": [{"name": "a"}],
+        "ephemeralContainers": [{"name": "d"}, {"name": "e"}],
+    }}))
+    .expect("pod");
+    let spec = pod.spec.as_ref().expect("spec");
+    let mut state = PodState::new(&pod, at(0));
+    let next = |state: &PodState| {
+        let plan = plan(spec, state, &Schedule::default(), at(1));
+        plan.start_ephemeral.map(|container| container.name.clone())
+    };
+    assert_eq!(next(&state).as_deref(), Some("d"), "while the init container has not run");
+    state.containers.get_mut("d").expect("d").phase = Phase::Running { started_at: at(0) };
+    assert_eq!(next(&state).as_deref(), Some("e"));
+    let ended = Phase::Terminated(Termination::unknown(None, at(0)));
+    for name in ["d", "e"] {
+        state.containers.get_mut(name).expect(name).phase = ended.clone();
+    }
+    assert_eq!(next(&state), None, "not again, although the pod restarts its containers");
+    state.containers.get_mut("d").expect("d").phase = waiting("ContainerCreating");
+    state.stopping = true;
+    assert_eq!(next(&state), None);
+}
+
+#[test]
 fn stopping_pod_starts_nothing() {
     let pod: Pod =
         serde_json::from_value(json!({"metadata": {}, "spec": {"containers": [{"name": "a"}]}}))
