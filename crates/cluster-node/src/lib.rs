@@ -45,5 +45,5 @@ pub use node::{Node, NodeError, Running};
 /// Name of the preloaded executor image, made of our own program.
 pub const EXECUTOR_IMAGE: &str = "shipway.local/executor:latest";
 
-pub use options::{ImageMirror, Options};
+pub use options::{Options, executor_mirror};
 pub use registry_access::RegistryAccess;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use blob_store::BlobStore;
 use credentials::SearchDirs;
+use image_policy::ImageMirror;
 use image_policy::verification::VerificationPolicy;
 
 use crate::credential_options::CredentialOptions;
@@ -58,23 +59,10 @@ pub struct Options {
     pub collection: crate::CollectionOptions,
 }
 
-/// Serves every image whose name matches from another name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ImageMirror {
-    /// Repository with registry, without tag: `gcr.io/kaniko-project/executor`. A trailing `/*`
-    /// matches everything below.
-    pub from: String,
-    /// What is used instead: with a tag or digest it is used as it is; without, the tag or digest
-    /// of the original is appended.
-    pub to: String,
-}
-
-impl ImageMirror {
-    /// The mirror that is on by default: any kaniko executor is ours.
-    pub fn kaniko_executor() -> Self {
-        ImageMirror {
-            from: "gcr.io/kaniko-project/executor".to_owned(),
-            to: crate::EXECUTOR_IMAGE.to_owned(),
-        }
+/// The mirror that is on by default: any kaniko executor is ours.
+pub fn executor_mirror() -> ImageMirror {
+    ImageMirror {
+        from: "gcr.io/kaniko-project/executor".to_owned(),
+        to: crate::EXECUTOR_IMAGE.to_owned(),
     }
 }

@@ -12,6 +12,7 @@ pub mod collection;
 mod decision;
 mod duration;
 pub mod event;
+mod mirror;
 mod policy;
 mod rate;
 pub mod verification;
@@ -23,5 +24,6 @@ pub use decision::{
 };
 pub use duration::go_duration;
 pub use event::{Event, EventType, Waiting};
+pub use mirror::{ImageMirror, mirrored};
 pub use policy::{InvalidImageName, PullPolicy, image_with_default_tag, supported_policies_text};
 pub use rate::TokenBucket;

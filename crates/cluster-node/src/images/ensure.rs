@@ -15,7 +15,8 @@ use image_policy::verification::{
     PodCredentials, Provenance, UsedCredential, Verdict, VerificationPolicy, must_pull,
 };
 use image_policy::{
-    BackOff, Decision, Event, EventType, Presence, PullPolicy, Refusal, Waiting, decide,
+    BackOff, Decision, Event, EventType, ImageMirror, Presence, PullPolicy, Refusal, Waiting,
+    decide, mirrored,
 };
 use jiff::Timestamp;
 use oci_model::Reference;
@@ -33,7 +34,6 @@ use super::records::PullRecords;
 use super::registry::Puller;
 use super::store::{ImageStore, LocalImage};
 use super::{Clock, LOCAL_REGISTRY};
-use crate::options::ImageMirror;
 use crate::registration::ImageSummary;
 
 /// When a refused start is tried again, unless a back-off says otherwise.
@@ -510,32 +510,6 @@ impl Drop for Intent {
             images.records.end(&self.image);
         }
     }
-}
-
-/// The name that the first matching mirror gives an image.
-fn mirrored(
-    mirrors: &[ImageMirror],
-    reference: &Reference,
-) -> Option<Result<Reference, oci_model::ReferenceError>> {
-    let name = reference.name();
-    let mirror = mirrors.iter().find(|mirror| match mirror.from.strip_suffix("/*") {
-        Some(prefix) => name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/')),
-        None => mirror.from == name,
-    })?;
-    let target = match mirror.from.strip_suffix("/*") {
-        Some(prefix) => format!("{}{}", mirror.to.trim_end_matches('/'), &name[prefix.len()..]),
-        None => mirror.to.clone(),
-    };
-    Some(target.parse::<Reference>().map(|target| {
-        if target.tag().is_some() || target.digest().is_some() {
-            return target;
-        }
-        match (reference.digest(), reference.tag()) {
-            (Some(digest), _) => target.with_digest(*digest),
-            (None, Some(tag)) => target.with_tag(tag.clone()),
-            (None, None) => target,
-        }
-    }))
 }
 
 fn refuse(

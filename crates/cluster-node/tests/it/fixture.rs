@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use blob_store::BlobStore;
 use cluster_control_plane::ControlPlane;
-use cluster_node::{CredentialOptions, ImageMirror, Node, Options, Running};
+use cluster_node::{CredentialOptions, Node, Options, Running, executor_mirror};
 use credentials::SearchDirs;
 use futures_util::StreamExt as _;
 use image_policy::verification::VerificationPolicy;
@@ -308,7 +308,7 @@ pub(crate) async fn node(
             home: Some(nowhere.clone()),
             filesystem_root: nowhere,
         },
-        mirrors: vec![ImageMirror::kaniko_executor()],
+        mirrors: vec![executor_mirror()],
         verification: access.verification.clone(),
         executor_program: Some(program),
         volume_refresh: Duration::from_secs(1),

@@ -28,7 +28,7 @@ use oci_model::{Platform, Reference};
 
 pub use answer::{Answer, AnswerKind};
 pub use documents::{Documents, DocumentsError, pull_secret};
-pub use node_side::{Mirror, NodeFile, NodeSide, Provider, read_providers};
+pub use node_side::{NodeFile, NodeSide, Provider, read_providers};
 pub use report::{
     AnonymousReport, AnswerReport, CandidateReport, Cause, EventReport, ImageReport, OriginReport,
     PolicyReport, Prediction, Present, ReferenceReport, Remark, Report, SCHEMA, SecretReport,

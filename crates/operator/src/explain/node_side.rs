@@ -2,6 +2,7 @@
 
 use credentials::NodeFileKind;
 use credentials::cloud::{CloudOptions, CloudProvider, RegistryHost};
+use image_policy::{ImageMirror, mirrored};
 use oci_model::Reference;
 use serde_json::Value;
 
@@ -25,19 +26,10 @@ pub enum NodeSide {
         /// The clouds that it asks itself, for their own registries.
         clouds: Vec<CloudProvider>,
         /// Its rewrites of image names; the first that matches counts.
-        mirrors: Vec<Mirror>,
+        mirrors: Vec<ImageMirror>,
         /// Whether it is known to be shipway's own node and no kubelet.
         is_shipway: bool,
     },
-}
-
-/// Serves images from another name (`shipway up --image-mirror`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mirror {
-    /// Registry and repository, or all below a prefix that ends in `/*`.
-    pub from: String,
-    /// What is used instead; without tag and digest it takes those of the original.
-    pub to: String,
 }
 
 /// Where an image really comes from.
@@ -70,28 +62,11 @@ impl NodeSide {
             return Served::Here;
         }
         let Self::Known { mirrors, .. } = self else { return Served::ByName };
-        let name = reference.name();
-        let target = mirrors.iter().find_map(|mirror| match mirror.from.strip_suffix("/*") {
-            Some(prefix) => {
-                let rest = name.strip_prefix(prefix).filter(|rest| rest.starts_with('/'))?;
-                Some(format!("{}{rest}", mirror.to.trim_end_matches('/')))
-            }
-            None => (mirror.from == name).then(|| mirror.to.clone()),
-        });
-        let Some(Ok(target)) = target.map(|target| target.parse::<Reference>()) else {
-            return Served::ByName;
-        };
-        if target.registry() == NODE_REGISTRY {
-            return Served::Here;
+        match mirrored(mirrors, reference) {
+            Some(Ok(target)) if target.registry() == NODE_REGISTRY => Served::Here,
+            Some(Ok(target)) => Served::As(target),
+            Some(Err(_)) | None => Served::ByName,
         }
-        if target.tag().is_some() || target.digest().is_some() {
-            return Served::As(target);
-        }
-        Served::As(match (reference.digest(), reference.tag()) {
-            (Some(digest), _) => target.with_digest(*digest),
-            (None, Some(tag)) => target.with_tag(tag.clone()),
-            (None, None) => target,
-        })
     }
 }
 

@@ -647,7 +647,10 @@ fn text_is_plain_unless_colour_is_asked_for() {
 
 #[test]
 fn a_node_with_mirrors_is_asked_about_them() {
-    let mirror = |from: &str, to: &str| Mirror { from: from.to_owned(), to: to.to_owned() };
+    let mirror = |from: &str, to: &str| {
+        let (from, to) = (from.to_owned(), to.to_owned());
+        image_policy::ImageMirror { from, to }
+    };
     let mirrors = vec![
         mirror("gcr.io/kaniko-project/executor", "shipway.local/executor:1"),
         mirror("docker.io/library/*", "r.example:5000/hub"),

@@ -6,7 +6,8 @@ use clap::Args;
 use credentials::cloud::CloudProvider;
 use credentials::provider::is_config_file;
 use credentials::{NodeFileKind, SearchDirs, node_file_candidates};
-use operator::explain::{Mirror, NodeFile, NodeSide, Provider, read_providers};
+use image_policy::ImageMirror;
+use operator::explain::{NodeFile, NodeSide, Provider, read_providers};
 
 use super::read_file;
 use crate::commands::up::record::{Lock, NodeRecord, Record};
@@ -85,7 +86,7 @@ pub(super) fn facts(
     }
     let clouds = machine.map(|machine| clouds_of(&machine.node)).unwrap_or_default();
     let mirrors = machine.map(|machine| machine.node.mirrors.clone()).unwrap_or_default();
-    let mirrors = mirrors.into_iter().map(|(from, to)| Mirror { from, to }).collect();
+    let mirrors = mirrors.into_iter().map(|(from, to)| ImageMirror { from, to }).collect();
     let is_shipway = machine.is_some();
     let side = NodeSide::Known { files, providers, clouds, mirrors, is_shipway };
     Ok(NodeFacts { side, insecure_registries })

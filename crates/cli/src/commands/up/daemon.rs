@@ -9,7 +9,8 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use blob_store::BlobStore;
 use cluster_control_plane::ControlPlane;
-use cluster_node::{ImageMirror, Node, RegistryAccess};
+use cluster_node::{Node, RegistryAccess, executor_mirror};
+use image_policy::ImageMirror;
 use registry_server::{Anonymous, RegistryOptions, RegistryServer};
 
 use super::record::{Lock, NodeRecord, Record};
@@ -202,7 +203,7 @@ async fn start_node(
 /// The rewrites of image names: those of the flags, then our own.
 fn image_mirrors(args: &UpArgs) -> Vec<ImageMirror> {
     let mut mirrors = args.image_mirrors.clone();
-    mirrors.push(ImageMirror::kaniko_executor());
+    mirrors.push(executor_mirror());
     mirrors
 }
 

@@ -73,7 +73,7 @@ pub(crate) struct UpArgs {
     node_credentials_cache: std::time::Duration,
     /// Take images of one repository from another, as FROM=TO; may be repeated
     #[arg(long = "image-mirror", value_name = "FROM=TO", value_parser = parse_mirror)]
-    image_mirrors: Vec<cluster_node::ImageMirror>,
+    image_mirrors: Vec<image_policy::ImageMirror>,
     /// Registry that the node may reach over plain HTTP or with an unknown certificate
     #[arg(long = "insecure-registry", value_name = "HOST[:PORT]")]
     insecure_registries: Vec<String>,
@@ -228,10 +228,10 @@ fn parse_node_name(text: &str) -> Result<String, String> {
     Err("want lower-case letters, digits, '-' and '.', such as node-1.example".to_owned())
 }
 
-fn parse_mirror(text: &str) -> Result<cluster_node::ImageMirror, String> {
+fn parse_mirror(text: &str) -> Result<image_policy::ImageMirror, String> {
     match text.split_once('=') {
         Some((from, to)) if !from.is_empty() && !to.is_empty() => {
-            Ok(cluster_node::ImageMirror { from: from.to_owned(), to: to.to_owned() })
+            Ok(image_policy::ImageMirror { from: from.to_owned(), to: to.to_owned() })
         }
         _ => Err("want FROM=TO, such as docker.io/library/*=registry.example/hub".to_owned()),
     }

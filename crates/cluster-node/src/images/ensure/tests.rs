@@ -185,7 +185,7 @@ fn fixture_changed(
             knobs: knobs.clone(),
             time: Arc::clone(&time),
         }),
-        mirrors: vec![ImageMirror::kaniko_executor()],
+        mirrors: vec![crate::options::executor_mirror()],
         verification: knobs.verification,
         credentials: CredentialSources {
             files: NodeFiles::new(
@@ -516,23 +516,4 @@ async fn any_kaniko_executor_is_served_by_our_own_image() {
     assert_eq!(fixture.calls(), Vec::<String>::new());
     let events = fixture.take_events().join("\n");
     assert!(events.contains("holds no busybox"), "{events}");
-}
-
-#[test]
-fn mirrors_match_whole_names_or_prefixes() {
-    let mirrors = [
-        ImageMirror { from: "a.example/x".into(), to: "b.example/y".into() },
-        ImageMirror { from: "c.example/*".into(), to: "d.example/cache".into() },
-    ];
-    for (image, expected) in [
-        ("a.example/x:1", Some("b.example/y:1")),
-        ("a.example/xy:1", None),
-        ("c.example/team/app:2", Some("d.example/cache/team/app:2")),
-        ("e.example/app", None),
-    ] {
-        let reference = image.parse().expect("reference");
-        let got =
-            mirrored(&mirrors, &reference).map(|result| result.expect("reference").to_string());
-        assert_eq!(got.as_deref(), expected, "{image}");
-    }
 }
