@@ -183,7 +183,7 @@ impl Worker {
             deadline_set: false,
             secret_watch: None,
             outage_watches: BTreeMap::new(),
-            held_images: HeldImages::default(),
+            held_images: HeldImages::new(Instant::now()),
         };
         (worker, viewer)
     }

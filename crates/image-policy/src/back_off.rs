@@ -1,6 +1,7 @@
 //! Exponential back-off per key (client-go `flowcontrol.Backoff`, as image pulls and container
 //! restarts use it). Time is an argument: a duration since any fixed moment.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::Duration;
@@ -46,7 +47,11 @@ impl<K: Eq + Hash> BackOff<K> {
     }
 
     /// How much of the window is left at `now`; `None` if the next try may start.
-    pub fn remaining(&self, key: &K, now: Duration) -> Option<Duration> {
+    pub fn remaining<Q>(&self, key: &Q, now: Duration) -> Option<Duration>
+    where
+        K: Borrow<Q>,
+        Q: Eq + Hash + ?Sized,
+    {
         let entry = self.entries.get(key)?;
         if self.is_stale(entry, now) {
             return None;
@@ -60,7 +65,11 @@ impl<K: Eq + Hash> BackOff<K> {
     }
 
     /// Forgets one key, so that its next failure starts anew.
-    pub fn reset(&mut self, key: &K) {
+    pub fn reset<Q>(&mut self, key: &Q)
+    where
+        K: Borrow<Q>,
+        Q: Eq + Hash + ?Sized,
+    {
         self.entries.remove(key);
     }
 

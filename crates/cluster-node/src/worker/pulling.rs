@@ -2,9 +2,8 @@
 //! container which fails after its pull does not pull again at once.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use image_policy::{BACK_OFF_INITIAL, BACK_OFF_MAX, PullPolicy};
+use image_policy::{BackOff, PullPolicy};
 use k8s_openapi::api::core::v1::Container;
 use tokio::time::Instant;
 
@@ -17,46 +16,49 @@ use crate::pods::state::{ContainerView, Phase, image_of};
 ///
 /// The kubelet asks the registry again at each sync of such a pod (kubernetes#103643,
 /// kubelet-images.md 14, last row); here the pulls back off as failed ones do.
-pub(super) struct HeldImages<T>(BTreeMap<String, Held<T>>);
+pub(super) struct HeldImages<T> {
+    /// What the times of the back-off count from.
+    began: Instant,
+    windows: BackOff<String>,
+    images: BTreeMap<String, Held<T>>,
+}
 
 struct Held<T> {
     /// The image as the spec names it.
     text: String,
     image: T,
-    window: Duration,
-    until: Instant,
-}
-
-impl<T> Default for HeldImages<T> {
-    fn default() -> Self {
-        HeldImages(BTreeMap::new())
-    }
 }
 
 impl<T: Clone> HeldImages<T> {
+    pub(super) fn new(began: Instant) -> Self {
+        HeldImages { began, windows: BackOff::default(), images: BTreeMap::new() }
+    }
+
     /// Keeps an image whose container failed at `now`.
     fn hold(&mut self, container: &str, text: &str, image: T, now: Instant) {
-        let before = self.0.get(container).filter(|held| held.text == text);
-        let (window, until) = match before {
-            Some(held) if now < held.until => (held.window, held.until),
-            Some(held) => {
-                let window = (held.window * 2).min(BACK_OFF_MAX);
-                (window, now + window)
-            }
-            None => (BACK_OFF_INITIAL, now + BACK_OFF_INITIAL),
-        };
-        let held = Held { text: text.to_owned(), image, window, until };
-        self.0.insert(container.to_owned(), held);
+        let held = Held { text: text.to_owned(), image };
+        let before = self.images.insert(container.to_owned(), held);
+        if before.is_some_and(|before| before.text != text) {
+            self.windows.reset(container);
+        }
+        if !self.is_waiting(container, now) {
+            self.windows.fail(container.to_owned(), now.duration_since(self.began));
+        }
     }
 
     /// The image, if it need not be pulled again at `now`.
     fn get(&self, container: &str, text: &str, now: Instant) -> Option<T> {
-        let held = self.0.get(container)?;
-        (held.text == text && now < held.until).then(|| held.image.clone())
+        let held = self.images.get(container).filter(|held| held.text == text)?;
+        self.is_waiting(container, now).then(|| held.image.clone())
+    }
+
+    fn is_waiting(&self, container: &str, now: Instant) -> bool {
+        self.windows.remaining(container, now.duration_since(self.began)).is_some()
     }
 
     fn forget(&mut self, container: &str) {
-        self.0.remove(container);
+        self.images.remove(container);
+        self.windows.reset(container);
     }
 }
 
@@ -133,13 +135,15 @@ impl Worker {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     /// kubelet-images.md 14, last row: syncs come every ten seconds, pulls back off.
     #[test]
     fn container_with_a_wrong_configuration_pulls_in_the_windows_of_the_back_off() {
         let began = Instant::now();
-        let mut held = HeldImages::default();
+        let mut held = HeldImages::new(began);
         let mut pulls = Vec::new();
         for seconds in (0..320).step_by(10) {
             let now = began + Duration::from_secs(seconds);
@@ -154,7 +158,7 @@ mod tests {
     #[test]
     fn corrected_image_and_a_start_begin_anew() {
         let now = Instant::now();
-        let mut held = HeldImages::default();
+        let mut held = HeldImages::new(now);
         held.hold("c", "r.example/app", "image", now);
         assert_eq!(held.get("c", "r.example/app", now), Some("image"));
         assert_eq!(held.get("c", "r.example/other", now), None);
