@@ -4,15 +4,13 @@
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::machine::{
-    DebianRegistry, Kubectl, Machine, PASSWORD, USER, base64_encode, run, shipway,
-};
+use crate::machine::{DebianRegistry, Kubectl, Machine, PASSWORD, USER, base64_encode, run};
+use crate::own_registry::OwnRegistry;
 
 /// Longest wait for the events of all pods.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -25,43 +23,16 @@ const WRONG: &str = "canary-wrong-password";
 const USERS: [&str; 6] =
     [USER, "wrong-password", "expired", "narrow-path", "second-works", "stale"];
 
-/// A registry of ours beside the machine's.
-struct Served {
-    child: Child,
-    address: String,
-}
-
-impl Served {
-    fn start(machine: &Machine, name: &str, flags: &[&str]) -> Self {
-        let users = machine.path(&format!("{name}-htpasswd"));
-        let hashed = |user: &str| {
-            run(std::process::Command::new("htpasswd").args(["-niB", user]), PASSWORD).ok()
-        };
-        let htpasswd: String =
-            USERS.iter().map(|user| hashed(user).trim().to_owned() + "\n").collect();
-        std::fs::write(&users, htpasswd).expect("a file");
-        let mut child = shipway()
-            .args(["registry", "serve", "--address", "127.0.0.1:0", "--htpasswd"])
-            .arg(&users)
-            .args(flags)
-            .env("SHIPWAY_STATE_DIR", machine.path(name))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("our own binary");
-        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let line = lines.next().expect("it says where it is").expect("UTF-8");
-        let address = line.rsplit('/').next().expect("an address").to_owned();
-        Self { child, address }
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// A registry of ours beside the machine's, with these users.
+fn serve(machine: &Machine, name: &str, flags: &[&str]) -> OwnRegistry {
+    let users = machine.path(&format!("{name}-htpasswd"));
+    let hashed = |user: &str| {
+        run(std::process::Command::new("htpasswd").args(["-niB", user]), PASSWORD).ok()
+    };
+    let htpasswd: String = USERS.iter().map(|user| hashed(user).trim().to_owned() + "\n").collect();
+    std::fs::write(&users, htpasswd).expect("a file");
+    let users = ["--htpasswd", users.to_str().expect("UTF-8")];
+    OwnRegistry::start(&machine.path(name), &[&users, flags].concat())
 }
 
 /// A door before a registry of ours that asks everybody for a token first, as Docker Hub does: who
@@ -284,12 +255,12 @@ fn every_wrong_credential_is_explained_as_the_pod_will_see_it() {
     let robots = machine.path("robots.json");
     let robots = robots.to_str().expect("UTF-8").to_owned();
     let robot = expired_robot(&machine, &robots);
-    let ours = Served::start(
+    let ours = serve(
         &machine,
         "ours",
         &["--auth", "token", "--anonymous", "none", "--identity-robots", &robots],
     );
-    let public = Served::start(&machine, "public", &["--auth", "token", "--anonymous", "pull"]);
+    let public = serve(&machine, "public", &["--auth", "token", "--anonymous", "pull"]);
     machine.login(&ours.address, USER, PASSWORD);
     let image = format!("{}/team/app:v1", ours.address);
     machine.push_busybox(&image);

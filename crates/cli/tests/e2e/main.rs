@@ -29,6 +29,7 @@ mod node_images;
 mod node_providers;
 mod node_verbs;
 mod outputs;
+mod own_registry;
 mod pod;
 mod python;
 mod real_projects;

@@ -1,15 +1,16 @@
 //! What `shipway build` leaves behind, read by the programs that people have.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
 use crate::machine::{DebianRegistry, Ran, run, shipway};
+use crate::own_registry::OwnRegistry;
 
 /// A user's directory with a context `context`.
 struct Desk {
@@ -49,37 +50,8 @@ impl Desk {
     }
 }
 
-/// `shipway registry serve` for everybody, on a port of its own.
-struct OwnRegistry {
-    child: Child,
-    address: String,
-    _state: tempfile::TempDir,
-}
-
-impl OwnRegistry {
-    fn start() -> Self {
-        let state = tempfile::tempdir().expect("a directory");
-        let mut child = shipway()
-            .args(["registry", "serve", "--address", "127.0.0.1:0", "--anonymous", "push"])
-            .env("SHIPWAY_STATE_DIR", state.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("our own binary");
-        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let line = lines.next().expect("it says where it is").expect("UTF-8");
-        let address = line.rsplit('/').next().expect("an address").to_owned();
-        Self { child, address, _state: state }
-    }
-}
-
-impl Drop for OwnRegistry {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+/// Flags of a registry of ours for everybody.
+const OPEN: &[&str] = &["--anonymous", "push"];
 
 /// Hands connections on to a registry and notes the request lines.
 struct Watched {
@@ -148,9 +120,10 @@ const IMAGE: &str = "FROM scratch\nARG TARGETARCH\nCOPY a.txt /$TARGETARCH/\nLAB
 
 #[test]
 fn bytes_are_sent_once_per_registry_and_mounted_elsewhere_in_it() {
-    let (one, two) = (OwnRegistry::start(), OwnRegistry::start());
-    let (first, second) = (Watched::before(&one.address), Watched::before(&two.address));
     let desk = Desk::new(IMAGE);
+    let one = OwnRegistry::start(&desk.path("one"), OPEN);
+    let two = OwnRegistry::start(&desk.path("two"), OPEN);
+    let (first, second) = (Watched::before(&one.address), Watched::before(&two.address));
     let (a, b) = (&first.address, &second.address);
     let line = format!(
         "build -t {a}/x/app:1 -t {a}/x/app:2 -t {a}/y/app:1 -t {b}/x/app:1 --push \
@@ -246,9 +219,9 @@ fn skopeo_buildah_and_podman_read_our_index_layout_and_archives() {
 
 #[test]
 fn statements_are_found_at_registries_with_and_without_referrers() {
-    let own = OwnRegistry::start();
-    let debian = DebianRegistry::start("ada", "pw");
     let desk = Desk::new(IMAGE);
+    let own = OwnRegistry::start(&desk.path("own"), OPEN);
+    let debian = DebianRegistry::start("ada", "pw");
     let login = format!("login -u ada --password-stdin {}", debian.address);
     run(desk.command().args(login.split(' ')), "pw\n").ok();
     let names = [format!("{}/a/app:1", own.address), format!("{}/a/app:1", debian.address)];

@@ -1,40 +1,9 @@
 //! Who is who at `shipway registry serve`: service accounts of a real API server, robots.
 
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
-use crate::machine::{Kubectl, Machine, PASSWORD, USER, base64_decode, run, shipway};
-
-/// A registry of its own beside the machine's.
-struct Registry {
-    child: Child,
-    address: String,
-}
-
-impl Registry {
-    fn start(machine: &Machine, config: &str) -> Self {
-        let file = machine.write("registry.toml", config);
-        let mut child = shipway()
-            .args(["registry", "serve", "--address", "127.0.0.1:0", "--config", &file])
-            .env("SHIPWAY_STATE_DIR", machine.path("registry-state"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("our own binary");
-        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let line = lines.next().expect("it says where it is").expect("UTF-8");
-        let address = line.rsplit('/').next().expect("an address").to_owned();
-        Self { child, address }
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use crate::machine::{Kubectl, Machine, PASSWORD, USER, base64_decode, run};
+use crate::own_registry::OwnRegistry;
 
 /// Copies an image from the machine's registry with skopeo.
 fn copy(machine: &Machine, target: &str, credentials: &str) -> crate::machine::Ran {
@@ -79,7 +48,8 @@ fn service_accounts_and_robots_push_without_a_users_password() {
          claims = {{ \"/kubernetes.io/namespace\" = \"ci\" }}\n\
          groups = [\"ns-{{/kubernetes.io/namespace}}\"]\n"
     );
-    let registry = Registry::start(&machine, &config);
+    let file = machine.write("registry.toml", &config);
+    let registry = OwnRegistry::start(&machine.path("registry-state"), &["--config", &file]);
     let target = |name: &str| format!("docker://{}/{name}:1", registry.address);
     let token = |arguments: &[&str]| {
         let token = machine.kubectl(&[&["create", "token"][..], arguments].concat()).ok();

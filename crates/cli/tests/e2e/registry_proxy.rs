@@ -1,12 +1,13 @@
 //! The pull-through cache before a real registry, for the clients that people have: containerd by
 //! `ns`, skopeo by path, podman by a mirror in registries.conf, our own client.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::machine::{DebianRegistry, PASSWORD, USER, run, shipway};
+use crate::own_registry::OwnRegistry;
 
 /// A program that ends with the test.
 struct Running(Child);
@@ -23,7 +24,7 @@ struct Setup {
     upstream: Option<DebianRegistry>,
     upstream_address: String,
     cache: String,
-    _server: Running,
+    _server: OwnRegistry,
 }
 
 impl Setup {
@@ -44,8 +45,11 @@ impl Setup {
              password-file = {:?}\n",
             at("password")
         );
-        std::fs::write(at("shipway.toml"), config).expect("a file");
-        let (server, cache) = serve(&at("state"), &at("shipway.toml"));
+        let file = at("shipway.toml");
+        std::fs::write(&file, config).expect("a file");
+        let flags = ["--config", file.to_str().expect("UTF-8")];
+        let server = OwnRegistry::start(&at("state"), &flags);
+        let cache = server.address.clone();
         Self { directory, upstream: Some(upstream), upstream_address, cache, _server: server }
     }
 
@@ -76,21 +80,6 @@ fn push_box(context: &Path, name: &str, credentials: &str) {
     let to = format!("docker://{name}");
     let copy = ["copy", "--dest-tls-verify=false", "--dest-creds", credentials, &from, &to];
     run(Command::new("skopeo").args(copy), "").ok();
-}
-
-/// Serves with a configuration file on a free port; returns `host:port` as well.
-fn serve(state: &Path, config: &Path) -> (Running, String) {
-    let mut command = shipway();
-    command.arg("--state-dir").arg(state).args(["registry", "serve", "--address", "127.0.0.1:0"]);
-    command.arg("--config").arg(config).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn().expect("a registry");
-    let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
-    let running = Running(child);
-    let address = lines
-        .map_while(Result::ok)
-        .find_map(|line| line.strip_prefix("registry: http://").map(str::to_owned))
-        .expect("a serving registry");
-    (running, address)
 }
 
 /// containerd of our own, with its hosts in `certs.d`.
