@@ -12,8 +12,7 @@ use oci_model::{Digest, Reference};
 use tokio::sync::watch;
 
 use crate::directories::Directories;
-use crate::images::access::{CredentialSources, NodeFiles};
-use crate::images::account::tests::FakeAccounts;
+use crate::images::access::tests::sources_below;
 use crate::images::ensure::{Images, ImagesParts};
 use crate::images::failure::PullFailureKind;
 use crate::images::inventory::Inventory;
@@ -124,27 +123,13 @@ impl Fixture {
         let blobs = BlobStore::open(dir.path().join("blobs")).expect("blobs");
         let layers = layers::UnpackedLayers::open(&dir.path().join("layers")).expect("layers");
         let calls = Arc::new(Mutex::new(Vec::new()));
-        let nowhere = dir.path().join("nowhere");
         let parts = ImagesParts {
             store: ImageStore::new(blobs.clone(), layers),
             records: PullRecords::open(dir.path()).expect("records"),
             puller: Box::new(FakeRegistry { blobs, answers, calls: Arc::clone(&calls) }),
             mirrors: Vec::new(),
             verification: VerificationPolicy::default(),
-            credentials: CredentialSources {
-                files: NodeFiles::new(
-                    credentials::SearchDirs {
-                        root_dir: nowhere.clone(),
-                        working_dir: nowhere.clone(),
-                        home: None,
-                        filesystem_root: nowhere,
-                    },
-                    Duration::ZERO,
-                ),
-                providers: None,
-                clouds: None,
-                accounts: Arc::new(FakeAccounts::default()),
-            },
+            credentials: sources_below(&dir.path().join("nowhere")),
             preloaded: watch::Sender::new(true).subscribe(),
             limits: crate::PullLimits::default(),
             clock: crate::images::monotonic(),

@@ -258,7 +258,7 @@ fn coordinates(candidate: &Candidate) -> Option<SecretCoordinates> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::images::account::tests::FakeAccounts;
 
@@ -279,6 +279,11 @@ mod tests {
             clouds: None,
             accounts: Arc::new(FakeAccounts::default()),
         }
+    }
+
+    /// A node's sources that find what is written below a directory, if anything.
+    pub(crate) fn sources_below(root: &std::path::Path) -> CredentialSources {
+        sources(dirs(root))
     }
 
     fn secret(name: &str, json: &str) -> PullSecret {

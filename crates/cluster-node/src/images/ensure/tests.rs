@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use credentials::PullSecret;
 use oci_model::Digest;
 
-use super::super::access::NodeFiles;
-use super::super::account::tests::FakeAccounts;
+use super::super::access::tests::sources_below;
 use super::super::failure::PullFailureKind;
 use super::super::notes::ImageNotes;
 use super::super::progress::Meter;
@@ -173,7 +172,6 @@ fn fixture_changed(
     let time = Arc::new(Mutex::new(Duration::from_secs(1000)));
     let told = Arc::clone(&time);
     let clock: Clock = Arc::new(move || *told.lock().expect("time"));
-    let nowhere = |name: &str| dir.path().join("nowhere").join(name);
     let mut parts = ImagesParts {
         store: ImageStore::new(blobs.clone(), layers)
             .with_notes(ImageNotes::open(dir.path().join("images.json"))),
@@ -187,20 +185,7 @@ fn fixture_changed(
         }),
         mirrors: vec![crate::options::executor_mirror()],
         verification: knobs.verification,
-        credentials: CredentialSources {
-            files: NodeFiles::new(
-                credentials::SearchDirs {
-                    root_dir: nowhere("a"),
-                    working_dir: nowhere("b"),
-                    home: Some(nowhere("c")),
-                    filesystem_root: nowhere("d"),
-                },
-                Duration::ZERO,
-            ),
-            providers: None,
-            clouds: None,
-            accounts: Arc::new(FakeAccounts::default()),
-        },
+        credentials: sources_below(&dir.path().join("nowhere")),
         preloaded: watch::Sender::new(true).subscribe(),
         limits: knobs.limits,
         clock: if knobs.real_time { crate::images::monotonic() } else { clock },

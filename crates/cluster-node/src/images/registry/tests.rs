@@ -24,9 +24,9 @@ use oci_model::{
 };
 use tokio::sync::watch;
 
-use super::super::access::{CredentialSources, NodeFiles, PullSecrets};
+use super::super::access::PullSecrets;
+use super::super::access::tests::sources_below;
 use super::super::account::PodIdentity;
-use super::super::account::tests::FakeAccounts;
 use super::super::ensure::{Images, ImagesParts, NotYet, Request};
 use super::super::queue::PullLimits;
 use super::super::records::PullRecords;
@@ -187,27 +187,13 @@ async fn fixture_at(content: Content, limits: PullLimits, clock: Clock) -> Fixtu
     let client = Client::new(registry_client::ClientOptions::default()).expect("client");
     let downloads =
         Downloads::new(client.clone(), blobs.clone(), layers.clone(), Arc::clone(&clock));
-    let nowhere = dir.path().join("nowhere");
     let images = Images::new(ImagesParts {
         store: ImageStore::new(blobs.clone(), layers),
         records: PullRecords::open(dir.path()).expect("records"),
         puller: Box::new(RegistryPuller::new(client, blobs, downloads)),
         mirrors: Vec::new(),
         verification: VerificationPolicy::default(),
-        credentials: CredentialSources {
-            files: NodeFiles::new(
-                credentials::SearchDirs {
-                    root_dir: nowhere.clone(),
-                    working_dir: nowhere.clone(),
-                    home: None,
-                    filesystem_root: nowhere,
-                },
-                Duration::ZERO,
-            ),
-            accounts: Arc::new(FakeAccounts::default()),
-            providers: None,
-            clouds: None,
-        },
+        credentials: sources_below(&dir.path().join("nowhere")),
         preloaded: watch::Sender::new(true).subscribe(),
         limits,
         clock,
