@@ -5,7 +5,7 @@ use kube::api::{Api, ListParams};
 use serde_json::{Value, json};
 
 use crate::fixture::{BUSYBOX, Cluster, container_of};
-use crate::images::{private_registry, pull_secret};
+use crate::private_registry::PrivateRegistry;
 use crate::{Outcome, tests};
 
 tests![
@@ -103,16 +103,16 @@ async fn row_p18_failed_volume_holds_back_only_those_who_mount_it() -> Outcome {
 
 async fn private_image_volume_needs_the_pods_secret() -> Outcome {
     let cluster = Cluster::start().await?;
-    let registry = private_registry(&cluster).await?;
+    let registry = PrivateRegistry::start(&cluster).await?;
     let spec = |secrets: Value| {
         json!({
             "restartPolicy": "Never",
             "imagePullSecrets": secrets,
-            "volumes": volume(&format!("{registry}/app:1")),
+            "volumes": volume(&registry.image()),
             "container": {"volumeMounts": [{"name": "v", "mountPath": "/v"}]},
         })
     };
-    cluster.apply::<Secret>(pull_secret("regcred", &registry, "right")).await?;
+    cluster.apply::<Secret>(registry.secret("regcred", "right")).await?;
     let read = "head -n 1 /v/etc/passwd";
     cluster.run("owner", read, spec(json!([{"name": "regcred"}]))).await?;
     cluster.until_phase("owner", "Succeeded").await?;
@@ -127,7 +127,7 @@ async fn private_image_volume_needs_the_pods_secret() -> Outcome {
     // A secret that comes later ends the wait, as for images of containers.
     cluster.run("late", read, spec(json!([{"name": "later"}]))).await?;
     cluster.until("late", "to back off", |pod| waiting(pod, "c") == "ImagePullBackOff").await?;
-    cluster.apply::<Secret>(pull_secret("later", &registry, "right")).await?;
+    cluster.apply::<Secret>(registry.secret("later", "right")).await?;
     cluster.until_phase("late", "Succeeded").await?;
     cluster.stop().await
 }

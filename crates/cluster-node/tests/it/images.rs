@@ -1,18 +1,11 @@
 //! Image errors as a user sees them.
 
-use std::sync::{Arc, Mutex, PoisonError};
-
-use axum::Router;
-use axum::extract::Request;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 
-use crate::fixture::{BUSYBOX, Cluster, container_of};
+use crate::fixture::{Cluster, container_of};
+use crate::private_registry::{PrivateRegistry, pull_secret};
 use crate::{Outcome, tests};
 
 tests![
@@ -52,71 +45,17 @@ async fn row_64_unreachable_registry_backs_off() -> Outcome {
     cluster.stop().await
 }
 
-/// A registry that shows the busybox manifest to `ada` with password `right`; the blobs are on the
-/// node already. Returns `host:port`.
-pub(crate) async fn private_registry(
-    cluster: &Cluster,
-) -> Result<String, Box<dyn std::error::Error>> {
-    watched_registry(cluster, Arc::default()).await
-}
-
-/// The same; `seen` gets the credentials that are shown to it, each run of equal ones once.
-async fn watched_registry(
-    cluster: &Cluster,
-    seen: Arc<Mutex<Vec<String>>>,
-) -> Result<String, Box<dyn std::error::Error>> {
-    let digests = cluster.blobs.get_ref(&format!("images/{BUSYBOX}").parse()?)?.ok_or("busybox")?;
-    let manifest = cluster.blobs.read(&digests[0], 1 << 20)?;
-    let root = digests[0].to_string();
-    let wanted = format!("Basic {}", BASE64.encode("ada:right"));
-    let answer = move |request: Request| {
-        let shown =
-            request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        if let Some(shown) = shown {
-            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-            seen.push(shown.to_owned());
-            seen.dedup();
-        }
-        let response: Response = if shown != Some(wanted.as_str()) {
-            let challenge = [(header::WWW_AUTHENTICATE, "Basic realm=\"test\"")];
-            (StatusCode::UNAUTHORIZED, challenge, "{}").into_response()
-        } else if request.uri().path() == "/v2/app/manifests/1" {
-            let headers = [
-                (
-                    header::CONTENT_TYPE.as_str(),
-                    "application/vnd.oci.image.manifest.v1+json".to_owned(),
-                ),
-                ("docker-content-digest", root.clone()),
-            ];
-            (StatusCode::OK, headers, manifest.clone()).into_response()
-        } else {
-            StatusCode::OK.into_response()
-        };
-        async move { response }
-    };
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-    let address = listener.local_addr()?.to_string();
-    tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await });
-    Ok(address)
-}
-
-pub(crate) fn pull_secret(name: &str, registry: &str, password: &str) -> serde_json::Value {
-    let config = json!({"auths": {registry: {"username": "ada", "password": password}}});
-    json!({"metadata": {"name": name}, "type": "kubernetes.io/dockerconfigjson",
-        "data": {".dockerconfigjson": BASE64.encode(config.to_string())}})
-}
-
 async fn row_64_corrected_secret_ends_the_back_off() -> Outcome {
     let cluster = Cluster::start().await?;
-    let registry = private_registry(&cluster).await?;
-    cluster.apply::<Secret>(pull_secret("regcred", &registry, "wrong")).await?;
+    let registry = PrivateRegistry::start(&cluster).await?;
+    cluster.apply::<Secret>(registry.secret("regcred", "wrong")).await?;
     cluster
         .run(
             "waits",
             "echo SUCCESS",
             json!({"restartPolicy": "Never",
             "imagePullSecrets": [{"name": "regcred"}],
-            "container": {"image": format!("{registry}/app:1")}}),
+            "container": {"image": registry.image()}}),
         )
         .await?;
     cluster
@@ -125,14 +64,14 @@ async fn row_64_corrected_secret_ends_the_back_off() -> Outcome {
         })
         .await?;
     let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), "default");
-    let right = Patch::Merge(pull_secret("regcred", &registry, "right"));
+    let right = Patch::Merge(registry.secret("regcred", "right"));
     secrets.patch("regcred", &PatchParams::default(), &right).await?;
     cluster.until_phase("waits", "Succeeded").await?;
     assert_eq!(cluster.logs("waits").await?, "SUCCESS\n");
     cluster
         .until_event(
             "waits",
-            &format!("Normal Pulled Successfully pulled image \"{registry}/app:1\" in "),
+            &format!("Normal Pulled Successfully pulled image \"{}\" in ", registry.image()),
         )
         .await?;
     cluster.stop().await
@@ -141,28 +80,25 @@ async fn row_64_corrected_secret_ends_the_back_off() -> Outcome {
 /// kubelet-images.md 15.5, rows L2 and L8.
 async fn secrets_of_one_key_are_tried_in_the_pods_order() -> Outcome {
     let cluster = Cluster::start().await?;
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let registry = watched_registry(&cluster, Arc::clone(&seen)).await?;
+    let registry = PrivateRegistry::start(&cluster).await?;
     // Neither their names nor their ages are in the order of the pod.
-    cluster.apply::<Secret>(pull_secret("a-last", &registry, "right")).await?;
-    cluster.apply::<Secret>(pull_secret("b-second", &registry, "old")).await?;
-    cluster.apply::<Secret>(pull_secret("c-first", &registry, "wrong")).await?;
+    cluster.apply::<Secret>(registry.secret("a-last", "right")).await?;
+    cluster.apply::<Secret>(registry.secret("b-second", "old")).await?;
+    cluster.apply::<Secret>(registry.secret("c-first", "wrong")).await?;
     let secrets = json!([{"name": "c-first"}, {"name": "b-second"}, {"name": "a-last"}]);
     let spec = json!({"restartPolicy": "Never", "imagePullSecrets": secrets,
-        "container": {"image": format!("{registry}/app:1")}});
+        "container": {"image": registry.image()}});
     cluster.run("tries", "true", spec).await?;
     cluster.until_phase("tries", "Succeeded").await?;
-    let seen = seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let shown = |password: &str| format!("Basic {}", BASE64.encode(format!("ada:{password}")));
-    assert_eq!(seen, [shown("wrong"), shown("old"), shown("right")]);
+    assert_eq!(registry.passwords(), ["wrong", "old", "right"]);
     cluster.stop().await
 }
 
 async fn row_66_image_of_one_tenant_is_refused_to_another() -> Outcome {
     let cluster = Cluster::start().await?;
-    let registry = private_registry(&cluster).await?;
-    let image = format!("{registry}/app:1");
-    cluster.apply::<Secret>(pull_secret("regcred", &registry, "right")).await?;
+    let registry = PrivateRegistry::start(&cluster).await?;
+    let image = registry.image();
+    cluster.apply::<Secret>(registry.secret("regcred", "right")).await?;
     let with_secret = json!({"restartPolicy": "Never", "imagePullSecrets": [{"name": "regcred"}],
         "container": {"image": image}});
     cluster.run("owner", "true", with_secret.clone()).await?;

@@ -11,6 +11,7 @@ mod fixture;
 mod image_volumes;
 mod images;
 mod lifecycle;
+mod private_registry;
 mod restart;
 mod streams;
 mod tenants;

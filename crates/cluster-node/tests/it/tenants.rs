@@ -2,15 +2,8 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::Router;
-use axum::extract::Request;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use cluster_node::{CredentialOptions, ExecProviders};
 use image_policy::verification::{Allowlist, VerificationPolicy, record_file_name};
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
@@ -18,6 +11,7 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::fixture::{Access, BUSYBOX, Cluster, container_of};
+use crate::private_registry::PrivateRegistry;
 use crate::{Outcome, tests};
 
 tests![
@@ -31,77 +25,6 @@ tests![
 ];
 
 type Error = Box<dyn std::error::Error>;
-
-/// Where [`Registry`] has its manifest.
-const MANIFEST: &str = "/v2/app/manifests/1";
-
-/// A registry that shows the busybox manifest to `ada`, or to whoever, with the password of the
-/// day; the blobs are on the node already.
-struct Registry {
-    address: String,
-    password: Arc<Mutex<String>>,
-    manifests: Arc<AtomicUsize>,
-    /// Requests for the manifest without a credential.
-    anonymous: Arc<AtomicUsize>,
-}
-
-impl Registry {
-    async fn start(cluster: &Cluster) -> Result<Self, Error> {
-        let digests =
-            cluster.blobs.get_ref(&format!("images/{BUSYBOX}").parse()?)?.ok_or("busybox")?;
-        let manifest = cluster.blobs.read(&digests[0], 1 << 20)?;
-        let root = digests[0].to_string();
-        let password = Arc::new(Mutex::new("right".to_owned()));
-        let manifests = Arc::new(AtomicUsize::new(0));
-        let anonymous = Arc::new(AtomicUsize::new(0));
-        let (wanted, served) = (Arc::clone(&password), Arc::clone(&manifests));
-        let nameless = Arc::clone(&anonymous);
-        let answer = move |request: Request| {
-            let password = wanted.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let basic = format!("Basic {}", BASE64.encode(format!("ada:{password}")));
-            let shown =
-                request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-            if shown.is_none() && request.uri().path() == MANIFEST {
-                nameless.fetch_add(1, Ordering::SeqCst);
-            }
-            let response: Response = if shown != Some(basic.as_str()) {
-                let challenge = [(header::WWW_AUTHENTICATE, "Basic realm=\"test\"")];
-                (StatusCode::UNAUTHORIZED, challenge, "{}").into_response()
-            } else if request.uri().path() == MANIFEST {
-                served.fetch_add(1, Ordering::SeqCst);
-                let headers = [
-                    (
-                        header::CONTENT_TYPE.as_str(),
-                        "application/vnd.oci.image.manifest.v1+json".to_owned(),
-                    ),
-                    ("docker-content-digest", root.clone()),
-                ];
-                (StatusCode::OK, headers, manifest.clone()).into_response()
-            } else {
-                StatusCode::OK.into_response()
-            };
-            async move { response }
-        };
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-        let address = listener.local_addr()?.to_string();
-        tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await });
-        Ok(Registry { address, password, manifests, anonymous })
-    }
-
-    fn image(&self) -> String {
-        format!("{}/app:1", self.address)
-    }
-
-    fn set_password(&self, password: &str) {
-        *self.password.lock().unwrap_or_else(PoisonError::into_inner) = password.to_owned();
-    }
-
-    fn secret(&self, name: &str, password: &str) -> Value {
-        let config = json!({"auths": {&self.address: {"username": "ada", "password": password}}});
-        json!({"metadata": {"name": name}, "type": "kubernetes.io/dockerconfigjson",
-            "data": {".dockerconfigjson": BASE64.encode(config.to_string())}})
-    }
-}
 
 /// Pods of one image, each with another name.
 struct Asker<'a> {
@@ -156,7 +79,7 @@ async fn assert_refused(asker: &mut Asker<'_>, secret: Option<&str>, when: &str)
 async fn private_under(verification: VerificationPolicy) -> Outcome {
     let access = Access { verification, ..Access::default() };
     let mut cluster = Cluster::start_with(access).await?;
-    let registry = Registry::start(&cluster).await?;
+    let registry = PrivateRegistry::start(&cluster).await?;
     private_through_restart_and_rotation(&mut cluster, &registry).await?;
     cluster.stop().await
 }
@@ -201,7 +124,7 @@ async fn private_image_stays_private_under_always_verify() -> Outcome {
 async fn private_image_is_for_everybody_under_never_verify() -> Outcome {
     let access = Access { verification: VerificationPolicy::NeverVerify, ..Access::default() };
     let cluster = Cluster::start_with(access).await?;
-    let registry = Registry::start(&cluster).await?;
+    let registry = PrivateRegistry::start(&cluster).await?;
     cluster.apply::<Secret>(registry.secret("mine", "right")).await?;
     let mut asker = Asker { cluster: &cluster, image: registry.image(), number: 0 };
     assert_eq!(asker.ask(Some("mine"), "IfNotPresent").await?, "ran");
@@ -212,7 +135,7 @@ async fn private_image_is_for_everybody_under_never_verify() -> Outcome {
 /// kubelet-images.md 15.9: V1 to V5 and V15, against a registry and through restarts.
 async fn private_through_restart_and_rotation(
     cluster: &mut Cluster,
-    registry: &Registry,
+    registry: &PrivateRegistry,
 ) -> Outcome {
     let secrets: Api<Secret> = Api::namespaced(cluster.client.clone(), "default");
     cluster.apply::<Secret>(registry.secret("mine", "right")).await?;
@@ -235,9 +158,9 @@ async fn private_through_restart_and_rotation(
     registry.set_password("second");
     let rotated = Patch::Merge(registry.secret("mine", "second"));
     secrets.patch("mine", &PatchParams::default(), &rotated).await?;
-    let before = registry.manifests.load(Ordering::SeqCst);
+    let before = registry.manifests();
     assert_eq!(asker.ask(Some("mine"), "Never").await?, "ran", "V3");
-    assert_eq!(registry.manifests.load(Ordering::SeqCst), before, "V3: no pull");
+    assert_eq!(registry.manifests(), before, "V3: no pull");
     assert_refused(&mut asker, Some("stolen"), "a copy of the old secret").await?;
 
     // Made again under the same name: another UID. The same credential still counts (V5), an
@@ -297,7 +220,7 @@ async fn image_of_a_service_account_is_for_its_pods_only() -> Outcome {
     // Configured once the port of the registry is known: the node reads it again.
     let (dir, access) = provider("p", "exit 1", tokens)?;
     let mut cluster = Cluster::start_with(access).await?;
-    let registry = Registry::start(&cluster).await?;
+    let registry = PrivateRegistry::start(&cluster).await?;
     let config = dir.path().join("config.yaml");
     let text = std::fs::read_to_string(&config)?.replace("*.*.*.*", &registry.address);
     std::fs::write(&config, text)?;
@@ -350,7 +273,7 @@ async fn image_of_a_service_account_is_for_its_pods_only() -> Outcome {
 async fn failing_provider_shows_itself_on_the_pod() -> Outcome {
     let (dir, access) = provider("p", "echo 'no identity on this machine' >&2; exit 1", "")?;
     let cluster = Cluster::start_with(access).await?;
-    let registry = Registry::start(&cluster).await?;
+    let registry = PrivateRegistry::start(&cluster).await?;
     let config = dir.path().join("config.yaml");
     let text = std::fs::read_to_string(&config)?.replace("*.*.*.*", &registry.address);
     std::fs::write(&config, text)?;
@@ -364,6 +287,6 @@ async fn failing_provider_shows_itself_on_the_pod() -> Outcome {
         )
         .await?;
     cluster.until_event("fails", "Warning Failed Failed to pull image").await?;
-    assert_ne!(registry.anonymous.load(Ordering::SeqCst), 0, "no anonymous pull");
+    assert_ne!(registry.anonymous(), 0, "no anonymous pull");
     cluster.stop().await
 }
