@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use image_policy::{BACK_OFF_INITIAL, BACK_OFF_MAX, BackOff, go_duration};
+use image_policy::{BackOff, go_duration};
 use jiff::Timestamp;
 use oci_model::Reference;
 
@@ -47,6 +47,7 @@ pub(crate) struct Keeper {
 }
 
 /// What the keeper knows from look to look.
+#[derive(Default)]
 struct Memory {
     /// Content of the file, or why it cannot be read.
     text: Option<Result<String, String>>,
@@ -61,22 +62,6 @@ struct Memory {
     flights: FuturesUnordered<BoxFuture<'static, (String, Result<(), String>)>>,
     /// Names of the flights.
     flying: BTreeSet<String>,
-}
-
-impl Default for Memory {
-    fn default() -> Self {
-        let back_off = BackOff::new(BACK_OFF_INITIAL, BACK_OFF_MAX);
-        Memory {
-            text: None,
-            list: Vec::new(),
-            back_off,
-            pulled: HashMap::new(),
-            was_emptied: false,
-            due: VecDeque::new(),
-            flights: FuturesUnordered::new(),
-            flying: BTreeSet::new(),
-        }
-    }
 }
 
 impl Keeper {
