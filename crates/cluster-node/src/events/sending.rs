@@ -17,16 +17,20 @@ const TRIES_MAX: u32 = 10;
 const PAUSE_FIRST: Duration = Duration::from_millis(200);
 /// Longest pause between tries.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
-/// How long one try may take: a connection that is dead without a word must not hold the lane.
+/// How long one try may take: a connection may be dead without a word.
 const TRY_MAX: Duration = Duration::from_secs(30);
+/// After this time no other try of an event is made: it holds its lane.
+const EVENT_MAX: Duration = Duration::from_secs(90);
 
 /// Why an event did not arrive.
 #[derive(Debug, thiserror::Error)]
 enum NotSent {
     #[error("the API server did not answer in time")]
     NoAnswer,
+    #[error("the API server could not take it: {0}")]
+    Unable(kube::Error),
     #[error(transparent)]
-    Refused(#[from] kube::Error),
+    Refused(kube::Error),
 }
 
 /// Sends queued events until all recorders are gone.
@@ -65,9 +69,16 @@ impl Sender {
     async fn run_lane(&self, mut lane: Lane) {
         let mut correlator = Correlator::default();
         while let Some(note) = lane.queue.recv().await {
-            if let Err(error) = self.send(&mut correlator, &note).await {
-                let object = note.object.name.as_deref().unwrap_or_default();
-                tracing::warn!(object, reason = note.reason, %error, "event not sent");
+            let object = note.object.name.as_deref().unwrap_or_default();
+            match self.send(&mut correlator, &note).await {
+                Ok(()) => {}
+                // Such as all that is told of a namespace that is being deleted.
+                Err(NotSent::Refused(error)) => {
+                    tracing::debug!(object, reason = note.reason, %error, "event refused");
+                }
+                Err(error) => {
+                    tracing::warn!(object, reason = note.reason, %error, "event not sent");
+                }
             }
             // One line per burst: when the lane has caught up.
             if lane.queue.is_empty() {
@@ -81,6 +92,7 @@ impl Sender {
 
     /// Makes a request until the API server has answered it for good.
     async fn persist(&self, api: &Api<ApiEvent>, request: &Request) -> Result<(), NotSent> {
+        let began = tokio::time::Instant::now();
         let mut pause = PAUSE_FIRST;
         for number in 1.. {
             let call = async {
@@ -103,11 +115,11 @@ impl Sender {
                 {
                     break;
                 }
-                Ok(Err(error)) if is_passing(&error) => NotSent::Refused(error),
-                Ok(Err(error)) => return Err(error.into()),
+                Ok(Err(error)) if is_passing(&error) => NotSent::Unable(error),
+                Ok(Err(error)) => return Err(NotSent::Refused(error)),
                 Err(_) => NotSent::NoAnswer,
             };
-            if TRIES_MAX <= number {
+            if TRIES_MAX <= number || EVENT_MAX <= began.elapsed() {
                 return Err(may_pass);
             }
             tokio::time::sleep(pause).await;
