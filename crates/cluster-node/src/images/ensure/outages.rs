@@ -6,6 +6,7 @@
 //! (kubelet-images.md 3.1 and 14, pain 3).
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -21,8 +22,8 @@ const RATE_LIMIT_PAUSE: Duration = Duration::from_secs(60);
 const RATE_LIMIT_MAX: Duration = Duration::from_secs(3600);
 /// Probes end when nobody asked for the registry for so long.
 const FORGET_AFTER: Duration = Duration::from_secs(15 * 60);
-/// Outages that are remembered; with more, the one that nobody asked about for longest is
-/// forgotten, and found out again if need be.
+/// Outages that are remembered; with more, the one that nobody waits for, or else that nobody asked
+/// about for longest, is forgotten, and found out again if need be.
 const OUTAGES_MAX: usize = 256;
 
 /// How fast the node looks at registries that are down.
@@ -71,6 +72,10 @@ struct Outage {
     cause: String,
     /// When somebody last asked for the registry.
     asked: Duration,
+    /// Pods that wait for its end.
+    waiting: usize,
+    /// Tells it from an earlier one of the same registry, whose probe may still run.
+    number: u64,
 }
 
 /// The registries that do not answer.
@@ -78,6 +83,8 @@ struct Outage {
 pub(crate) struct Outages {
     pub(crate) pace: Pace,
     known: Mutex<HashMap<OutageKey, Outage>>,
+    /// How many outages there were.
+    numbers: AtomicU64,
     /// The outages that ended by a recovery, until they begin again.
     recovered: Mutex<HashSet<OutageKey>>,
     /// Changes whenever one ends.
@@ -142,8 +149,11 @@ impl Outages {
     /// Waits until an outage has ended, and after a recovery a random time more.
     pub(crate) async fn end_of(&self, key: &OutageKey) -> Ending {
         let mut ended = self.ended.subscribe();
-        while self.known().contains_key(key) {
-            let _ = ended.changed().await;
+        {
+            let _waiting = Waiting::of(self, key);
+            while self.known().contains_key(key) {
+                let _ = ended.changed().await;
+            }
         }
         if !self.recovered().contains(key) {
             return Ending::Unclear;
@@ -156,25 +166,34 @@ impl Outages {
         self.recovered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes an outage; says whether it was not known.
-    fn begin(&self, key: OutageKey, cause: String, now: Duration) -> bool {
+    /// Notes an outage; returns its number unless it was known.
+    fn begin(&self, key: OutageKey, cause: String, now: Duration) -> Option<u64> {
         self.recovered().remove(&key);
         let mut known = self.known();
-        if OUTAGES_MAX <= known.len()
-            && !known.contains_key(&key)
-            && let Some(stalest) =
-                known.iter().min_by_key(|(_, outage)| outage.asked).map(|(key, _)| key.clone())
-        {
-            known.remove(&stalest);
-            self.ended.send_replace(());
+        if let Some(outage) = known.get_mut(&key) {
+            (outage.cause, outage.asked) = (cause, now);
+            return None;
         }
-        known.insert(key, Outage { cause, asked: now }).is_none()
+        if OUTAGES_MAX <= known.len() {
+            let stalest =
+                known.iter().min_by_key(|(_, outage)| (outage.waiting != 0, outage.asked));
+            if let Some(stalest) = stalest.map(|(key, _)| key.clone()) {
+                known.remove(&stalest);
+                self.ended.send_replace(());
+            }
+        }
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        known.insert(key, Outage { cause, asked: now, waiting: 0, number });
+        Some(number)
     }
 
-    fn end(&self, key: &OutageKey, ending: Ending) {
-        if self.known().remove(key).is_none() {
+    fn end(&self, key: &OutageKey, number: u64, ending: Ending) {
+        let mut known = self.known();
+        if known.get(key).is_none_or(|outage| outage.number != number) {
             return;
         }
+        known.remove(key);
+        drop(known);
         let mut recovered = self.recovered();
         if ending == Ending::Recovery {
             if OUTAGES_MAX <= recovered.len() {
@@ -187,8 +206,34 @@ impl Outages {
     }
 
     /// Whether an outage is still of interest.
-    fn is_wanted(&self, key: &OutageKey, now: Duration) -> bool {
-        self.known().get(key).is_some_and(|outage| now.saturating_sub(outage.asked) < FORGET_AFTER)
+    fn is_wanted(&self, key: &OutageKey, number: u64, now: Duration) -> bool {
+        self.known().get(key).is_some_and(|outage| {
+            let is_fresh = now.saturating_sub(outage.asked) < FORGET_AFTER;
+            outage.number == number && (is_fresh || outage.waiting != 0)
+        })
+    }
+}
+
+/// Somebody who waits for the end of an outage.
+struct Waiting<'a> {
+    outages: &'a Outages,
+    key: &'a OutageKey,
+}
+
+impl<'a> Waiting<'a> {
+    fn of(outages: &'a Outages, key: &'a OutageKey) -> Self {
+        if let Some(outage) = outages.known().get_mut(key) {
+            outage.waiting += 1;
+        }
+        Waiting { outages, key }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(outage) = self.outages.known().get_mut(self.key) {
+            outage.waiting = outage.waiting.saturating_sub(1);
+        }
     }
 }
 
@@ -203,19 +248,19 @@ impl Images {
         let registry = registry.to_owned();
         let now = (self.clock)();
         match trouble {
-            Trouble::Image | Trouble::Credential => None,
+            Trouble::Image | Trouble::Credential | Trouble::Machine(_) => None,
             Trouble::Registry(cause) => {
                 let key = OutageKey { registry, credentials: None };
-                if self.outages.begin(key.clone(), cause.clone(), now) {
-                    tokio::spawn(probe(Arc::downgrade(self), key.clone()));
+                if let Some(number) = self.outages.begin(key.clone(), cause.clone(), now) {
+                    tokio::spawn(probe(Arc::downgrade(self), key.clone(), number));
                 }
                 Some(key)
             }
             Trouble::Patience(cause, wait) => {
                 let key = OutageKey { registry, credentials: Some(credentials.to_vec()) };
-                if self.outages.begin(key.clone(), cause.clone(), now) {
+                if let Some(number) = self.outages.begin(key.clone(), cause.clone(), now) {
                     let wait = wait.unwrap_or(RATE_LIMIT_PAUSE).min(RATE_LIMIT_MAX);
-                    tokio::spawn(outwait(Arc::downgrade(self), key.clone(), wait));
+                    tokio::spawn(outwait(Arc::downgrade(self), key.clone(), number, wait));
                 }
                 Some(key)
             }
@@ -224,7 +269,7 @@ impl Images {
 }
 
 /// Asks a registry, less and less often, until it answers or nobody cares.
-async fn probe(images: Weak<Images>, key: OutageKey) {
+async fn probe(images: Weak<Images>, key: OutageKey, number: u64) {
     let Some(pace) = images.upgrade().map(|images| images.outages.pace) else { return };
     let mut pause = pace.probe_first;
     let mut ending = Ending::Unclear;
@@ -232,12 +277,12 @@ async fn probe(images: Weak<Images>, key: OutageKey) {
         // Half of it is left to chance: many nodes may wait for one registry.
         tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
         let Some(images) = images.upgrade() else { return };
-        if !images.outages.is_wanted(&key, (images.clock)()) {
-            images.outages.end(&key, Ending::Unclear);
+        if !images.outages.is_wanted(&key, number, (images.clock)()) {
+            images.outages.end(&key, number, Ending::Unclear);
             return;
         }
         if images.puller.answers(key.registry.clone()).await {
-            images.outages.end(&key, ending);
+            images.outages.end(&key, number, ending);
             return;
         }
         ending = Ending::Recovery;
@@ -246,13 +291,13 @@ async fn probe(images: Weak<Images>, key: OutageKey) {
 }
 
 /// Grants the patience that a registry asked for.
-async fn outwait(images: Weak<Images>, key: OutageKey, wait: Duration) {
+async fn outwait(images: Weak<Images>, key: OutageKey, number: u64, wait: Duration) {
     tokio::time::sleep(wait).await;
     if let Some(images) = images.upgrade() {
         // After a shorter one the windows count: it would else be no back-off at all.
         let is_long = BACK_OFF_INITIAL <= wait;
         let ending = if is_long { Ending::Recovery } else { Ending::Unclear };
-        images.outages.end(&key, ending);
+        images.outages.end(&key, number, ending);
     }
 }
 
@@ -264,16 +309,37 @@ mod tests {
         OutageKey { registry: registry.to_owned(), credentials: None }
     }
 
-    #[test]
-    fn hosts_that_do_not_exist_cannot_end_an_outage_that_pods_wait_for() {
+    #[tokio::test]
+    async fn hosts_that_do_not_exist_cannot_end_an_outage_that_pods_wait_for() {
         let outages = Outages::default();
-        assert!(outages.begin(key("registry.example.com"), "down".to_owned(), Duration::ZERO));
+        let begin = |registry: &str, second| {
+            outages.begin(key(registry), "down".to_owned(), Duration::from_secs(second))
+        };
+        let number = begin("registry.example.com", 0).expect("new");
+        begin("nobody-waits.example.com", 1).expect("new");
+        let awaited = key("registry.example.com");
+        let mut end = std::pin::pin!(outages.end_of(&awaited));
+        assert!(futures_util::poll!(&mut end).is_pending());
         for number in 0..2 * OUTAGES_MAX as u64 {
-            let now = Duration::from_secs(1 + number);
-            assert!(outages.begin(key(&format!("bogus-{number}")), "down".to_owned(), now));
-            assert!(outages.held("registry.example.com", &[], now).is_some(), "{number}");
+            begin(&format!("bogus-{number}"), 2 + number).expect("new");
         }
         assert_eq!(outages.known().len(), OUTAGES_MAX);
-        assert!(outages.held("bogus-0", &[], Duration::from_secs(999)).is_none());
+        assert!(outages.held("nobody-waits.example.com", &[], Duration::ZERO).is_none());
+        assert!(futures_util::poll!(&mut end).is_pending(), "nobody asks, one waits");
+        outages.end(&awaited, number, Ending::Unclear);
+        assert_eq!(end.await, Ending::Unclear);
+    }
+
+    #[test]
+    fn probe_of_an_earlier_outage_decides_nothing_about_the_next() {
+        let outages = Outages::default();
+        let begin = || outages.begin(key("r"), "down".to_owned(), Duration::ZERO);
+        let first = begin().expect("new");
+        assert_eq!(begin(), None, "known");
+        outages.end(&key("r"), first, Ending::Recovery);
+        let second = begin().expect("new");
+        assert!(!outages.is_wanted(&key("r"), first, Duration::ZERO));
+        outages.end(&key("r"), first, Ending::Recovery);
+        assert!(outages.is_wanted(&key("r"), second, Duration::ZERO));
     }
 }
