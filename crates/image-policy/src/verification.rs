@@ -274,6 +274,34 @@ pub fn must_pull(
     provenance: &Provenance,
     pod: &PodCredentials,
 ) -> Verdict {
+    let known = match question(policy, image, provenance) {
+        Ok(verdict) => return verdict,
+        Err(known) => known,
+    };
+    secret_verdict(known, &pod.secrets)
+        .or_else(|| {
+            let account = pod.account.as_ref()?;
+            known.kubernetes_service_accounts.contains(account).then_some(Verdict::Usable)
+        })
+        .unwrap_or(Verdict::MustPull)
+}
+
+/// The verdict of [`must_pull`] where no credential of a pod can change it (kubelet-images.md 8.4,
+/// steps 1 to 5): there they are not even read.
+pub fn verdict_for_all(
+    policy: &VerificationPolicy,
+    image: &str,
+    provenance: &Provenance,
+) -> Option<Verdict> {
+    question(policy, image, provenance).ok()
+}
+
+/// The verdict, or the recorded credentials that decide about it.
+fn question<'a>(
+    policy: &VerificationPolicy,
+    image: &str,
+    provenance: &'a Provenance,
+) -> Result<Verdict, &'a PullCredentials> {
     let name = mapping_name(image);
     let needs_proof = match policy {
         VerificationPolicy::NeverVerify => false,
@@ -282,19 +310,17 @@ pub fn must_pull(
         VerificationPolicy::AlwaysVerify => true,
     };
     if !needs_proof {
-        return Verdict::Usable;
+        return Ok(Verdict::Usable);
     }
-    let Provenance::Pulled(record) = provenance else { return Verdict::MustPull };
-    let Some(known) = record.credential_mapping.get(&name) else { return Verdict::MustPull };
+    let Provenance::Pulled(record) = provenance else { return Ok(Verdict::MustPull) };
+    let Some(known) = record.credential_mapping.get(&name) else { return Ok(Verdict::MustPull) };
     if known.node_pods_accessible {
-        return Verdict::Usable;
+        return Ok(Verdict::Usable);
     }
-    secret_verdict(known, &pod.secrets)
-        .or_else(|| {
-            let account = pod.account.as_ref()?;
-            known.kubernetes_service_accounts.contains(account).then_some(Verdict::Usable)
-        })
-        .unwrap_or(Verdict::MustPull)
+    if known.kubernetes_secrets.is_empty() && known.kubernetes_service_accounts.is_empty() {
+        return Ok(Verdict::MustPull);
+    }
+    Err(known)
 }
 
 fn secret_verdict(known: &PullCredentials, shown: &[SecretCoordinates]) -> Option<Verdict> {

@@ -3,6 +3,7 @@
 
 mod flights;
 pub(crate) mod outages;
+mod recording;
 mod renewal;
 
 use std::collections::HashMap;
@@ -12,22 +13,21 @@ use std::time::Duration;
 use credentials::RegistryAuth;
 use image_policy::event;
 use image_policy::verification::{
-    PodCredentials, Provenance, UsedCredential, Verdict, VerificationPolicy, must_pull,
+    PodCredentials, UsedCredential, Verdict, VerificationPolicy, must_pull, verdict_for_all,
 };
 use image_policy::{
     BackOff, Decision, Event, EventType, ImageMirror, Presence, PullPolicy, Refusal, Waiting,
     decide, mirrored,
 };
-use jiff::Timestamp;
 use oci_model::Reference;
 use tokio::sync::watch;
 
 use self::flights::{Failed, Flights};
 use self::outages::{OutageKey, Outages};
+use self::recording::Intent;
 use super::access::{CredentialSources, PullSecrets};
 use super::account::PodIdentity;
 use super::failure::NodePullError;
-use super::notes::Origin;
 use super::progress::PullState;
 use super::queue::{PullLimits, Queue};
 use super::records::PullRecords;
@@ -219,14 +219,19 @@ impl Images {
                 Ok(provenance) => provenance,
                 Err(error) => return Ok((Presence::Error(error), None)),
             };
-            let shown =
-                self.credentials.shown(&name, &provenance, request.pod, request.secrets).await;
-            // What needs no credential does not need one that can be read.
-            let shown = shown.unwrap_or_else(|error| {
-                broken = Some(error.to_string());
-                PodCredentials::default()
-            });
-            match must_pull(&self.verification, request.image, &provenance, &shown) {
+            let verdict = match verdict_for_all(&self.verification, request.image, &provenance) {
+                Some(verdict) => verdict,
+                None => {
+                    let shown =
+                        self.credentials.shown(&name, &provenance, request.pod, request.secrets);
+                    let shown = shown.await.unwrap_or_else(|error| {
+                        broken = Some(error.to_string());
+                        PodCredentials::default()
+                    });
+                    must_pull(&self.verification, request.image, &provenance, &shown)
+                }
+            };
+            match verdict {
                 Verdict::MustPull => continue,
                 Verdict::Usable => {}
                 Verdict::UsableAfterRecording(used) => {
@@ -242,65 +247,6 @@ impl Images {
             Some(error) => Err(raw_error(&error, emit)),
             None => Ok((Presence::MustProveAccess, Some(found))),
         }
-    }
-
-    /// How a present image got here, as far as this node knows.
-    async fn provenance(
-        self: &Arc<Self>,
-        image: &str,
-        reference: &Reference,
-        image_ref: &str,
-    ) -> Result<Provenance, String> {
-        let images = Arc::clone(self);
-        let (name, effective) = (image.to_owned(), reference.clone());
-        let image_ref = image_ref.to_owned();
-        blocking(move || {
-            let origin = images.store.origin(&effective, &image_ref).unwrap_or_else(|error| {
-                tracing::warn!(image = name, %error, "origin of an image not known");
-                Origin::Pod
-            });
-            Ok(images.records.provenance(&image_ref, &name, &effective.to_string(), origin))
-        })
-        .await
-    }
-
-    /// Notes that `used` opened the image of this identity under these names.
-    async fn note(
-        self: &Arc<Self>,
-        image_ref: String,
-        names: Vec<String>,
-        used: UsedCredential,
-    ) -> Result<(), String> {
-        let images = Arc::clone(self);
-        blocking(move || {
-            let names: Vec<&str> = names.iter().map(String::as_str).collect();
-            let noted = images.records.note(&image_ref, &names, &used, Timestamp::now());
-            noted.map_err(|error| error.to_string())
-        })
-        .await
-    }
-
-    /// What the records may know a present image by: its own identity, unless it is here only as
-    /// part of others and was never pulled itself, and that of those others.
-    async fn image_refs(
-        self: &Arc<Self>,
-        reference: &Reference,
-        found: &LocalImage,
-    ) -> Vec<String> {
-        let own = found.root.to_string();
-        if reference.digest().is_none() {
-            return vec![own];
-        }
-        let (images, asked) = (Arc::clone(self), reference.clone());
-        let refs = blocking(move || {
-            let holders = images.store.roots(&asked).unwrap_or_default();
-            let mut refs: Vec<String> = holders.iter().map(ToString::to_string).collect();
-            if !refs.contains(&own) && images.records.knows(&own) {
-                refs.push(own);
-            }
-            Ok(refs)
-        });
-        refs.await.unwrap_or_default()
     }
 
     async fn find(self: &Arc<Self>, reference: &Reference) -> Result<Option<LocalImage>, String> {
@@ -358,12 +304,9 @@ impl Images {
         // Somebody may ask for it by the name that the mirror made, too.
         let effective = reference.to_string();
         let names = vec![request.image.to_owned(), effective];
-        let noted = self.note(image.root.to_string(), names, used).await;
-        if reference.registry() != LOCAL_REGISTRY
-            && let Err(error) = noted
+        if let Err(error) = intent.fulfil(image.root.to_string(), names, used).await
+            && reference.registry() != LOCAL_REGISTRY
         {
-            // Nobody gets the image without a pull.
-            intent.stays();
             tracing::warn!(image = request.image, error, "pull record not written");
             return Ok(image);
         }
@@ -477,37 +420,6 @@ impl Images {
             blocking(move || images.store.give(&name, &root).map_err(|e| e.to_string())).await;
         if let Err(error) = given {
             tracing::warn!(%reference, error, "pull for the node not noted");
-        }
-    }
-}
-
-/// A pull that is under way, on disk until it ends: also when nobody waits for it any more.
-struct Intent {
-    images: Option<Arc<Images>>,
-    image: String,
-}
-
-impl Intent {
-    async fn begin(images: &Arc<Images>, image: &str) -> Result<Self, String> {
-        let (images, image) = (Arc::clone(images), image.to_owned());
-        // Made where the file is: if nobody waits for it any more, it ends there.
-        blocking(move || {
-            images.records.begin(&image).map_err(|error| error.to_string())?;
-            Ok(Intent { images: Some(images), image })
-        })
-        .await
-    }
-
-    /// Leaves it on disk, for want of a record.
-    fn stays(mut self) {
-        self.images = None;
-    }
-}
-
-impl Drop for Intent {
-    fn drop(&mut self) {
-        if let Some(images) = &self.images {
-            images.records.end(&self.image);
         }
     }
 }

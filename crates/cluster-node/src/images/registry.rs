@@ -67,6 +67,9 @@ pub(crate) enum Trouble {
     Image,
     /// This credential, which the registry does not take (401).
     Credential,
+    /// Everything that this machine pulls: its disk is full, or its store broken; the text names no
+    /// image.
+    Machine(String),
     /// All images of the registry; the text names none of them.
     Registry(String),
     /// All images of the registry with this credential: it asks for patience, for so long if it
@@ -91,6 +94,9 @@ impl PullError {
                 Trouble::Patience(text, *retry_after)
             }
             RegistryErrorKind::Unauthorized { .. } => Trouble::Credential,
+            RegistryErrorKind::NoSpace { .. } | RegistryErrorKind::Store { .. } => {
+                Trouble::Machine(error.kind().to_string())
+            }
             _ => Trouble::Image,
         };
         PullError { text: error.to_string(), kind: PullFailureKind::of(error.kind()), trouble }
@@ -246,7 +252,9 @@ impl Puller for RegistryPuller {
                 Err(error) => match PullError::new(&error, &registry).trouble {
                     Trouble::Registry(_) => false,
                     Trouble::Patience(..) => true,
-                    Trouble::Image | Trouble::Credential => !error.is_transient(),
+                    Trouble::Image | Trouble::Credential | Trouble::Machine(_) => {
+                        !error.is_transient()
+                    }
                 },
             }
         })

@@ -37,25 +37,9 @@ impl<K: Eq + Hash, A: Clone, T: Clone> SharedWork<K, A, T> {
     where
         W: Future<Output = T> + Send + 'static,
     {
-        self.part(key, true, make)
-    }
-
-    /// A part in new work of `key`, which later ones join in place of what is under way.
-    pub(crate) fn begin<W>(&self, key: K, make: impl FnOnce() -> (A, W)) -> Part<A, T>
-    where
-        W: Future<Output = T> + Send + 'static,
-    {
-        self.part(key, false, make)
-    }
-
-    fn part<W>(&self, key: K, may_join: bool, make: impl FnOnce() -> (A, W)) -> Part<A, T>
-    where
-        W: Future<Output = T> + Send + 'static,
-    {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|_, running| running.done.upgrade().is_some());
-        if may_join
-            && let Some(running) = known.get(&key)
+        if let Some(running) = known.get(&key)
             && let Some(done) = running.done.upgrade()
             // What has ended is no work to join, though others may not have seen its end yet.
             && done.peek().is_none()
@@ -145,19 +129,5 @@ mod tests {
         assert_eq!(first.done.await, 1);
         let second = numbers.join_or_begin("a", ready(2));
         assert_eq!((second.is_new, second.done.await, unaware.await), (true, 2, 1));
-    }
-
-    #[tokio::test]
-    async fn new_work_takes_the_place_of_what_is_under_way() {
-        let numbers = Numbers::default();
-        let (first, is_given_up) = endless(1);
-        let first = numbers.join_or_begin("a", first);
-        let (second, _) = endless(2);
-        let second = numbers.begin("a", second);
-        let third = numbers.join_or_begin("a", ready(3));
-        assert_eq!((second.is_new, third.is_new, third.about), (true, false, 2));
-        assert!(!is_given_up());
-        drop(first);
-        assert!(is_given_up());
     }
 }

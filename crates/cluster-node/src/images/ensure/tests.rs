@@ -447,6 +447,38 @@ async fn broken_secret_is_the_reason_also_where_nothing_is_pulled() {
     }
 }
 
+/// kubelet-images.md 8.4, steps 4 and 5; rows V6, V7 and V9 under Never: no credential is read
+/// there, so that nobody learns from a broken one that the image is here.
+#[tokio::test]
+async fn broken_secret_says_nothing_of_an_image_that_is_not_for_the_pods_credentials() {
+    let secrets = PullSecrets { found: vec![broken_secret()], missing: Vec::new() };
+    let mapping_of_nobody = r#""r.example/app":{}"#;
+    for (case, mapping, usable) in [
+        ("recorded under another name", r#""r.example/other":{"nodePodsAccessible":true}"#, false),
+        ("recorded for nobody", mapping_of_nobody, false),
+        ("recorded for all", r#""r.example/app":{"nodePodsAccessible":true}"#, true),
+    ] {
+        let fixture = fixture(&[("u1", "ok")]);
+        let image = fixture.ensure(IMAGE, PullPolicy::IfNotPresent, &["u1"]).await.expect("image");
+        let place = fixture._dir.path().join("image_manager/pulled");
+        let record = std::fs::read_dir(place).expect("records").next().expect("one").expect("it");
+        let text = std::fs::read_to_string(record.path()).expect("a record");
+        let mut document: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        document["credentialMapping"] =
+            serde_json::from_str(&format!("{{{mapping}}}")).expect("JSON");
+        std::fs::write(record.path(), document.to_string()).expect("written");
+        fixture.take_events();
+        let asked = fixture.ensure_with("other", IMAGE, PullPolicy::Never, &secrets).await;
+        match asked {
+            Ok(found) => assert!(usable && found.root == image.root, "{case}"),
+            Err(refused) => {
+                let waiting = (refused.waiting.reason.as_str(), usable);
+                assert_eq!(waiting, ("ErrImageNeverPull", false), "{case}");
+            }
+        }
+    }
+}
+
 /// kubelet-images.md 2.2, step 5.
 #[tokio::test]
 async fn intent_that_cannot_be_written_is_the_waiting_reason() {

@@ -34,8 +34,44 @@ type Outcome = Result<(), PullError>;
 #[derive(Clone)]
 struct Transfer {
     count: Arc<BlobCount>,
-    /// `host[:port]` that it comes from.
+    source: Source,
+}
+
+/// Where a blob comes from, and for whom.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Source {
+    /// `host[:port]`.
     registry: String,
+    repository: String,
+    /// Hashes of the credentials that may be shown.
+    credentials: Vec<String>,
+}
+
+impl Source {
+    fn of(wanted: &Wanted) -> Self {
+        Source {
+            registry: wanted.reference.registry().to_owned(),
+            repository: wanted.reference.repository().as_str().to_owned(),
+            credentials: wanted.auths.iter().map(RegistryAuth::identity_hash).collect(),
+        }
+    }
+
+    /// What the failure of a transfer from elsewhere means here, if anything. It names nothing of
+    /// theirs.
+    fn concerned(&self, theirs: &Source, error: &PullError) -> Option<PullError> {
+        let same_registry = self.registry == theirs.registry;
+        let text = match &error.trouble {
+            Trouble::Machine(text) => text,
+            Trouble::Registry(text) if same_registry => text,
+            Trouble::Patience(text, _)
+                if same_registry && self.credentials == theirs.credentials =>
+            {
+                text
+            }
+            _ => return None,
+        };
+        Some(PullError { text: text.clone(), ..error.clone() })
+    }
 }
 
 /// The blobs of a node that are coming in. What nobody waits for any more is given up.
@@ -44,7 +80,8 @@ pub(crate) struct Downloads {
     blobs: BlobStore,
     layers: UnpackedLayers,
     slots: Arc<Semaphore>,
-    running: SharedWork<Digest, Transfer, Outcome>,
+    /// By blob; after a failure that says nothing about other sources, by source as well.
+    running: SharedWork<(Digest, Option<Source>), Transfer, Outcome>,
     clock: Clock,
 }
 
@@ -62,9 +99,9 @@ impl Downloads {
     /// Sees to it that a blob is in the store, guarded by `lease`.
     ///
     /// # Errors
-    /// Why it cannot be fetched. The failure of a transfer that was begun for somebody else counts
-    /// only if their registry is this pull's too and answers nobody: this pull's own repository
-    /// and credential may open what another one does not.
+    /// Why it cannot be fetched. The failure of a transfer from another source counts only if it is
+    /// this machine's, or that of a registry which both share: this pull's own repository and
+    /// credential may open what another one does not.
     pub(crate) async fn fetch(
         &self,
         wanted: Wanted,
@@ -72,7 +109,8 @@ impl Downloads {
         meter: &Meter,
     ) -> Result<(), PullError> {
         let (digest, size) = (wanted.descriptor.digest, wanted.descriptor.size);
-        let mut alone = false;
+        let own = Source::of(&wanted);
+        let mut apart = None;
         loop {
             // Before the look at the transfers: one that ends in between has left the blob.
             let here =
@@ -83,39 +121,23 @@ impl Downloads {
                 meter.add(Arc::new(count));
                 return Ok(());
             }
-            let Part { done, about: transfer, is_new } = self.transfer(&wanted, lease, alone);
+            let Part { done, about: transfer, is_new } =
+                self.running.join_or_begin((digest, apart.clone()), || {
+                    let (size, is_layer) = (wanted.descriptor.size, wanted.layer.is_some());
+                    let count = Arc::new(BlobCount::new(size, is_layer, Arc::clone(&self.clock)));
+                    let download = self.download(&wanted, lease, &count);
+                    (Transfer { count, source: own.clone() }, download)
+                });
             meter.add(Arc::clone(&transfer.count));
-            match done.await {
-                Ok(()) => return Ok(()),
-                Err(error) if is_new => return Err(error),
-                Err(error)
-                    if matches!(error.trouble, Trouble::Registry(_))
-                        && transfer.registry == wanted.reference.registry() =>
-                {
-                    return Err(error);
-                }
-                Err(_) => {
-                    meter.remove(&transfer.count);
-                    alone = true;
-                }
+            let Err(error) = done.await else { return Ok(()) };
+            if is_new || transfer.source == own {
+                return Err(error);
             }
-        }
-    }
-
-    /// The transfer of a blob: a new one, or unless it is to be had `alone`, one that somebody has
-    /// begun.
-    fn transfer(&self, wanted: &Wanted, lease: &Lease, alone: bool) -> Part<Transfer, Outcome> {
-        let begin = || {
-            let (size, is_layer) = (wanted.descriptor.size, wanted.layer.is_some());
-            let count = Arc::new(BlobCount::new(size, is_layer, Arc::clone(&self.clock)));
-            let download = self.download(wanted, lease, &count);
-            (Transfer { count, registry: wanted.reference.registry().to_owned() }, download)
-        };
-        let digest = wanted.descriptor.digest;
-        if alone {
-            self.running.begin(digest, begin)
-        } else {
-            self.running.join_or_begin(digest, begin)
+            if let Some(error) = own.concerned(&transfer.source, &error) {
+                return Err(error);
+            }
+            meter.remove(&transfer.count);
+            apart = Some(own.clone());
         }
     }
 
@@ -185,5 +207,40 @@ async fn unpack(layers: UnpackedLayers, diff_id: DiffId, tail: Tail) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%diff_id, %error, "layer not unpacked on its way in"),
         Err(error) => tracing::error!(%diff_id, %error, "unpacking panicked"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::images::failure::PullFailureKind;
+
+    #[test]
+    fn failure_elsewhere_counts_only_where_it_would_be_the_same_and_names_nothing_of_theirs() {
+        let source = |registry: &str, repository: &str, credential: &str| Source {
+            registry: registry.to_owned(),
+            repository: repository.to_owned(),
+            credentials: vec![credential.to_owned()],
+        };
+        let own = source("r.example", "tenant-b/app", "b");
+        let machine = || Trouble::Machine("no room".to_owned());
+        let down = || Trouble::Registry("r.example answers with status 503".to_owned());
+        let patience = || Trouble::Patience("r.example asks for patience".to_owned(), None);
+        for (registry, credential, trouble, expected) in [
+            ("other.example", "a", machine(), Some("no room")),
+            ("r.example", "a", down(), Some("r.example answers with status 503")),
+            ("other.example", "b", down(), None),
+            ("r.example", "b", patience(), Some("r.example asks for patience")),
+            ("r.example", "a", patience(), None),
+            ("other.example", "b", patience(), None),
+            ("r.example", "a", Trouble::Credential, None),
+            ("r.example", "a", Trouble::Image, None),
+        ] {
+            let theirs = source(registry, "tenant-a/secret", credential);
+            let text = "GET https://r.example/v2/tenant-a/secret/blobs/x failed".to_owned();
+            let error = PullError { text, kind: PullFailureKind::Other, trouble };
+            let told = own.concerned(&theirs, &error).map(|error| error.text);
+            assert_eq!(told.as_deref(), expected, "{registry} {credential} {:?}", error.trouble);
+        }
     }
 }

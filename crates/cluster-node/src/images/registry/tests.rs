@@ -46,6 +46,8 @@ struct Content {
     down: AtomicBool,
     /// Layers of the repositories `lost/…` are not found, once this is set.
     gone: watch::Sender<bool>,
+    /// Set when one of those was asked for.
+    lost_asked: watch::Sender<bool>,
 }
 
 impl Content {
@@ -171,6 +173,7 @@ async fn fixture_at(content: Content, limits: PullLimits, clock: Clock) -> Fixtu
         async move {
             let path = request.uri().path();
             if path.starts_with("/v2/lost/") && served.is_layer(path) {
+                served.lost_asked.send_replace(true);
                 let mut gone = served.gone.subscribe();
                 gone.wait_for(|gone| *gone).await.expect("the content lives");
                 return StatusCode::NOT_FOUND.into_response();
@@ -363,7 +366,12 @@ async fn repositories_that_lost_a_layer_fail_only_their_own_pulls() {
         let fixture = &fixture;
         async move { fixture.ensure(n, "a", &format!("{name}:1")).await }
     });
-    let whole = fixture.ensure(LOST, "b", "team/app:1");
+    // It comes when the others have begun, and then they learn that theirs is lost.
+    let whole = async {
+        let mut asked = fixture.content.lost_asked.subscribe();
+        asked.wait_for(|asked| *asked).await.expect("the content lives");
+        fixture.ensure(LOST, "b", "team/app:1").await
+    };
     let all_wait = async {
         while !(names.iter().all(|name| asked_for(name)) && asked_for("team/app")) {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -372,8 +380,10 @@ async fn repositories_that_lost_a_layer_fail_only_their_own_pulls() {
     };
     let (lost, whole, ()) = tokio::join!(join_all(pulls), whole, all_wait);
     whole.expect("its own repository has the layer");
-    // Who comes last may find the layer that the whole repository gave.
-    for (name, refused) in names.iter().zip(lost).filter(|(_, pulled)| pulled.is_err()) {
+    let refused: Vec<_> = names.iter().zip(lost).filter(|(_, pulled)| pulled.is_err()).collect();
+    // Who comes late may find the layer that the whole repository gave; not who came first.
+    assert!(!refused.is_empty());
+    for (name, refused) in refused {
         let message = refused.expect_err("filtered").waiting.message;
         let told: Vec<&String> = names.iter().filter(|name| message.contains(*name)).collect();
         assert_eq!(told, [name], "of its own repository: {message}");
@@ -425,6 +435,10 @@ fn only_troubles_of_the_whole_registry_hold_others_back() {
             ),
         ),
         (RegistryErrorKind::NotFound { what: text() }, Trouble::Image),
+        (
+            RegistryErrorKind::NoSpace { reason: text() },
+            Trouble::Machine(RegistryErrorKind::NoSpace { reason: text() }.to_string()),
+        ),
         (RegistryErrorKind::Unauthorized { reason: text() }, Trouble::Credential),
     ] {
         assert_eq!(PullError::new(&kind.into(), "r.example").trouble, expected);

@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use image_policy::verification::{Allowlist, SecretCoordinates};
+use jiff::Timestamp;
 
 use super::*;
 use crate::ExecProviders;
