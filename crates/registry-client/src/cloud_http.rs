@@ -111,7 +111,10 @@ fn check_reach(url: &Url, reach: &Reach) -> Result<(), SendError> {
         Some(Host::Ipv4(address)) => of_address(address.into()),
         Some(Host::Ipv6(address)) => of_address(address.into()),
         Some(Host::Domain("localhost")) => (true, true, true),
-        Some(Host::Domain(GOOGLE_METADATA)) => (true, false, true),
+        // A name may end with the dot of the root.
+        Some(Host::Domain(name)) if name.trim_end_matches('.') == GOOGLE_METADATA => {
+            (true, false, true)
+        }
         Some(Host::Domain(_)) | None => (false, false, false),
     };
     if !url.username().is_empty() || url.password().is_some() {
@@ -198,6 +201,7 @@ mod tests {
             "http://127.0.0.1:40342/x",
             "http://localhost:1/x",
             "http://metadata.google.internal/x",
+            "http://metadata.google.internal./x",
         ] {
             check(url, &Reach::Metadata, None);
         }
@@ -228,6 +232,8 @@ mod tests {
             "https://[fd00:ec2::254]/",
             "https://[fd20:ce::254]/",
             "https://metadata.google.internal/",
+            "https://metadata.google.internal./",
+            "https://METADATA.google.internal./",
             // Alibaba's, Azure's, Oracle's.
             "https://100.100.100.200/",
             "https://168.63.129.16/",
