@@ -6,6 +6,7 @@ use oci_model::Reference;
 
 use crate::client::{Client, Remote};
 use crate::error::{RegistryError, RegistryErrorKind};
+use crate::onward::Target;
 use crate::progress::Progress;
 use crate::transport::{About, body_up_to};
 
@@ -59,7 +60,7 @@ impl Remote {
         let target = format!("_shipway/{endpoint}?{query}");
         let about = About {
             method: request.method,
-            target: &target,
+            target: Target::Path(&target),
             scopes: vec!["registry:admin:*".to_owned()],
             what: format!("{endpoint} at {}", self.reference().registry()),
             progress: &progress,

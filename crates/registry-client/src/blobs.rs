@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::client::{Client, Remote};
 use crate::error::{RegistryError, RegistryErrorKind, with_causes};
+use crate::onward::Target;
 use crate::progress::{Progress, ProgressEvent};
 use crate::transport::{About, STALL_RETRIES_PAUSE};
 
@@ -61,7 +62,7 @@ impl Remote {
         let target = format!("{}/blobs/{digest}", self.repository_path());
         let about = About {
             method: "HEAD",
-            target: &target,
+            target: Target::Path(&target),
             scopes: self.scopes("pull,push"),
             what: digest.to_string(),
             progress,
@@ -152,7 +153,7 @@ impl Remote {
         let target = format!("{}/blobs/{digest}", self.repository_path());
         let about = About {
             method: "GET",
-            target: &target,
+            target: Target::Path(&target),
             scopes: self.scopes("pull"),
             what: format!("blob {digest} of {}", self.reference.name()),
             progress,

@@ -23,6 +23,7 @@ pub mod handshake;
 mod login;
 mod manifests;
 mod oci_layout;
+mod onward;
 mod options;
 mod owners;
 mod progress;

@@ -7,6 +7,7 @@ use crate::challenge::Challenge;
 use crate::client::{Client, Remote};
 use crate::error::{RegistryError, RegistryErrorKind};
 use crate::handshake::{NextStep, Tried, after_unauthorized};
+use crate::onward::Target;
 use crate::progress::Progress;
 use crate::token_service::Purpose;
 use crate::tokens::Authorization;
@@ -45,7 +46,7 @@ impl Remote {
         let progress = Progress::none();
         let about = About {
             method: "GET",
-            target: "",
+            target: Target::Path(""),
             scopes: Vec::new(),
             what: format!("registry API at {}", self.endpoint.host),
             progress: &progress,

@@ -9,6 +9,7 @@ use reqwest::Response;
 
 use crate::client::{Client, Remote};
 use crate::error::{RegistryError, RegistryErrorKind};
+use crate::onward::Target;
 use crate::progress::Progress;
 use crate::transport::{About, BodyError, body_up_to, tell_warnings};
 
@@ -162,7 +163,7 @@ impl Remote {
         let progress = Progress::none();
         let about = About {
             method: "GET",
-            target: "",
+            target: Target::Path(""),
             scopes: Vec::new(),
             what: format!("registry API at {}", self.endpoint.host),
             progress: &progress,
@@ -180,7 +181,7 @@ impl Remote {
         let target = format!("{}/manifests/{key}", self.repository_path());
         let about = About {
             method: "HEAD",
-            target: &target,
+            target: Target::Path(&target),
             scopes: self.scopes("pull"),
             what: self.reference.to_string(),
             progress: &progress,
@@ -216,7 +217,7 @@ impl Remote {
             if key.contains(':') { format!("{name}@{key}") } else { format!("{name}:{key}") };
         let about = About {
             method: "GET",
-            target: &target,
+            target: Target::Path(&target),
             scopes: self.scopes("pull"),
             what: what.clone(),
             progress,
@@ -249,7 +250,7 @@ impl Remote {
         let target = format!("{}/blobs/{digest}", self.repository_path());
         let about = About {
             method: "GET",
-            target: &target,
+            target: Target::Path(&target),
             scopes: self.scopes("pull"),
             what: format!("blob {digest} of {}", self.reference.name()),
             progress: &progress,
@@ -294,7 +295,7 @@ impl Remote {
         let target = format!("{}/manifests/{key}", self.repository_path());
         let about = About {
             method: "PUT",
-            target: &target,
+            target: Target::Path(&target),
             scopes: self.scopes("pull,push"),
             what: self.reference.name(),
             progress,
@@ -331,7 +332,7 @@ impl Remote {
         let target = format!("{}/manifests/{digest}", self.repository_path());
         let about = About {
             method: "HEAD",
-            target: &target,
+            target: Target::Path(&target),
             scopes: self.scopes("pull,push"),
             what: digest.to_string(),
             progress,
@@ -352,7 +353,7 @@ impl Remote {
         let target = format!("{}/manifests/{key}", self.repository_path());
         let about = About {
             method: "DELETE",
-            target: &target,
+            target: Target::Path(&target),
             scopes: self.scopes("delete"),
             what: format!("{} {key}", self.reference.name()),
             progress: &progress,

@@ -12,6 +12,7 @@ use crate::blobs::content_range;
 use crate::client::Remote;
 use crate::error::{RegistryError, RegistryErrorKind, with_causes};
 use crate::manifests::{CONTENT_DIGEST, accept, content_type};
+use crate::onward::Target;
 use crate::progress::Progress;
 use crate::tags::{TagList, next_page};
 use crate::transport::{About, BodyError, body_up_to, refusal};
@@ -215,7 +216,7 @@ impl Remote {
         let target = format!("{}/{rest}", self.repository_path());
         let about = About {
             method,
-            target: &target,
+            target: Target::Path(&target),
             scopes: self.scopes("pull"),
             what: format!("{rest} of {}", self.reference.name()),
             progress: &progress,

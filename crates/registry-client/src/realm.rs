@@ -196,6 +196,13 @@ fn is_forbidden_v6(address: Ipv6Addr) -> bool {
         || matches!((first, second), (0xfd00, 0x0ec2) | (0xfd20, 0x00ce))
 }
 
+/// A name that resolves, and only to where no registry may lead: nobody is out of order.
+#[derive(Debug, thiserror::Error)]
+#[error("{name} has no address that a registry may lead to")]
+pub(crate) struct RefusedName {
+    name: String,
+}
+
 /// Resolves names and leaves out addresses that no registry may lead to. Checked here, a name
 /// cannot resolve to one thing for a check and to another for the connection.
 pub(crate) struct CheckedNames;
@@ -206,8 +213,7 @@ impl Resolve for CheckedNames {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
             let allowed = allowed_addresses(found);
             if allowed.is_empty() {
-                let text = format!("{} has no address that a registry may lead to", name.as_str());
-                return Err(text.into());
+                return Err(RefusedName { name: name.as_str().to_owned() }.into());
             }
             Ok(Box::new(allowed.into_iter()) as Addrs)
         })

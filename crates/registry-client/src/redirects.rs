@@ -1,8 +1,6 @@
 //! Follows redirects by hand, so that what is ours goes to the registry and nowhere else: not to
 //! where a redirect leads, nor back to the registry from there (CVE-2025-4673).
 
-use std::net::IpAddr;
-
 use http::{StatusCode, header};
 use reqwest::Response;
 use url::Url;
@@ -25,6 +23,23 @@ impl Chain {
     pub(crate) fn new(first: Url) -> Self {
         let is_local = crate::endpoint::is_loopback(&authority(&first));
         Self { urls: vec![first], at_home: true, is_local }
+    }
+
+    /// The chain of a request that an answer wants elsewhere, as if by a redirect from `home`.
+    /// Whoever said so on this machine may have said so of this machine.
+    ///
+    /// # Errors
+    /// Why it must not be gone to.
+    pub(crate) fn onward(
+        home: Url,
+        next: Url,
+        is_told_here: bool,
+        options: &ClientOptions,
+    ) -> Result<Self, String> {
+        let mut chain = Self::new(home);
+        chain.is_local |= is_told_here;
+        chain.lead(next, options)?;
+        Ok(chain)
     }
 
     /// Where to send the request now.
@@ -66,9 +81,7 @@ impl Chain {
             return Err("redirected to an address that holds a user".to_owned());
         }
         next.set_fragment(None);
-        // Behind a proxy it is the proxy that we are connected to.
-        let peer = response.remote_addr().filter(|_| self.at_home && options.proxy.is_none());
-        self.at_addresses(peer.map(|peer| peer.ip()));
+        self.is_local |= self.at_home && came_from_here(response, options);
         self.lead(next, options)?;
         Ok(true)
     }
@@ -77,7 +90,7 @@ impl Chain {
     ///
     /// # Errors
     /// Why it must not be gone to.
-    pub(crate) fn lead(&mut self, next: Url, options: &ClientOptions) -> Result<(), String> {
+    fn lead(&mut self, next: Url, options: &ClientOptions) -> Result<(), String> {
         match &options.guard {
             Some(guard) => guard.check_redirect(&self.urls, &next)?,
             None => self.check(&next)?,
@@ -85,11 +98,6 @@ impl Chain {
         self.at_home &= is_same_place(&self.urls[0], &next);
         self.urls.push(next);
         Ok(())
-    }
-
-    /// Notes the addresses of the registry: on this machine it may lead to this machine.
-    pub(crate) fn at_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
-        self.is_local |= addresses.into_iter().any(|address| address.to_canonical().is_loopback());
     }
 
     fn check(&self, next: &Url) -> Result<(), String> {
@@ -105,6 +113,13 @@ impl Chain {
         realm::check_place(next, self.is_local)
             .map_err(|reason| format!("redirected to where it must not: {reason}"))
     }
+}
+
+/// Whether an answer came from this machine, by the connection it came over: what a name resolves
+/// to is its owner's word. Behind a proxy it is the proxy that we are connected to.
+pub(crate) fn came_from_here(response: &Response, options: &ClientOptions) -> bool {
+    let peer = response.remote_addr().filter(|_| options.proxy.is_none());
+    peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback())
 }
 
 /// What is read may be read elsewhere; what is written is written again only where the answer

@@ -11,6 +11,7 @@ use oci_model::{
 
 use crate::client::{Client, Remote};
 use crate::error::{RegistryError, RegistryErrorKind};
+use crate::onward::Target;
 use crate::progress::Progress;
 use crate::push::PushOptions;
 use crate::transport::{About, BodyError, body_up_to};
@@ -142,7 +143,7 @@ impl Remote {
         let what = format!("referrers of {}@{subject}", self.reference.name());
         let about = About {
             method: "GET",
-            target: &target,
+            target: Target::Path(&target),
             scopes: self.scopes("pull"),
             what: what.clone(),
             progress: &progress,

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use crate::client::{Client, Remote};
 use crate::error::{RegistryError, RegistryErrorKind};
+use crate::onward::{Onward, Target};
 use crate::progress::Progress;
 use crate::transport::{About, body_up_to};
 
@@ -76,11 +77,12 @@ impl Remote {
     async fn tags(&self) -> Result<Vec<String>, RegistryError> {
         let progress = Progress::none();
         let mut tags = Vec::new();
-        let mut target = format!("{}/tags/list", self.repository_path());
+        let first = format!("{}/tags/list", self.repository_path());
+        let mut onward: Option<Onward> = None;
         for _ in 0..PAGES_MAX {
             let about = About {
                 method: "GET",
-                target: &target,
+                target: onward.as_ref().map_or(Target::Path(&first), Target::Onward),
                 scopes: self.scopes("pull"),
                 what: self.reference.name(),
                 progress: &progress,
@@ -91,7 +93,7 @@ impl Remote {
                 .get(header::LINK)
                 .and_then(|value| value.to_str().ok())
                 .and_then(next_page)
-                .and_then(|link| response.url().join(link).ok());
+                .and_then(|link| Onward::of(&response, link, self.client.options()));
             let page = body_up_to(response, PAGE_BYTES_MAX).await.ok();
             let page = page.and_then(|bytes| serde_json::from_slice::<TagList>(&bytes).ok());
             let Some(page) = page else {
@@ -100,7 +102,7 @@ impl Remote {
             };
             tags.extend(page.tags.unwrap_or_default());
             match next {
-                Some(next) => target = next.into(),
+                Some(next) => onward = Some(next),
                 None => break,
             }
         }

@@ -12,7 +12,9 @@ use crate::client::Remote;
 use crate::error::{RegistryError, RegistryErrorKind};
 use crate::guard::Credential;
 use crate::handshake::{Grant, TokenRequest};
+use crate::onward::Target;
 use crate::realm::{self, Allowed, Asked, Route};
+use crate::redirects::came_from_here;
 use crate::transport::{About, BodyError, authority, body_up_to, redacted, refusal, request_error};
 
 /// Largest answer of a token service, in bytes: no answer with a token is larger.
@@ -74,12 +76,9 @@ impl Remote {
             let is_trusted = check(Credential::Sent).is_ok();
             return Ok(Approved { request, route: Route::Open, is_trusted, withheld: None });
         }
-        // Behind a proxy it is the proxy that we are connected to.
-        let peer = challenge.remote_addr().filter(|_| options.proxy.is_none());
         let asked = Asked {
             url: challenge.url(),
-            is_local: crate::endpoint::is_loopback(registry)
-                || peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback()),
+            is_local: crate::endpoint::is_loopback(registry) || came_from_here(challenge, options),
             trusted: &options.token_services,
         };
         match realm::check(&request.realm, asked).map_err(refused)? {
@@ -146,7 +145,7 @@ impl Remote {
         if !response.status().is_success() {
             let about = About {
                 method,
-                target: &asked,
+                target: Target::Path(&asked),
                 scopes: Vec::new(),
                 what: format!("token service {asked}"),
                 progress: about.progress,

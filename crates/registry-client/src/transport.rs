@@ -15,8 +15,10 @@ use crate::endpoint::Security;
 use crate::error::{Refusal, RegistryError, RegistryErrorKind, with_causes};
 use crate::guard::is_same_place;
 use crate::handshake::{GiveUp, NextStep, Tried, after_unauthorized};
+use crate::onward::Target;
 use crate::progress::{Progress, ProgressEvent};
 use crate::proxying::rate_limit;
+use crate::realm::RefusedName;
 use crate::redirects::Chain;
 use crate::retry;
 use crate::tls;
@@ -29,8 +31,7 @@ const ERROR_BYTES_MAX: usize = 64 * 1024;
 /// What the request is about, for authorisation and for messages.
 pub(crate) struct About<'a> {
     pub(crate) method: &'static str,
-    /// Path and query below `/v2/`, or an absolute URL from a `Location`.
-    pub(crate) target: &'a str,
+    pub(crate) target: Target<'a>,
     pub(crate) scopes: Vec<String>,
     /// What is looked for, in words for an error.
     pub(crate) what: String,
@@ -212,7 +213,7 @@ impl Remote {
         let method = http::Method::from_bytes(about.method.as_bytes()).unwrap_or(http::Method::GET);
         // An upload or list may continue at another host; our credential is not for it.
         let ours = self.is_own(&url);
-        let mut chain = if ours { Chain::new(url) } else { self.led_to(url).await? };
+        let mut chain = if ours { Chain::new(url) } else { self.led_to(url, about.target)? };
         loop {
             let (host, security) = (authority(chain.url()), self.endpoint.security);
             let http = if chain.is_elsewhere() {
@@ -242,19 +243,12 @@ impl Remote {
     }
 
     /// The chain of a request that the endpoint wants elsewhere, as if by a redirect.
-    async fn led_to(&self, url: Url) -> Result<Chain, Failed> {
+    fn led_to(&self, url: Url, target: Target<'_>) -> Result<Chain, Failed> {
         let scheme = if self.is_plain() { "http" } else { "https" };
         let home = Url::parse(&format!("{scheme}://{}", self.endpoint.host));
         let home = home.map_err(|error| Failed::Redirected(error.to_string()))?;
-        let mut chain = Chain::new(home);
-        // On this machine a registry may have names of its own for its places.
-        if self.client.options().proxy.is_none() {
-            let name = (chain.url().host_str().unwrap_or_default().to_owned(), 0);
-            let found = tokio::net::lookup_host(name).await.into_iter().flatten();
-            chain.at_addresses(found.map(|address| address.ip()));
-        }
-        chain.lead(url, self.client.options()).map_err(Failed::Redirected)?;
-        Ok(chain)
+        Chain::onward(home, url, target.is_told_here(), self.client.options())
+            .map_err(Failed::Redirected)
     }
 
     /// Whether the endpoint is spoken to in plain HTTP.
@@ -275,40 +269,44 @@ impl Remote {
                 .is_ok_and(|own| is_same_place(&own, url))
     }
 
-    /// The address of a target: a path below `/v2/`, or what a `Location` or a `Link` said.
-    ///
-    /// A registry behind a proxy that ends TLS may not know that it is reached by HTTPS, and
-    /// write `http://` before its own name.
-    pub(crate) fn url(&self, target: &str, scheme: &str) -> Result<Url, RegistryError> {
-        let malformed = |_| RegistryErrorKind::Malformed {
-            reason: format!("registry {} sent a bad address {target:?}", self.endpoint.host),
+    /// The address of a target.
+    fn url(&self, target: Target<'_>, scheme: &str) -> Result<Url, RegistryError> {
+        let path = match target {
+            Target::Path(path) => path,
+            Target::Onward(onward) => return self.checked(&onward.url),
         };
-        if target.starts_with("http://") || target.starts_with("https://") {
-            let mut url = Url::parse(target).map_err(malformed)?;
-            if !url.username().is_empty() || url.password().is_some() {
-                let reason =
-                    format!("registry {} sent an address that holds a user", self.endpoint.host);
-                return Err(RegistryErrorKind::Malformed { reason }.into());
-            }
-            if url.scheme() == "http" && !self.is_plain() {
-                let secure = target.replacen("http://", "https://", 1);
-                let secure = Url::parse(&secure).map_err(malformed)?;
-                if !self.is_own(&secure) {
-                    let (host, to) = (&self.endpoint.host, authority(&url));
-                    let reason = format!("registry {host} led from HTTPS to plain HTTP at {to}");
-                    return Err(RegistryErrorKind::Malformed { reason }.into());
-                }
-                url = secure;
-            }
-            return Ok(url);
-        }
-        let path = target.strip_prefix('/').map_or_else(|| format!("v2/{target}"), str::to_owned);
-        let text = format!("{scheme}://{}/{path}", self.endpoint.host);
-        let mut url = Url::parse(&text).map_err(malformed)?;
+        let text = format!("{scheme}://{}/v2/{path}", self.endpoint.host);
+        let mut url = Url::parse(&text).map_err(|_| self.malformed("has no usable address"))?;
         if let Some(registry) = &self.endpoint.mirror_of {
             url.query_pairs_mut().append_pair("ns", registry);
         }
         Ok(url)
+    }
+
+    /// What a `Location` or a `Link` said.
+    ///
+    /// A registry behind a proxy that ends TLS may not know that it is reached by HTTPS, and
+    /// write `http://` before its own name.
+    fn checked(&self, url: &Url) -> Result<Url, RegistryError> {
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(self.malformed("sent an address that is none of HTTP"));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(self.malformed("sent an address that holds a user"));
+        }
+        if url.scheme() == "https" || self.is_plain() {
+            return Ok(url.clone());
+        }
+        let mut secure = url.clone();
+        if secure.set_scheme("https").is_ok() && self.is_own(&secure) {
+            return Ok(secure);
+        }
+        Err(self.malformed(&format!("led from HTTPS to plain HTTP at {}", authority(url))))
+    }
+
+    fn malformed(&self, what: &str) -> RegistryError {
+        let reason = format!("registry {} {what}", self.endpoint.host);
+        RegistryErrorKind::Malformed { reason }.into()
     }
 }
 
@@ -352,6 +350,9 @@ pub(crate) fn request_error(error: &reqwest::Error, registry: &str) -> RegistryE
         let reason = tls::describe(tls_error);
         return RegistryErrorKind::Tls { registry: registry.to_owned(), reason }.into();
     }
+    if let Some(refused) = refused_name(error) {
+        return RegistryErrorKind::Malformed { reason: refused.to_string() }.into();
+    }
     // The URL in reqwest's own text may be a signed one.
     let mut reason = String::new();
     let mut cause = std::error::Error::source(error);
@@ -375,6 +376,12 @@ pub(crate) fn request_error(error: &reqwest::Error, registry: &str) -> RegistryE
         return RegistryErrorKind::Unreachable { registry, reason }.into();
     }
     RegistryErrorKind::Interrupted { reason: format!("connection to {registry}: {reason}") }.into()
+}
+
+/// The name that was not looked up to its end, if that is what failed.
+fn refused_name<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a RefusedName> {
+    let next = |error: &&'a (dyn std::error::Error + 'static)| error.source();
+    std::iter::successors(Some(error), next).find_map(|error| error.downcast_ref())
 }
 
 /// Reads what a refusal says.
@@ -443,3 +450,29 @@ pub(crate) fn tell_warnings(response: &Response, progress: &Progress) {
 
 /// Longest time without any progress before a body is given up; reqwest's read timeout ends it.
 pub(crate) const STALL_RETRIES_PAUSE: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Client;
+    use crate::options::ClientOptions;
+
+    /// cloud-credentials.md 14.2, row 70: a refused name is no outage of the registry.
+    #[tokio::test]
+    async fn a_refused_name_is_told_from_a_registry_that_is_away() {
+        let client = Client::new(ClientOptions::default()).expect("a client");
+        let http = client.http_to_others(Security::Plain);
+        for (url, expected) in [
+            ("http://localhost:1/", "localhost has no address that a registry may lead to"),
+            (
+                "http://127.0.0.1:1/",
+                "cannot reach registry r.example: Connection refused (os error 111)",
+            ),
+        ] {
+            let error = http.get(url).send().await.expect_err(url);
+            let error = request_error(&error, "r.example");
+            assert_eq!(error.to_string(), expected);
+            assert_eq!(is_unreachable(&error), expected.starts_with("cannot reach"), "{url}");
+        }
+    }
+}

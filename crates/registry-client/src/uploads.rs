@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::client::Remote;
 use crate::error::{RegistryError, RegistryErrorKind};
+use crate::onward::{Onward, Target};
 use crate::progress::{Progress, ProgressEvent};
 use crate::transport::About;
 
@@ -122,7 +123,7 @@ impl Remote {
         scopes.push(format!("repository:{}:pull", from.as_str()));
         let about = About {
             method: "POST",
-            target: &target,
+            target: Target::Path(&target),
             scopes,
             what: from.as_str().to_owned(),
             progress,
@@ -136,9 +137,9 @@ impl Remote {
         }
     }
 
-    async fn begin(&self, progress: &Progress) -> Result<String, RegistryError> {
+    async fn begin(&self, progress: &Progress) -> Result<Onward, RegistryError> {
         let target = format!("{}/blobs/uploads/", self.repository_path());
-        let about = self.about_push("POST", &target, progress);
+        let about = self.about_push("POST", Target::Path(&target), progress);
         let response =
             self.send(&about, |request| request.header(header::CONTENT_LENGTH, 0)).await?;
         self.location(&response).ok_or_else(|| self.no_location())
@@ -147,7 +148,7 @@ impl Remote {
     /// Sends a file in one PUT; what a broken connection left is asked for and continued.
     async fn upload_file(
         &self,
-        location: String,
+        location: Onward,
         digest: &Digest,
         path: &Path,
         bytes: u64,
@@ -156,8 +157,8 @@ impl Remote {
         let (mut location, mut from) = (location, 0);
         let mut failures = 0;
         loop {
-            let target = with_digest(&location, digest);
-            let about = self.about_push("PUT", &target, progress);
+            let target = location.with_digest(digest);
+            let about = self.about_push("PUT", Target::Onward(&target), progress);
             let sent = self
                 .send_once_authorized(&about, |request| {
                     let body = file_body(path.to_owned(), from, *digest, progress.clone());
@@ -199,19 +200,19 @@ impl Remote {
     /// Where an upload stands: `GET <location>` answers with the bytes that are safe.
     async fn status(
         &self,
-        location: &str,
+        location: &Onward,
         progress: &Progress,
-    ) -> Result<(String, u64), RegistryError> {
-        let about = self.about_push("GET", location, progress);
+    ) -> Result<(Onward, u64), RegistryError> {
+        let about = self.about_push("GET", Target::Onward(location), progress);
         let response = self.send(&about, |request| request).await?;
-        let next = self.location(&response).unwrap_or_else(|| location.to_owned());
+        let next = self.location(&response).unwrap_or_else(|| location.clone());
         Ok((next, received_bytes(&response).unwrap_or(0)))
     }
 
     fn about_push<'a>(
         &self,
         method: &'static str,
-        target: &'a str,
+        target: Target<'a>,
         progress: &'a Progress,
     ) -> About<'a> {
         let what = format!("upload to {}", self.reference.name());
@@ -219,10 +220,9 @@ impl Remote {
     }
 
     /// The address in a `Location`, absolute or a path of this host.
-    fn location(&self, response: &Response) -> Option<String> {
+    fn location(&self, response: &Response) -> Option<Onward> {
         let value = response.headers().get(header::LOCATION)?.to_str().ok()?;
-        let joined = response.url().join(value).ok()?;
-        Some(joined.into())
+        Onward::of(response, value, self.client.options())
     }
 
     fn no_location(&self) -> RegistryError {
@@ -234,7 +234,7 @@ impl Remote {
 
 enum Mounted {
     Yes,
-    Upload(String),
+    Upload(Onward),
     No,
 }
 
@@ -243,7 +243,7 @@ enum Mounted {
 #[derive(Debug)]
 pub struct BlobUpload {
     remote: Remote,
-    location: String,
+    location: Onward,
     sent: u64,
     chunk: Vec<u8>,
     progress: Progress,
@@ -274,8 +274,8 @@ impl BlobUpload {
         if !self.chunk.is_empty() {
             self.send_chunk().await?;
         }
-        let target = with_digest(&self.location, digest);
-        let about = self.remote.about_push("PUT", &target, &self.progress);
+        let target = self.location.with_digest(digest);
+        let about = self.remote.about_push("PUT", Target::Onward(&target), &self.progress);
         self.remote.send(&about, |request| request.header(header::CONTENT_LENGTH, 0)).await?;
         self.progress.tell(ProgressEvent::Done { digest: *digest });
         Ok(())
@@ -289,7 +289,8 @@ impl BlobUpload {
             let start = self.sent;
             let rest = chunk.slice(chunk.len() - (end - start) as usize..);
             let range = format!("{start}-{}", end - 1);
-            let about = self.remote.about_push("PATCH", &self.location, &self.progress);
+            let target = Target::Onward(&self.location);
+            let about = self.remote.about_push("PATCH", target, &self.progress);
             let sent = self
                 .remote
                 .send_once_authorized(&about, |request| {
@@ -340,12 +341,6 @@ impl BlobUpload {
 /// The registry disagrees about where the upload stands.
 fn is_range_refused(error: &RegistryError) -> bool {
     matches!(error.kind(), RegistryErrorKind::Status { status: 416, .. })
-}
-
-/// A location may have a query of its own.
-fn with_digest(location: &str, digest: &Digest) -> String {
-    let join = if location.contains('?') { '&' } else { '?' };
-    format!("{location}{join}digest={digest}")
 }
 
 /// `Range: 0-<last byte>`; `0-0` is what registries send for nothing at all as well as for one

@@ -62,7 +62,15 @@ pub(crate) struct Fake {
 impl Fake {
     /// Starts a server that answers with `script`.
     pub(crate) async fn start(script: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
-        Self::start_with(None, script).await
+        Self::start_with("127.0.0.1", None, script).await
+    }
+
+    /// Starts a server at another address of this machine.
+    pub(crate) async fn start_at(
+        address: &str,
+        script: impl Fn(&Request) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        Self::start_with(address, None, script).await
     }
 
     /// Starts a server that speaks HTTPS, and plain HTTP on the same port.
@@ -80,14 +88,15 @@ impl Fake {
             .with_no_client_auth()
             .with_single_cert(vec![certificate.der().clone()], key)
             .unwrap();
-        Self::start_with(Some(TlsAcceptor::from(Arc::new(config))), script).await
+        Self::start_with("127.0.0.1", Some(TlsAcceptor::from(Arc::new(config))), script).await
     }
 
     async fn start_with(
+        address: &str,
         tls: Option<TlsAcceptor>,
         script: impl Fn(&Request) -> Answer + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind((address, 0)).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (script, log) = (Arc::new(script), seen.clone());

@@ -227,3 +227,19 @@ async fn nothing_is_sent_to_a_metadata_service_that_a_registry_names() {
         assert!(error.ends_with("a registry must not lead to this address"), "{error}");
     }
 }
+
+/// cloud-credentials.md 12.3: the connection is to the proxy, which says nothing of the registry.
+#[tokio::test]
+async fn a_proxy_on_this_machine_lets_no_registry_lead_there() {
+    let inner = Fake::start(|_| answer(200)).await;
+    let place = format!("http://{}/inner", inner.address);
+    let proxy = Fake::start(move |_| answer(202).header("Location", &place)).await;
+    let plain_http_registries = vec!["registry.test".to_owned()];
+    let client = Client::new(ClientOptions { plain_http_registries, ..behind(&proxy) }).unwrap();
+    let remote = client.remote(&reference("registry.test", "a/b:1"), None);
+    let upload = remote.begin_upload(&Progress::none()).await.unwrap();
+    let error = upload.finish(&oci_model::Digest::of(b"")).await.unwrap_err().to_string();
+    assert!(error.ends_with("it is this machine"), "{error}");
+    assert_eq!(proxy.seen().len(), 1);
+    assert_eq!(inner.lines(), Vec::<String>::new());
+}

@@ -9,6 +9,7 @@ mod fake;
 mod files;
 mod images;
 mod leaks;
+mod names;
 mod own_registry;
 mod proxying;
 mod transfer;
