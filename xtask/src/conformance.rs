@@ -192,7 +192,7 @@ fn names(text: &str, row: &str) -> bool {
     if !is_number(row) {
         return words(text).any(|word| word == row);
     }
-    text.lines().filter_map(|line| line.split_once("//")).any(|(_, comment)| {
+    text.lines().filter_map(comment).any(|comment| {
         let mut is_list = true;
         words(comment).any(|word| {
             let is_named = is_list && word == row;
@@ -202,6 +202,13 @@ fn names(text: &str, row: &str) -> bool {
             is_named
         })
     })
+}
+
+/// What stands behind the slashes of a comment. Those of an address have a text before them.
+fn comment(line: &str) -> Option<&str> {
+    let begins = |at: &usize| line[..*at].chars().next_back().is_none_or(char::is_whitespace);
+    let at = line.match_indices("//").map(|(at, _)| at).find(begins)?;
+    Some(&line[at + 2..])
 }
 
 fn words(text: &str) -> impl Iterator<Item = &str> {
@@ -351,6 +358,10 @@ fn two() {
             ("// Row 12. Port 43", false),
             ("let port = 43;", false),
             ("// row 143", false),
+            ("get(\"http://43:1/\");", false),
+            ("get(\"http://127.0.0.1:1//43\");", false),
+            ("get(\"http://127.0.0.1:1/\"); // row 43", true),
+            ("// rows 12 and 43, by http://127.0.0.1:1/", true),
         ] {
             assert_eq!(names(text, "43"), expected, "{text}");
         }
