@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::time::Duration;
 
 use cluster_control_plane::ControlPlane;
 use serde_json::{Value, json};
@@ -43,6 +44,9 @@ async fn create(client: &kube::Client, name: &str) -> Option<u64> {
     stored["metadata"]["resourceVersion"].as_str()?.parse().ok()
 }
 
+/// Longest wait for the victim, also on a machine with much else to do. It is killed then.
+const VICTIM_MAX: Duration = Duration::from_secs(120);
+
 /// Starts the victim and waits until it serves.
 async fn start_victim(state_dir: &std::path::Path) -> Child {
     let mut victim = Command::new(std::env::current_exe().expect("own path"))
@@ -54,12 +58,17 @@ async fn start_victim(state_dir: &std::path::Path) -> Child {
         .spawn()
         .expect("starts");
     let mut lines = BufReader::new(victim.stdout.take().expect("piped")).lines();
-    while let Some(line) = lines.next_line().await.expect("readable") {
-        if line == SERVES {
-            return victim;
+    let until_it_serves = async {
+        while let Some(line) = lines.next_line().await.expect("readable") {
+            if line == SERVES {
+                return true;
+            }
         }
-    }
-    panic!("the server did not come up");
+        false
+    };
+    let serves = tokio::time::timeout(VICTIM_MAX, until_it_serves).await;
+    assert_eq!(serves, Ok(true), "the server did not come up");
+    victim
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -86,7 +95,8 @@ async fn acknowledged_writes_survive_kill_and_revisions_only_grow() {
         }
         drop(done);
         for _ in 0..WRITES_BEFORE_THE_KILL {
-            acknowledged.push(written.recv().await.expect("acknowledged"));
+            let next = tokio::time::timeout(VICTIM_MAX, written.recv()).await;
+            acknowledged.push(next.expect("the server answers").expect("acknowledged"));
         }
         victim.kill().await.expect("killed and reaped");
         while let Some(last) = written.recv().await {
