@@ -31,6 +31,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) served_here: bool,
     /// Nodes that have the image, if the policy lets them look.
     pub(crate) on_nodes: &'a [String],
+    /// Why it is not known which nodes have it, if the policy lets them look.
+    pub(crate) nodes_unknown: Option<&'a str>,
     /// Architecture of the node, such as `amd64`.
     pub(crate) architecture: &'a str,
     /// Seconds since 1970.
@@ -148,9 +150,12 @@ fn undecided(facts: &Facts<'_>) -> Option<String> {
     None
 }
 
-/// Why a registry's answer may not matter: the image is there already.
+/// Why a registry's answer may not matter: the image is there already, or may be.
 fn on_the_node(facts: &Facts<'_>) -> Option<String> {
-    let (first, others) = facts.on_nodes.split_first()?;
+    let Some((first, others)) = facts.on_nodes.split_first() else {
+        let why = facts.nodes_unknown?;
+        return Some(format!("whether the node has the image already is not known: {why}"));
+    };
     let has = match others.len() {
         0 => format!("node {first} has the image already"),
         1 => format!("nodes {first} and {} have the image already", others[0]),

@@ -59,6 +59,8 @@ pub(crate) struct Gathered {
     pub(crate) events: Vec<Event>,
     /// The images of the pod's node, or of all nodes while it has none.
     pub(crate) node_images: Vec<NodeImages>,
+    /// Why those cannot be read.
+    pub(crate) nodes_unknown: Option<String>,
     /// The secrets of the service account, if they are known.
     pub(crate) account_secrets: Option<Vec<String>>,
     /// Why there may be more secrets than we know.
@@ -132,8 +134,10 @@ pub(crate) async fn gather<C: Cluster>(
     let looks = |image_use| policy::read(image_use).0 != PullPolicy::Always;
     if subject.source != Source::CommandLine && subject.images.iter().any(looks) {
         let node = subject.live.as_ref().and_then(|live| live.node.as_deref());
-        if let Known::Is(images) = cluster.node_images(node).await {
-            gathered.node_images = images;
+        match cluster.node_images(node).await {
+            Known::Is(images) => gathered.node_images = images,
+            Known::Unknown { why } => gathered.nodes_unknown = Some(why),
+            Known::Absent => {}
         }
     }
     gathered

@@ -156,12 +156,12 @@ async fn explain_image<C: Cluster, R: Registry>(
         }
         _ => (vec![Answer::not_asked(); found.list.len()], Answer::not_asked()),
     };
-    let on_nodes =
+    let (on_nodes, nodes_unknown) =
         match (&name.reference, image_policy::decide(&image_use.image, pull_policy, None)) {
             (Some(reference), image_policy::Decision::LookFor(_)) if served != Served::Here => {
-                gathered.nodes_with(reference)
+                (gathered.nodes_with(reference), gathered.nodes_unknown.as_deref())
             }
-            _ => Vec::new(),
+            _ => (Vec::new(), None),
         };
     let facts = Facts {
         subject,
@@ -175,6 +175,7 @@ async fn explain_image<C: Cluster, R: Registry>(
         node: inputs.node,
         served_here: served == Served::Here,
         on_nodes: &on_nodes,
+        nodes_unknown,
         architecture: &inputs.platform.architecture,
         now: inputs.now,
     };

@@ -52,6 +52,7 @@ pub trait Cluster: Sync {
 
     /// The images that nodes report in their statuses, of the one that is named or else of all. A
     /// kubelet reports 50 images at most: what is not in the list may be there all the same.
+    /// `Absent` where there are no such nodes, as where no cluster is looked at.
     fn node_images(
         &self,
         node: Option<&str>,
@@ -112,8 +113,9 @@ impl Cluster for NoCluster {
         self.unknown()
     }
 
+    /// A file alone is explained for a node that is yet to see it: its prediction says so.
     async fn node_images(&self, _: Option<&str>) -> Known<Vec<NodeImages>> {
-        self.unknown()
+        Known::Absent
     }
 
     async fn events(&self, _: &str, _: &str) -> Known<Vec<Event>> {

@@ -56,6 +56,8 @@ struct FakeCluster {
     forbidden: bool,
     no_namespace: bool,
     nodes: Vec<NodeImages>,
+    /// The one node that may be read where nothing else may.
+    readable_node: Option<&'static str>,
 }
 
 fn as_typed<T: serde::de::DeserializeOwned>(value: &Value) -> T {
@@ -91,6 +93,9 @@ impl Cluster for FakeCluster {
     }
 
     async fn node_images(&self, node: Option<&str>) -> Known<Vec<NodeImages>> {
+        if self.forbidden && self.readable_node.is_none_or(|readable| node != Some(readable)) {
+            return Known::Unknown { why: "no right to read nodes".to_owned() };
+        }
         let all = self.nodes.iter();
         Known::Is(all.filter(|known| node.is_none_or(|node| node == known.node)).cloned().collect())
     }
@@ -987,4 +992,67 @@ fn an_image_that_a_node_has_is_not_said_to_fail() {
         pod["spec"]["containers"][0]["imagePullPolicy"] = json!("IfNotPresent");
         assert_eq!(world.explain(&pod, Source::Cluster).verdict, Verdict::Fails);
     }
+}
+
+/// kubelet-images.md 8: who may not read nodes does not know that none has the image.
+#[test]
+fn who_may_not_read_nodes_is_not_told_that_an_image_fails() {
+    let node = NodeImages { node: "one".to_owned(), names: Vec::new() };
+    for refusal in [AnswerKind::Unauthorized, AnswerKind::ConnectionRefused] {
+        let world = World {
+            registry: FakeRegistry { refusal: Some(refusal), ..FakeRegistry::default() },
+            cluster: FakeCluster {
+                forbidden: true,
+                nodes: vec![node.clone()],
+                readable_node: Some("one"),
+                ..FakeCluster::default()
+            },
+            ..World::default()
+        };
+        for (policy, on_node, verdict) in [
+            ("IfNotPresent", None, Verdict::Unknown),
+            ("Never", None, Verdict::Unknown),
+            ("Always", None, Verdict::Fails),
+            ("IfNotPresent", Some("two"), Verdict::Unknown),
+            // It may be read, and does not have the image.
+            ("IfNotPresent", Some("one"), Verdict::Fails),
+        ] {
+            let mut pod = pod(&image(), &[]);
+            pod["spec"]["containers"][0]["imagePullPolicy"] = json!(policy);
+            pod["spec"]["nodeName"] = json!(on_node);
+            let source = if on_node.is_some() { Source::Cluster } else { file() };
+            let found = world.explain(&pod, source);
+            assert_eq!(found.verdict, verdict, "{policy} {on_node:?}: {found:#?}");
+            let said = found.cause.expect("a cause").text;
+            let why = "has the image already is not known: no right to read nodes";
+            assert_eq!(said.contains(why), verdict == Verdict::Unknown, "{said}");
+        }
+    }
+}
+
+/// Without a cluster there is no node that could have the image: the prediction says what it
+/// supposes, and what fails for a new node is said to fail.
+#[test]
+fn a_file_without_a_cluster_is_explained_for_a_node_that_has_nothing() {
+    let no_cluster = NoCluster { why: "no cluster was asked".to_owned() };
+    let mut documents = Documents::default();
+    let text = docker("s", &config(REGISTRY, "jane")).to_string();
+    documents.add("secret.json", &text, "team").expect("a secret");
+    let node = known(Vec::new(), Vec::new());
+    let inputs = Inputs {
+        documents: &documents,
+        secrets: &[],
+        cluster: &no_cluster,
+        registry: Some(&FakeRegistry::default()),
+        node: &node,
+        platform: Platform::linux("amd64"),
+        now: NOW,
+    };
+    let subject = Subject::of_object(&pod(&image(), &["s"]), "team", file()).expect("a subject");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let report = runtime.block_on(explain(&[subject], &inputs));
+    let found = &report.subjects[0].images[0];
+    assert_eq!((report.verdict, report.exit_code), (Verdict::Fails, EXIT_FAILS), "{found:#?}");
+    let supposed = "the node does not have the image yet".to_owned();
+    assert!(found.next.provided.contains(&supposed), "{found:#?}");
 }

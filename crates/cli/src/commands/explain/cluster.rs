@@ -291,24 +291,25 @@ impl Cluster for KubeCluster {
 
     async fn node_images(&self, node: Option<&str>) -> Known<Vec<NodeImages>> {
         let api: Api<Node> = Api::all(self.client.clone());
-        let mut list = ListParams::default().limit(LIST_MAX);
-        if let Some(node) = node {
-            list = list.fields(&format!("metadata.name={node}"));
-        }
-        let found = api.list(&list).await.map(|nodes| {
-            let images = |node: Node| NodeImages {
-                node: node.metadata.name.unwrap_or_default(),
-                names: node
-                    .status
-                    .and_then(|status| status.images)
-                    .unwrap_or_default()
-                    .into_iter()
-                    .filter_map(|image| image.names)
-                    .flatten()
-                    .collect(),
-            };
-            Some(nodes.items.into_iter().map(images).collect())
-        });
+        let images = |node: Node| NodeImages {
+            node: node.metadata.name.unwrap_or_default(),
+            names: node
+                .status
+                .and_then(|status| status.images)
+                .unwrap_or_default()
+                .into_iter()
+                .filter_map(|image| image.names)
+                .flatten()
+                .collect(),
+        };
+        // Who may read one node may not be allowed to list them.
+        let found = match node {
+            Some(node) => api.get_opt(node).await.map(|found| found.map(|one| vec![images(one)])),
+            None => api
+                .list(&ListParams::default().limit(LIST_MAX))
+                .await
+                .map(|nodes| Some(nodes.items.into_iter().map(images).collect())),
+        };
         known(found, "nodes")
     }
 
