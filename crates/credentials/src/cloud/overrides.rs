@@ -76,18 +76,29 @@ pub(crate) fn host_of(url: &str, scheme: &str) -> Option<String> {
 }
 
 /// A URL as an error may show it: a user before the host, the query and the fragment may be
-/// secret.
+/// secret. Where a password may hold what ends a host in a URL, nothing behind the scheme is shown.
 pub(crate) fn without_secrets(url: &str) -> String {
-    let url = url.split(['?', '#']).next().unwrap_or(url);
-    let (scheme, rest) = url.find("://").map_or(("", url), |at| url.split_at(at + 3));
-    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let is_scheme = |text: &str| {
+        text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+    };
+    let (scheme, rest) = match url.find("://") {
+        Some(at) if is_scheme(&url[..at]) => url.split_at(at + 3),
+        _ => ("", url),
+    };
+    let (authority, after) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let outside = match authority.strip_prefix('[') {
+        Some(address) => address.split_once(']').map_or(address, |(_, rest)| rest),
+        None => authority,
+    };
+    // `user:/password@host` and `user:80/password@host` look like a host with or without a port.
+    let may_go_on = outside.contains([':', '@']) && after.contains('@');
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     let after_address = host.rsplit_once(']').map_or(host, |(_, rest)| rest);
     let port = after_address.split_once(':').map_or("", |(_, port)| port);
-    if !port.bytes().all(|byte| byte.is_ascii_digit()) {
-        // The beginning of a password that holds a slash.
+    if may_go_on || !port.bytes().all(|byte| byte.is_ascii_digit()) {
         return format!("{scheme}…");
     }
+    let path = after.split(['?', '#']).next().unwrap_or(after);
     format!("{scheme}{host}{path}")
 }
 
@@ -147,6 +158,16 @@ mod tests {
             ("https://a.example/x?token=s3cret#s3cret", "https://a.example/x"),
             ("http://u:s3cret@a.example:1/x", "http://a.example:1/x"),
             ("http://u:s3/cret@a.example/x", "http://…"),
+            ("http://u:/s3cret@h/x", "http://…"),
+            ("http://u:12/s3cret@h/x", "http://…"),
+            ("http://u:12?s3cret@h/x", "http://…"),
+            ("http://u:12#s3cret@h/x", "http://…"),
+            ("http://u:p@x/s3cret@h", "http://…"),
+            ("u:12/s3cret@h", "…"),
+            ("u:s3cret://s3cret@h", "…"),
+            ("http://a.example:8443/x?s3cret", "http://a.example:8443/x"),
+            ("http://[fd00:ec2::254]/of/a@b", "http://[fd00:ec2::254]/of/a@b"),
+            ("http://[fd00:ec2::254]:80/s3cret@h", "http://…"),
             ("https://a.example/of/a@b.example:act", "https://a.example/of/a@b.example:act"),
             ("http://u:s3cret@[fd00:ec2::254]:80/x", "http://[fd00:ec2::254]:80/x"),
             ("u:s3cret@a.example", "a.example"),
