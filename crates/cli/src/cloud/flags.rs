@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use credentials::cloud::google::ServiceAccountFlow;
 use credentials::cloud::oci::PrincipalKind;
-use credentials::cloud::{CloudOptions, CloudProvider};
+use credentials::cloud::{CloudOptions, CloudProvider, RegistryHost};
 
 use super::ALLOW_ENDPOINTS;
 use crate::exit::Failure;
@@ -120,7 +120,41 @@ impl CloudFlags {
         options.oci.realms.clone_from(&self.realm);
         options.oci.principal = self.principal.map(PrincipalKind::from);
         options.ibm.regions.clone_from(&self.region);
-        options.quay.hosts.clone_from(&self.quay_host);
+        for text in &self.quay_host {
+            let host = RegistryHost::of(text).ok_or_else(|| {
+                Failure::usage(format!(
+                    "--quay-host {text:?}: it is no host of a registry: a name with a dot and \
+                     without a port but 443"
+                ))
+            })?;
+            options.quay.hosts.push(host);
+        }
         Ok(options)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// cloud-credentials.md 14.2, row 76.
+    #[test]
+    fn a_host_of_quay_that_would_never_be_asked_is_refused() {
+        let hosts = |text: &str| {
+            let flags = CloudFlags { quay_host: vec![text.to_owned()], ..CloudFlags::default() };
+            let options = flags.options(CloudProvider::Quay).map_err(|failure| failure.text())?;
+            let hosts = options.quay.hosts.iter().map(|host| host.as_str().to_owned());
+            Ok::<_, String>(hosts.collect::<Vec<_>>())
+        };
+        for text in ["quay.lan", "Quay.LAN", "quay.lan:443", "https://quay.lan/"] {
+            assert_eq!(hosts(text), Ok(vec!["quay.lan".to_owned()]), "{text}");
+        }
+        for text in ["quay.lan:8443", "quay", "u@quay.lan", ""] {
+            let refused = hosts(text).expect_err(text);
+            assert!(
+                refused.starts_with(&format!("--quay-host {text:?}: it is no host")),
+                "{refused}"
+            );
+        }
     }
 }

@@ -43,7 +43,7 @@ const TOKEN_BYTES_MAX: u64 = 64 * 1024;
 pub struct QuayOptions {
     /// Hosts of Quay registries besides `quay.io`. They get the token of whoever asks, so that no
     /// variable names them.
-    pub hosts: Vec<String>,
+    pub hosts: Vec<RegistryHost>,
 }
 
 /// The robot that a pod is.
@@ -56,8 +56,8 @@ pub struct PodRobot<'a> {
 }
 
 /// Whether the host is a Quay registry, whole and to the letter.
-pub fn is_registry(host: &RegistryHost, hosts: &[String]) -> bool {
-    host.as_str() == PUBLIC_HOST || hosts.iter().any(|own| own.eq_ignore_ascii_case(host.as_str()))
+pub fn is_registry(host: &RegistryHost, hosts: &[RegistryHost]) -> bool {
+    host.as_str() == PUBLIC_HOST || hosts.contains(host)
 }
 
 /// Whether this machine is a robot.

@@ -19,7 +19,8 @@ fn ask_for(
     host: &str,
     pod: Option<PodRobot<'_>>,
 ) -> Result<Option<CloudCredential>, CloudError> {
-    let options = QuayOptions { hosts: vec!["quay.example.com".to_owned()] };
+    let own = RegistryHost::of("quay.example.com").expect("a host");
+    let options = QuayOptions { hosts: vec![own] };
     credential(world, &RegistryHost::of(host).expect("a host"), &options, pod)
 }
 
