@@ -180,11 +180,12 @@ pub(crate) fn stored_credential(
     }
 }
 
-/// Whether a helper that is not installed is one of a cloud's, whose work is done in-process.
+/// Whether a helper that is not installed is one of a cloud's, whose work is done in-process: also
+/// where it would have nothing to say, as Quay's for who is no robot.
 fn is_builtin(program: &str, server: &str) -> bool {
     crate::commands::credential_helper::clouds_of_program(program).is_some()
         && !is_installed(program)
-        && crate::cloud::is_asked_about(server)
+        && crate::cloud::is_of_wanted(server)
 }
 
 /// Whether a program is found on the path.

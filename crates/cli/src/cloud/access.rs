@@ -27,15 +27,20 @@ pub(crate) enum Wants {
     Push,
 }
 
-/// The clouds that the user wants to be asked. Where this machine is no robot of Quay there is
-/// nothing to ask it for.
+/// The clouds that the user wants to be asked and that may have something for this process.
 fn providers() -> Result<Vec<CloudProvider>, Failure> {
-    let mut wanted = wanted()?;
-    let is_robot = std::env::var_os(quay::ROBOT).is_some_and(|value| !value.is_empty());
-    wanted.retain(|provider| *provider != CloudProvider::Quay || is_robot);
-    Ok(wanted)
+    Ok(giving(wanted()?))
 }
 
+/// Those of some clouds that may have something for this process: whoever is no robot of Quay has
+/// nothing to ask it for.
+pub(crate) fn giving(mut clouds: Vec<CloudProvider>) -> Vec<CloudProvider> {
+    let is_robot = std::env::var_os(quay::ROBOT).is_some_and(|value| !value.is_empty());
+    clouds.retain(|provider| *provider != CloudProvider::Quay || is_robot);
+    clouds
+}
+
+/// The clouds that the user wants to be asked.
 fn wanted() -> Result<Vec<CloudProvider>, Failure> {
     match std::env::var(PROVIDERS).ok().filter(|value| !value.is_empty()).as_deref() {
         None | Some("all") => Ok(CloudProvider::ALL.to_vec()),
@@ -53,10 +58,20 @@ pub(crate) fn is_asked_about(server: &str) -> bool {
     provider_of(server).is_some()
 }
 
+/// Whether a server is of a cloud that the user wants to be asked, also where it would have nothing
+/// for this process.
+pub(crate) fn is_of_wanted(server: &str) -> bool {
+    owner(wanted(), server).is_some()
+}
+
 /// The cloud that would be asked about a server.
 pub(crate) fn provider_of(server: &str) -> Option<CloudProvider> {
-    let options = CloudOptions::only(providers().unwrap_or_default());
-    options.provider_of(&RegistryHost::of(server)?)
+    owner(providers(), server)
+}
+
+/// The one of some clouds that a server is of; none where it is not known which are meant.
+fn owner(clouds: Result<Vec<CloudProvider>, Failure>, server: &str) -> Option<CloudProvider> {
+    CloudOptions::only(clouds.unwrap_or_default()).provider_of(&RegistryHost::of(server)?)
 }
 
 /// Whether a cloud is asked for a server that speaks for others: whoever may read there reads with

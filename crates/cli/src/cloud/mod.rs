@@ -24,7 +24,8 @@ use registry_client::{ClientOptions, CloudHttp};
 use rsa::pkcs8::{EncodePrivateKey as _, LineEnding};
 
 pub(crate) use self::access::{
-    Access, CloudAnswer, Wants, cloud_credential, is_asked_about, is_asked_for_others, provider_of,
+    Access, CloudAnswer, Wants, cloud_credential, giving, is_asked_about, is_asked_for_others,
+    is_of_wanted, provider_of,
 };
 use crate::exit::{Failure, Kind};
 use crate::registries::{proxy_of_environment, roots_of_environment};

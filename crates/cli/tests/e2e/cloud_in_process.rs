@@ -423,6 +423,16 @@ fn a_robot_of_quay_reads_what_is_private_and_the_public_needs_none() {
     });
     clouds.shipway(&["tags", "quay.io/public/app"], &[], "").ok();
     clouds.shipway(&["tags", "quay.io/team/app"], &[], "").refused();
+    // Also for those whose file names a helper, which is not there.
+    for helper in ["quay", "shipway"] {
+        let config = json!({ "credHelpers": { "quay.io": helper } }).to_string();
+        clouds.write("home/.docker/config.json", &config);
+        clouds.shipway(&["tags", "quay.io/public/app"], &[], "").ok();
+        clouds.shipway(&["tags", "quay.io/team/app"], &[], "").refused();
+        let unwanted = [("SHIPWAY_CLOUD_CREDENTIALS", "ecr")];
+        let ran = clouds.shipway(&["tags", "quay.io/public/app"], &unwanted, "");
+        assert!(ran.stderr.contains("install the helper"), "{ran:?}");
+    }
     let file = clouds.write("token", &format!("{CANARY}-jwt"));
     let variables = [
         ("QUAY_ROBOT", "team+puller"),

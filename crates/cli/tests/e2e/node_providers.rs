@@ -77,7 +77,7 @@ fn clouds_open_images_to_a_node_by_plugin_and_by_itself() {
     let secret = format!("{CANARY}-key");
     let machine = Machine::start(
         Kubectl::Machine,
-        &[&config, &programs, "--cloud-credentials=ecr"],
+        &[&config, &programs, "--cloud-credentials=ecr,quay"],
         &[
             ("HTTPS_PROXY", &proxy),
             ("SSL_CERT_FILE", certificates.to_str().expect("UTF-8")),
@@ -124,4 +124,9 @@ fn clouds_open_images_to_a_node_by_plugin_and_by_itself() {
     explained(OF_PLUGIN, "provider-not-run", "provider-decides");
     explained(OF_NOBODY, "provider-not-run", "provider-decides");
     explained(OF_NODE, "cloud-not-asked", "cloud-decides");
+    // The node is no robot of Quay's, so that it has nothing to ask it for.
+    let ran = machine.shipway(&["explain", "--image", "quay.io/team/app:1", "-o", "json"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    let report: Value = serde_json::from_str(&ran.stdout).expect("JSON");
+    assert_eq!(report["subjects"][0]["images"][0]["cause"]["code"], "no-credential", "{report}");
 }

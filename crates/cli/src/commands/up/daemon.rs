@@ -222,7 +222,10 @@ fn node_record(args: &UpArgs) -> Result<NodeRecord, Failure> {
             .map(std::path::absolute)
             .transpose()
             .context("cannot find the working directory")?,
-        cloud_credentials: args.providers.clouds().iter().map(ToString::to_string).collect(),
+        cloud_credentials: crate::cloud::giving(args.providers.clouds())
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
     })
 }
 
