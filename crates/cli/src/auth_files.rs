@@ -43,8 +43,9 @@ pub(crate) fn credential_for(
     repository: &str,
 ) -> Result<Option<RegistryAuth>, Failure> {
     let environment = environment();
-    if environment.registry_auth_file.is_none()
-        && let Some(config) = of_environment()
+    if environment.registry_auth_file.is_some() {
+        warn_of_hidden();
+    } else if let Some(config) = of_environment()
         && let Some(found) = stored_credential(&config, server, repository)?
     {
         return Ok(Some(found));
@@ -56,6 +57,19 @@ pub(crate) fn credential_for(
         }
     }
     Ok(None)
+}
+
+/// Says which variables `REGISTRY_AUTH_FILE` hides: builds, whose order is kaniko's, read them.
+fn warn_of_hidden() {
+    let is_set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let hidden: Vec<&str> =
+        ["DOCKER_AUTH_CONFIG", "DOCKER_CONFIG"].into_iter().filter(is_set).collect();
+    if !hidden.is_empty() {
+        let (hidden, verb) = (hidden.join(" and "), if hidden.len() > 1 { "are" } else { "is" });
+        warn_once(format!(
+            "{hidden} {verb} not read: REGISTRY_AUTH_FILE is set, and its file is the only one"
+        ));
+    }
 }
 
 /// What docker's file adds to every request to a registry.

@@ -268,7 +268,13 @@ fn files_that_are_named_hide_all_others() {
         let before = clouds.received().len();
         let mut all = vec![("XDG_RUNTIME_DIR", run)];
         all.extend(variables);
-        let _ = clouds.shipway(&["tags", &format!("{host}/team/app")], &all, "");
+        let ran = clouds.shipway(&["tags", &format!("{host}/team/app")], &all, "");
+        // Who is hidden is said, once; docker's own variables go together in silence.
+        let warning =
+            "warning: DOCKER_AUTH_CONFIG and DOCKER_CONFIG are not read: REGISTRY_AUTH_FILE";
+        let hides = variables.iter().any(|(name, _)| *name == "REGISTRY_AUTH_FILE");
+        assert_eq!(ran.stderr.matches(warning).count(), usize::from(hides), "{ran:?}");
+        assert_eq!(ran.stderr.matches("warning").count(), usize::from(hides), "{ran:?}");
         let sent = clouds.received().split_off(before);
         sent.iter().map(|request| request.header("authorization").to_owned()).collect()
     };
