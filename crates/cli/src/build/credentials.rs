@@ -51,7 +51,8 @@ pub(crate) struct CredentialFile {
 }
 
 impl CredentialFile {
-    /// Reads `DOCKER_AUTH_CONFIG`, `config.json` in `directory`, and podman's file; the first that knows a registry counts.
+    /// Reads `DOCKER_AUTH_CONFIG`, `config.json` in `directory`, and podman's file; the first that
+    /// knows a registry counts.
     pub(crate) fn read(directory: Option<&Path>) -> Result<Self, Failure> {
         let mut configs = Vec::from_iter(config_of_environment());
         if let Some(directory) = directory {

@@ -23,7 +23,8 @@ const INPUT_BYTES_MAX: u64 = 64 * 1024;
 /// Speaks docker's credential helper protocol. A link to this binary on the path, called
 /// docker-credential-shipway (all clouds), docker-credential-ecr-login, docker-credential-gcr,
 /// docker-credential-acr-env, docker-credential-ocir, docker-credential-icr or
-/// docker-credential-quay, is used by naming it in config.json: {"credHelpers": {"eu-docker.pkg.dev": "shipway"}}.
+/// docker-credential-quay, is used by naming it in config.json:
+/// {"credHelpers": {"eu-docker.pkg.dev": "shipway"}}.
 #[derive(Args, Debug)]
 pub(crate) struct CredentialHelperArgs {
     /// Whose registries: ecr, google, acr, oci, ibm, quay or all

@@ -20,7 +20,8 @@ type Outcome = Result<Option<CloudCredential>, CloudError>;
 
 /// All clouds behind one question (cloud-credentials.md section 11).
 ///
-/// A credential is kept for [`CloudCredential::keep_for`], as its cloud advises; then the next who asks renews it, while others get the old one as long as it is valid. A failed exchange is
+/// A credential is kept for [`CloudCredential::keep_for`], as its cloud advises; then the next who
+/// asks renews it, while others get the old one as long as it is valid. A failed exchange is
 /// answered from memory for ten seconds at most. Time is measured on a clock that nobody sets, so
 /// a corrected time of day neither ends a credential nor keeps it.
 pub struct Clouds {
