@@ -6,13 +6,14 @@ use image_policy::PullPolicy;
 use oci_model::Reference;
 
 use super::answer::{Answer, AnswerKind};
+use super::attempt::{self, LastFailure};
 use super::candidates::Candidates;
 use super::fix::{self, Fix};
 use super::gathering::{Gathered, SecretState};
 use super::image_name::ImageName;
 use super::node_side::NodeSide;
 use super::present;
-use super::report::{Cause, Verdict};
+use super::report::{Cause, Present, Verdict};
 use super::subject::{ImageUse, Source, Subject};
 
 /// Everything that is known about one image.
@@ -35,6 +36,10 @@ pub(crate) struct Facts<'a> {
     pub(crate) nodes_unknown: Option<&'a str>,
     /// Architecture of the node, such as `amd64`.
     pub(crate) architecture: &'a str,
+    /// What the cluster says about the container now.
+    pub(crate) present: Option<&'a Present>,
+    /// The failed pull that it waits for to be tried again.
+    pub(crate) last_failure: Option<&'a LastFailure>,
     /// Seconds since 1970.
     pub(crate) now: i64,
 }
@@ -45,6 +50,16 @@ fn cause(code: &str, text: impl Into<String>, fix: Fix) -> Cause {
 
 /// The verdict, and its cause unless the image comes.
 pub(crate) fn conclude(facts: &Facts<'_>) -> (Verdict, Option<Cause>) {
+    let (verdict, cause) = by_answers(facts);
+    // What opens from here may fail on the node all the same.
+    match attempt::node_failed(facts).filter(|_| verdict == Verdict::Pulls) {
+        Some(failed) => (Verdict::Unknown, Some(failed)),
+        None => (verdict, cause),
+    }
+}
+
+/// What the registry's answers say.
+fn by_answers(facts: &Facts<'_>) -> (Verdict, Option<Cause>) {
     if let Some(found) = before_any_request(facts) {
         return found;
     }
@@ -100,9 +115,11 @@ pub(crate) fn conclude(facts: &Facts<'_>) -> (Verdict, Option<Cause>) {
         None => of_absent(facts, reference, deciding),
     };
     if let Some(provider) = facts.candidates.providers.first() {
+        let said = present::provider_failed(facts.image_use, facts.gathered)
+            .map_or_else(String::new, |said| format!(" (the node said of it last: {said})"));
         let text = format!(
             "the credential provider {provider} of the node decides, and explaining does not run \
-             it; without it: {}",
+             it{said}; without it: {}",
             found.text
         );
         let decided = Cause { code: "provider-decides".to_owned(), text, ..found };
@@ -120,6 +137,14 @@ pub(crate) fn conclude(facts: &Facts<'_>) -> (Verdict, Option<Cause>) {
     if let Some(why) = undecided(facts) {
         let text = format!("{}; {why}", found.text);
         return (Verdict::Unknown, Some(Cause { text, ..found }));
+    }
+    if let (true, Some(node)) = (facts.was_refused(), facts.on_nodes.first()) {
+        let text = format!(
+            "{}; node {node} has the image, and wants a proof that this pod may use it: it asked \
+             the registry for this pod, and was refused",
+            found.text
+        );
+        return (Verdict::Fails, Some(Cause { text, ..found }));
     }
     (Verdict::Fails, Some(found))
 }
@@ -152,6 +177,10 @@ fn undecided(facts: &Facts<'_>) -> Option<String> {
 
 /// Why a registry's answer may not matter: the image is there already, or may be.
 fn on_the_node(facts: &Facts<'_>) -> Option<String> {
+    // The node asked the registry for this very pod: what it has does not do.
+    if facts.was_refused() {
+        return None;
+    }
     let Some((first, others)) = facts.on_nodes.split_first() else {
         let why = facts.nodes_unknown?;
         return Some(format!("whether the node has the image already is not known: {why}"));

@@ -128,7 +128,7 @@ pub(crate) async fn gather<C: Cluster>(
     if let Some(live) = &subject.live
         && let Known::Is(events) = cluster.events(&subject.namespace, &live.pod).await
     {
-        gathered.events = events;
+        gathered.events = events.into_iter().filter(|event| live.is_meant_by(event)).collect();
     }
     // What always asks the registry does not ask what the node has.
     let looks = |image_use| policy::read(image_use).0 != PullPolicy::Always;

@@ -6,6 +6,7 @@
 //! result holds a password or token. Start reading at [`explain`].
 
 mod answer;
+mod attempt;
 mod candidates;
 mod cause;
 mod documents;
@@ -163,6 +164,8 @@ async fn explain_image<C: Cluster, R: Registry>(
             }
             _ => (Vec::new(), None),
         };
+    let present = present::read(subject, image_use, gathered, inputs.now);
+    let last_failure = attempt::last_failure(subject, image_use, gathered);
     let facts = Facts {
         subject,
         image_use,
@@ -177,11 +180,14 @@ async fn explain_image<C: Cluster, R: Registry>(
         on_nodes: &on_nodes,
         nodes_unknown,
         architecture: &inputs.platform.architecture,
+        present: present.as_ref(),
+        last_failure: last_failure.as_ref(),
         now: inputs.now,
     };
     let (verdict, cause) = cause::conclude(&facts);
     let next = prediction::predict(&facts);
     let mut remarks = name.remarks.clone();
+    remarks.extend(attempt::remark(&facts, verdict));
     remarks.extend(policy::remark(pull_policy));
     remarks.extend(found.remarks.iter().cloned());
     for provider in &found.providers {
@@ -216,7 +222,7 @@ async fn explain_image<C: Cluster, R: Registry>(
         verdict,
         cause,
         next,
-        present: present::read(subject, image_use, gathered, inputs.now),
+        present,
     }
 }
 

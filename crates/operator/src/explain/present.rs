@@ -1,6 +1,7 @@
 //! What the cluster says about a container now: its waiting state, its last events, and when the
 //! node may try again.
 
+use image_policy::event::PULL_PROGRESS;
 use image_policy::{BACK_OFF_INITIAL, BACK_OFF_MAX};
 use k8s_openapi::api::core::v1::Event;
 
@@ -12,15 +13,27 @@ use super::subject::{ImageUse, Subject};
 const EVENTS_MAX: usize = 5;
 
 /// The reasons of events about images.
-const REASONS: [&str; 7] = [
+const REASONS: [&str; 9] = [
     "Pulling",
+    PULL_PROGRESS,
     "Pulled",
     "Failed",
     "BackOff",
     "InspectFailed",
     "ErrImageNeverPull",
     "FailedToRetrieveImagePullSecret",
+    PROVIDER_FAILED,
 ];
+
+/// The reason of our node's event about a credential provider that gave nothing.
+const PROVIDER_FAILED: &str = "CredentialProviderFailed";
+
+/// The reasons that an event about the pod as a whole may have.
+const REASONS_OF_PODS: [&str; 2] = ["FailedToRetrieveImagePullSecret", PROVIDER_FAILED];
+
+/// The waiting reasons between a failed pull and the next one (kubelet-images.md 3.1).
+const FAILED_PULLS: [&str; 4] =
+    ["ErrImagePull", "ImagePullBackOff", "RegistryUnavailable", "SignatureValidationFailed"];
 
 /// The present state of one container, if its pod exists; `now` is in seconds since 1970.
 pub(crate) fn read(
@@ -31,16 +44,14 @@ pub(crate) fn read(
 ) -> Option<Present> {
     let live = subject.live.as_ref()?;
     let state = live.states.iter().find(|state| state.container == image_use.name);
-    let waiting = state.and_then(|state| state.waiting.clone());
+    let waiting = waiting(subject, image_use);
     let mut events: Vec<&Event> =
         gathered.events.iter().filter(|event| is_about(event, image_use)).collect();
     events.sort_by_key(|event| last_seen(event));
     let failures: Vec<&&Event> =
         events.iter().filter(|event| message(event).starts_with("Failed to pull image")).collect();
     let attempts: u32 = failures.iter().map(|event| count(event)).sum();
-    let is_failing = waiting
-        .as_ref()
-        .is_some_and(|(reason, _)| reason == "ErrImagePull" || reason == "ImagePullBackOff");
+    let is_failing = waiting.is_some_and(|(reason, _)| is_failed_pull(reason));
     let last_failure = failures.last().and_then(|event| last_seen(event));
     let next_attempt_seconds = last_failure.filter(|_| is_failing).map(|last| {
         let end = last + i64::try_from(window(attempts)).unwrap_or(i64::MAX);
@@ -48,12 +59,46 @@ pub(crate) fn read(
     });
     let skipped = events.len().saturating_sub(EVENTS_MAX);
     Some(Present {
-        waiting: waiting.map(|(reason, message)| WaitingReport { reason, message }),
+        waiting: waiting.map(|(reason, message)| WaitingReport {
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+        }),
         started: state.is_some_and(|state| state.started),
         events: events.into_iter().skip(skipped).map(shown).collect(),
         attempts: (attempts > 0).then_some(attempts),
         next_attempt_seconds,
     })
+}
+
+/// Reason and message of the waiting state of one container.
+pub(crate) fn waiting<'a>(
+    subject: &'a Subject,
+    image_use: &ImageUse,
+) -> Option<(&'a str, &'a str)> {
+    let live = subject.live.as_ref()?;
+    let state = live.states.iter().find(|state| state.container == image_use.name)?;
+    state.waiting.as_ref().map(|(reason, message)| (reason.as_str(), message.as_str()))
+}
+
+/// Whether a waiting reason is that of a failed pull.
+pub(crate) fn is_failed_pull(reason: &str) -> bool {
+    FAILED_PULLS.contains(&reason)
+}
+
+/// The error of the last failed pull of this image, by its event.
+pub(crate) fn failed_pull(image_use: &ImageUse, gathered: &Gathered) -> Option<String> {
+    let prefix = format!("Failed to pull image {:?}: ", image_use.image);
+    let of_image = gathered.events.iter().filter(|event| is_about(event, image_use));
+    let failures = of_image.filter(|event| message(event).starts_with(&prefix));
+    let last = failures.max_by_key(|event| last_seen(event))?;
+    message(last).strip_prefix(&prefix).map(str::to_owned)
+}
+
+/// What the node said last about a credential provider that gave nothing.
+pub(crate) fn provider_failed(image_use: &ImageUse, gathered: &Gathered) -> Option<String> {
+    let of_image = gathered.events.iter().filter(|event| is_about(event, image_use));
+    let failures = of_image.filter(|event| event.reason.as_deref() == Some(PROVIDER_FAILED));
+    failures.max_by_key(|event| last_seen(event)).map(|event| message(event).to_owned())
 }
 
 /// The text of the last failed pull, if it speaks of a refused credential.
@@ -82,9 +127,7 @@ fn is_about(event: &Event, image_use: &ImageUse) -> bool {
         (Some(path), Some(own)) => path == own,
         (Some(_), None) => false,
         // Events of the pod itself, or of an image volume, which names no path.
-        (None, _) => {
-            reason == "FailedToRetrieveImagePullSecret" || message(event).contains(&image_use.image)
-        }
+        (None, _) => REASONS_OF_PODS.contains(&reason) || message(event).contains(&image_use.image),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What is explained: the images of one pod, or of the pods that an object will make.
 
-use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Event, Pod, PodSpec};
 use serde_json::Value;
 
 /// Something that runs, or will run, containers.
@@ -101,6 +101,8 @@ impl Role {
 pub struct Live {
     /// Its name.
     pub pod: String,
+    /// The uids that its events may name: a static pod has one of its own beside its mirror's.
+    pub uids: Vec<String>,
     /// Its node, once it has one.
     pub node: Option<String>,
     /// When it was made, in seconds since 1970.
@@ -309,6 +311,12 @@ fn applied_policy(containers: &Value, name: &str) -> Applied {
 }
 
 impl Live {
+    /// Whether an event about a pod of this name is about this one, and not about an earlier one.
+    pub(crate) fn is_meant_by(&self, event: &Event) -> bool {
+        let uid = event.involved_object.uid.as_ref().filter(|uid| !uid.is_empty());
+        uid.is_none_or(|uid| self.uids.is_empty() || self.uids.contains(uid))
+    }
+
     /// What is known about a pod of the cluster.
     pub fn of_pod(pod: &Pod) -> Self {
         let mut states = Vec::new();
@@ -329,8 +337,11 @@ impl Live {
                 states.push(ContainerState { container: container.name.clone(), waiting, started });
             }
         }
+        let annotations = pod.metadata.annotations.as_ref();
+        let of_static = annotations.and_then(|all| all.get("kubernetes.io/config.hash"));
         Self {
             pod: pod.metadata.name.clone().unwrap_or_default(),
+            uids: pod.metadata.uid.iter().chain(of_static).cloned().collect(),
             node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
             created: pod.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
             states,

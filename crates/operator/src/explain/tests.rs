@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod live_pods;
+
 const REGISTRY: &str = "r.example:5000";
 const PASSWORD: &str = "canary-password-4711";
 const NOW: i64 = 1_800_000_000;

@@ -228,7 +228,8 @@ fn of_present(image: &ImageReport, out: &mut String) {
         None => "has no state yet".to_owned(),
     };
     if let Some(attempts) = present.attempts {
-        let _ = write!(text, "; {attempts} failed pulls");
+        let noun = if attempts == 1 { "pull" } else { "pulls" };
+        let _ = write!(text, "; {attempts} failed {noun}");
     }
     match present.next_attempt_seconds {
         Some(0) => text.push_str("; the next may start now"),
