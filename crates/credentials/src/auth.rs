@@ -42,6 +42,17 @@ impl RegistryAuth {
         }
     }
 
+    /// Whether it is a user name without password, a password without user name, or neither, such
+    /// as the entry `{}` that is left when docker keeps the password elsewhere. It is a credential
+    /// in a keyring (kubelet-images.md 4 and 15.2, A14) and nothing that can be shown to a
+    /// registry: containerd and docker ask as nobody with it.
+    pub fn is_nobody(&self) -> bool {
+        match self {
+            Self::Basic { username, password, .. } => username.is_empty() || password.is_empty(),
+            Self::IdentityToken { .. } | Self::RegistryToken { .. } => false,
+        }
+    }
+
     /// Hex SHA-256 that identifies this credential in pull records (KEP-2535), as the kubelet
     /// computes it: over compact JSON of the non-empty fields in the order of `AuthConfig`.
     pub fn identity_hash(&self) -> String {

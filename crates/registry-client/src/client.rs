@@ -139,10 +139,12 @@ impl Client {
         self.inner.elsewhere.clone()
     }
 
-    /// The repository of `reference` at its own registry.
+    /// The repository of `reference` at its own registry. With a credential that is nobody's
+    /// ([`RegistryAuth::is_nobody`]) it asks without any.
     pub fn remote(&self, reference: &Reference, auth: Option<&RegistryAuth>) -> Remote {
         let endpoint = Endpoint::upstream(reference.registry(), self.options());
-        Remote { client: self.clone(), endpoint, reference: reference.clone(), auth: auth.cloned() }
+        let auth = auth.filter(|auth| !auth.is_nobody()).cloned();
+        Remote { client: self.clone(), endpoint, reference: reference.clone(), auth }
     }
 
     /// Where to pull from: the mirrors of the registry, then the registry itself.

@@ -38,6 +38,25 @@ async fn missing_credential_is_told_in_containerds_words() {
     );
 }
 
+/// kubelet-images.md 11 and 15.2, A14: a kubelet hands the entry `{}` to its runtime, which asks
+/// as nobody with it. Seen with kubelet 1.36.1.
+#[tokio::test]
+async fn credential_of_nobody_is_not_sent() {
+    let open_to_nobody_only = Fake::start(|request| match request.header("authorization") {
+        None => image(b"layer").serve(request),
+        Some(_) => answer(401).header("WWW-Authenticate", "Basic realm=\"r\""),
+    })
+    .await;
+    let closed = basic_registry().await;
+    for auth in [user("", ""), user("", "pw"), user("ada", "")] {
+        let open = reference(&open_to_nobody_only.address, "a/b:1");
+        client().fetch_manifest(&open, std::slice::from_ref(&auth)).await.expect("a public image");
+        let private = reference(&closed.address, "a/b:1");
+        let error = client().fetch_manifest(&private, &[auth]).await.unwrap_err().to_string();
+        assert!(error.ends_with("no basic auth credentials"), "{error}");
+    }
+}
+
 #[tokio::test]
 async fn refused_credential_is_told_with_the_status() {
     let fake = basic_registry().await;
