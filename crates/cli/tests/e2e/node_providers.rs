@@ -129,4 +129,16 @@ fn clouds_open_images_to_a_node_by_plugin_and_by_itself() {
     assert_eq!(ran.code, 1, "{ran:?}");
     let report: Value = serde_json::from_str(&ran.stdout).expect("JSON");
     assert_eq!(report["subjects"][0]["images"][0]["cause"]["code"], "no-credential", "{report}");
+
+    // A file that somebody writes at does not end what does not need it; a flag that names it does.
+    let broken = clouds.write("config/3.json", "{\"providers\": [");
+    let image = ["explain", "--image", "quay.io/team/app:1"];
+    let ran = machine.shipway(&image);
+    assert_eq!(ran.code, 7, "{ran:?}");
+    assert!(ran.stdout.contains("[node.providers-unread]"), "{ran:?}");
+    let broken = format!("--credential-provider-config={broken}");
+    let ran = machine.shipway(&[&image[..], &[broken.as_str()]].concat());
+    assert_eq!(ran.code, 2, "{ran:?}");
+    let said = "the configuration of credential providers ";
+    assert!(ran.stderr.contains(said) && ran.stderr.contains("3.json: "), "{ran:?}");
 }

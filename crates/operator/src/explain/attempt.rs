@@ -78,7 +78,7 @@ fn kind_of(error: &str, image: &str) -> FailureKind {
     let has_status = text
         .split(|c: char| !c.is_ascii_alphanumeric())
         .any(|word| matches!(word, "401" | "403" | "404" | "429"));
-    if says(&["no space left on device", "disk quota exceeded"]) {
+    if says(&["no space left", "disk quota exceeded"]) {
         FailureKind::Space
     } else if says(&["x509", "certificate"]) {
         FailureKind::Certificate
@@ -207,6 +207,7 @@ mod tests {
         let image = "r.example/denied/app:404";
         for (error, expected) in [
             ("write /state/blobs/sha256/ab: No space left on device (os error 28)", Space),
+            ("no space left for /state/blobs/sha256/ab", Space),
             ("tls: failed to verify certificate: x509: unknown authority", Certificate),
             ("dial tcp: lookup r.example: no such host", Network),
             (

@@ -9,8 +9,9 @@ use super::answer::{Answer, AnswerKind};
 use super::attempt::{self, LastFailure};
 use super::candidates::Candidates;
 use super::fix::{self, Fix};
-use super::gathering::{Gathered, SecretState};
+use super::gathering::{ATTACHED_LATER, Gathered, SecretState};
 use super::image_name::ImageName;
+use super::naming;
 use super::node_side::NodeSide;
 use super::present;
 use super::report::{Cause, Present, Verdict};
@@ -42,6 +43,13 @@ pub(crate) struct Facts<'a> {
     pub(crate) last_failure: Option<&'a LastFailure>,
     /// Seconds since 1970.
     pub(crate) now: i64,
+}
+
+impl Facts<'_> {
+    /// Whether the container runs, or has run and does not wait for its image.
+    pub(crate) fn has_started(&self) -> bool {
+        self.present.is_some_and(|present| present.started && present.waiting.is_none())
+    }
 }
 
 fn cause(code: &str, text: impl Into<String>, fix: Fix) -> Cause {
@@ -82,7 +90,7 @@ fn by_answers(facts: &Facts<'_>) -> (Verdict, Option<Cause>) {
         cause(
             "secrets-unreadable",
             format!("which credentials the pod has is not known: {why}"),
-            fix::look_with_more_rights(facts.subject),
+            fix::look_with_more_rights(facts.subject, facts.gathered),
         )
     });
     let has_candidates = !facts.candidates.list.is_empty();
@@ -154,17 +162,14 @@ fn undecided(facts: &Facts<'_>) -> Option<String> {
     if facts.answers.iter().any(|answer| answer.kind == AnswerKind::NotAsked) {
         return Some("not every credential was tried, and another one may open it".to_owned());
     }
-    let live = facts.subject.live.as_ref();
-    let state = live
-        .and_then(|live| live.states.iter().find(|state| state.container == facts.image_use.name));
-    if state.is_some_and(|state| state.started && state.waiting.is_none()) {
-        return Some(
-            "it has started with this image already, which only a new pull would need again"
-                .to_owned(),
-        );
+    if let Some(why) = has_started(facts) {
+        return Some(why);
     }
     if let Some(why) = on_the_node(facts) {
         return Some(why);
+    }
+    if let NodeSide::Known { providers_unread: Some(why), .. } = facts.node {
+        return Some(format!("a credential provider of the node may have one for it: {why}"));
     }
     // An image of the command line has no node: what is asked is what these credentials open.
     if let (NodeSide::Unknown { why }, false) =
@@ -173,6 +178,13 @@ fn undecided(facts: &Facts<'_>) -> Option<String> {
         return Some(format!("the node may have a credential of its own: {why}"));
     }
     None
+}
+
+/// Why a refusal matters only later: the container runs, or has run.
+fn has_started(facts: &Facts<'_>) -> Option<String> {
+    facts.has_started().then(|| {
+        "it has started with this image already, which only a new pull would need again".to_owned()
+    })
 }
 
 /// Why a registry's answer may not matter: the image is there already, or may be.
@@ -194,6 +206,17 @@ fn on_the_node(facts: &Facts<'_>) -> Option<String> {
         "{has}, and a pod starts there without the registry unless that node wants a proof that \
          this pod may use it (imagePullCredentialsVerificationPolicy)"
     ))
+}
+
+/// What to do first, where the secrets that a service account has got since do not open the image
+/// either: making the pod again would not mend it.
+pub(crate) fn instead_of_making_again(attached: &mut Cause, again: Option<Cause>) {
+    let Some(again) = again.filter(|cause| cause.code != "secrets-unreadable") else { return };
+    *attached = Cause {
+        text: format!("{}; and made again it would have no luck: {}", attached.text, again.text),
+        fix: format!("{}; then make the pod again", again.fix),
+        ..again
+    };
 }
 
 /// What fails, or cannot be told, without asking a registry.
@@ -223,11 +246,11 @@ fn before_any_request(facts: &Facts<'_>) -> Option<(Verdict, Option<Cause>)> {
     if facts.policy == PullPolicy::Never && !facts.served_here {
         let text = "the policy is Never: it starts only where the image is on the node already, \
                     and where the pod may use it";
-        let text = match on_the_node(facts) {
+        let text = match has_started(facts).or_else(|| on_the_node(facts)) {
             Some(why) => format!("{text}; {why}"),
             None => text.to_owned(),
         };
-        let fix = fix::policy(subject, image_use);
+        let fix = fix::policy(subject, image_use, facts.anonymous.kind.is_about_access());
         return Some((Verdict::Unknown, Some(cause("never-pull", text, fix))));
     }
     None
@@ -256,7 +279,7 @@ fn of_absent(facts: &Facts<'_>, reference: &Reference, answer: &Answer) -> Cause
         }
     };
     let text = format!("{registry} wants a credential, and {known}");
-    cause("no-credential", text, fix::first_secret(facts.subject, facts.gathered, registry))
+    cause("no-credential", text, naming::first_secret(facts.subject, facts.gathered, registry))
 }
 
 /// A name that means something else than it looks like.
@@ -294,7 +317,7 @@ fn of_sources(facts: &Facts<'_>, reference: &Reference) -> Option<Cause> {
                 });
             }
             SecretState::Found(_) => {
-                if let Some(found) = of_found_secret(facts, name, namespace, server) {
+                if let Some(found) = of_found_secret(facts, name, server) {
                     return Some(found);
                 }
             }
@@ -302,7 +325,7 @@ fn of_sources(facts: &Facts<'_>, reference: &Reference) -> Option<Cause> {
     }
     let of_account = facts.gathered.remarks.iter();
     of_account
-        .filter(|remark| remark.code == "account.attached-later")
+        .filter(|remark| remark.code == ATTACHED_LATER)
         .map(|remark| {
             let fix = fix::make_pod_again();
             cause("account-attached-later", remark.text.clone(), fix)
@@ -311,7 +334,8 @@ fn of_sources(facts: &Facts<'_>, reference: &Reference) -> Option<Cause> {
 }
 
 /// Why a secret that exists holds nothing for the image.
-fn of_found_secret(facts: &Facts<'_>, name: &str, namespace: &str, server: &str) -> Option<Cause> {
+fn of_found_secret(facts: &Facts<'_>, name: &str, server: &str) -> Option<Cause> {
+    let namespace = &facts.subject.namespace;
     let of_it: Vec<_> = facts
         .candidates
         .remarks
@@ -323,7 +347,7 @@ fn of_found_secret(facts: &Facts<'_>, name: &str, namespace: &str, server: &str)
     let code = first.code.as_str();
     let is = |codes: &[Code]| codes.iter().any(|known| known.name() == code);
     if is(&[Code::WrongSecretType]) {
-        let fix = fix::retype_secret(namespace, name, server, &first.text);
+        let fix = naming::retype_secret(facts.subject, facts.gathered, name, server, &first.text);
         return Some(cause("secret-wrong-type", text, fix));
     }
     let renewed = fix::renew_secret(facts.gathered, namespace, name, server, None);
@@ -448,7 +472,7 @@ fn of_transport(facts: &Facts<'_>, reference: &Reference, answer: &Answer) -> Ca
             });
             let mut text = format!("{registry} limits how often it may be asked{when}");
             let Some(refused) = present::refused_before(facts.image_use, facts.gathered) else {
-                let fix = fix::first_secret(facts.subject, facts.gathered, registry);
+                let fix = naming::first_secret(facts.subject, facts.gathered, registry);
                 return cause("rate-limited", text, fix);
             };
             // Registries answer so too when a password was wrong too often.
@@ -460,7 +484,7 @@ fn of_transport(facts: &Facts<'_>, reference: &Reference, answer: &Answer) -> Ca
                     let namespace = &facts.subject.namespace;
                     fix::renew(facts.gathered, namespace, first, registry, user)
                 }
-                None => fix::first_secret(facts.subject, facts.gathered, registry),
+                None => naming::first_secret(facts.subject, facts.gathered, registry),
             };
             cause("rate-limited", text, fix)
         }

@@ -1,24 +1,26 @@
 //! The one thing to do, in words and as a command that can be pasted. No command holds a secret:
 //! what needs one asks for it.
 
+use std::net::IpAddr;
+
 use credentials::{Candidate, Origin, PullSecret, keyring_of_pull_secrets};
 use oci_model::Reference;
 
 use super::gathering::{Gathered, NamedBy, SecretState};
 use super::subject::{ImageUse, Role, Source, Subject};
 
-/// Name of the secret that is suggested where there is none.
-const FIRST_SECRET: &str = "regcred";
-
 /// The type of secrets that hold docker's config.json.
-const DOCKER_TYPE: &str = "kubernetes.io/dockerconfigjson";
+pub(super) const DOCKER_TYPE: &str = "kubernetes.io/dockerconfigjson";
 
 /// Asks for the password without showing it; it stays in the shell, whose printf is no program.
-const ASK_PASSWORD: &str = "printf 'password: ' >&2 && { stty -echo 2>/dev/null; IFS= read -r PW; \
+pub(super) const ASK_PASSWORD: &str = "printf 'password: ' >&2 && { stty -echo 2>/dev/null; IFS= read -r PW; \
                             stty echo 2>/dev/null; [ -n \"$PW\" ]; }";
 
+/// Asks for the user.
+const ASK_USER: &str = "printf 'user: ' >&2 && IFS= read -r U";
+
 /// A directory that nobody else can read and that does not stay.
-const DIRECTORY: &str = "umask 077; D=$(mktemp -d) && trap 'stty echo 2>/dev/null; rm -rf \"$D\"' \
+pub(super) const DIRECTORY: &str = "umask 077; D=$(mktemp -d) && trap 'stty echo 2>/dev/null; rm -rf \"$D\"' \
                          EXIT && trap 'exit 1' INT TERM";
 
 /// What to do.
@@ -28,12 +30,12 @@ pub(crate) struct Fix {
     pub(crate) command: Option<String>,
 }
 
-fn fix(text: impl Into<String>, command: impl Into<String>) -> Fix {
+pub(super) fn fix(text: impl Into<String>, command: impl Into<String>) -> Fix {
     Fix { text: text.into(), command: Some(command.into()) }
 }
 
 /// A text as one word of a POSIX shell.
-fn word(text: &str) -> String {
+pub(super) fn word(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@=,+%".contains(c);
     if !text.is_empty() && text.chars().all(is_plain) {
         return text.to_owned();
@@ -51,7 +53,7 @@ fn server_of(registry: &str) -> &str {
 
 /// What is done with a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Write {
+pub(super) enum Write {
     /// It is made; nothing happens if there is one.
     Create,
     /// Its config is written; type, labels and other data stay.
@@ -62,10 +64,16 @@ enum Write {
 
 /// The commands that ask for a credential and write it into a secret. The password is never in
 /// an argument of a program, and what fails leaves the secret as it was.
-fn write(how: Write, namespace: &str, name: &str, registry: &str, user: Option<&str>) -> String {
+pub(super) fn write(
+    how: Write,
+    namespace: &str,
+    name: &str,
+    registry: &str,
+    user: Option<&str>,
+) -> String {
     let (ask_user, user) = match user {
         Some(user) => (String::new(), word(user)),
-        None => ("printf 'user: ' >&2 && IFS= read -r U && ".to_owned(), "\"$U\"".to_owned()),
+        None => (format!("{ASK_USER} && "), "\"$U\"".to_owned()),
     };
     let (name, namespace, server) = (word(name), word(namespace), server_of(registry));
     let asked = format!("{DIRECTORY} && {ask_user}{ASK_PASSWORD}");
@@ -95,7 +103,7 @@ fn write(how: Write, namespace: &str, name: &str, registry: &str, user: Option<&
 }
 
 /// Makes a secret of the file that was written, name and namespace being words.
-fn create_from_file(name: &str, namespace: &str) -> String {
+pub(super) fn create_from_file(name: &str, namespace: &str) -> String {
     format!(
         "kubectl create secret generic {name} -n {namespace} --type={DOCKER_TYPE} \
          --from-file=.dockerconfigjson=\"$D/config.json\""
@@ -103,7 +111,7 @@ fn create_from_file(name: &str, namespace: &str) -> String {
 }
 
 /// Reads a secret's config into the file, name and namespace being words.
-fn read_config(name: &str, namespace: &str) -> String {
+pub(super) fn read_config(name: &str, namespace: &str) -> String {
     format!(
         "kubectl get secret {name} -n {namespace} -o jsonpath='{{.data.\\.dockerconfigjson}}' > \
          \"$D/base64\" && base64 -d < \"$D/base64\" > \"$D/config.json\""
@@ -213,99 +221,6 @@ pub(crate) fn copy_secret(name: &str, from: &str, namespace: &str) -> Fix {
     )
 }
 
-/// A second secret with the type that counts: types never change, and the first one may serve
-/// something else. `found` says which data it has.
-pub(crate) fn retype_secret(namespace: &str, name: &str, registry: &str, found: &str) -> Fix {
-    let second = format!("{name}-registry");
-    let command = if found.contains(".dockerconfigjson") {
-        let (name, namespace) = (word(name), word(namespace));
-        let created = create_from_file(&word(&second), &namespace);
-        format!("({DIRECTORY} && {} && {created})", read_config(&name, &namespace))
-    } else {
-        write(Write::Create, namespace, &second, registry, None)
-    };
-    fix(
-        format!(
-            "make secret {second} of the type {DOCKER_TYPE}, and name it instead of {name} (a pod \
-             that exists must be made again for that)"
-        ),
-        command,
-    )
-}
-
-/// Makes a secret, and says who must name it.
-pub(crate) fn first_secret(subject: &Subject, gathered: &Gathered, registry: &str) -> Fix {
-    if subject.kind == "Image" {
-        return fix(
-            format!("bring a credential for {registry}"),
-            format!("shipway login {}", word(registry)),
-        );
-    }
-    let (namespace, account) = (&subject.namespace, &subject.service_account);
-    let of_account = gathered.account_secrets.as_ref();
-    let is_taken = |name: &String| {
-        subject.pull_secrets.contains(name) || of_account.is_some_and(|list| list.contains(name))
-    };
-    let numbered = (2..).map(|n| format!("{FIRST_SECRET}-{n}"));
-    let name = std::iter::once(FIRST_SECRET.to_owned())
-        .chain(numbered)
-        .find(|name| !is_taken(name))
-        .unwrap_or_else(|| FIRST_SECRET.to_owned());
-    let made = write(Write::Create, namespace, &name, registry, None);
-    let whole = |list: &[String]| {
-        let names = list.iter().chain(std::iter::once(&name));
-        let names: Vec<_> = names.map(|name| serde_json::json!({"name": name})).collect();
-        serde_json::json!({"imagePullSecrets": names})
-    };
-    // Admission copies the account's list into a pod that names none.
-    let is_copied = subject.kind == "Pod"
-        && subject.source == Source::Cluster
-        && of_account.is_some_and(|list| *list == subject.pull_secrets);
-    if subject.pull_secrets.is_empty() || is_copied {
-        let text = format!(
-            "make a secret, and let the service account {account} hand it to new pods; pods that \
-             exist must be made again"
-        );
-        // A list of an account is replaced as a whole (kubelet-images.md 15.8, S11).
-        return match of_account {
-            Some(list) => fix(
-                text,
-                format!(
-                    "{made} && kubectl patch serviceaccount {} -n {} --type=merge -p {}",
-                    word(account),
-                    word(namespace),
-                    word(&whole(list).to_string())
-                ),
-            ),
-            None => fix(text, made),
-        };
-    }
-    let text =
-        format!("make a secret, and add {name} to the imagePullSecrets that name the others");
-    if subject.source != Source::Cluster || subject.kind == "PodTemplate" {
-        return fix(text, made);
-    }
-    if matches!(subject.kind.as_str(), "Pod" | "Job") {
-        let kind = subject.kind.to_lowercase();
-        return fix(format!("{text}; a {kind} that exists must be deleted and made again"), made);
-    }
-    let mut patch =
-        serde_json::json!({"spec": {"template": {"spec": whole(&subject.pull_secrets)}}});
-    if subject.kind == "CronJob" {
-        patch = serde_json::json!({"spec": {"jobTemplate": patch}});
-    }
-    fix(
-        text,
-        format!(
-            "{made} && kubectl patch {} {} -n {} --type=merge -p {}",
-            subject.kind.to_lowercase(),
-            word(&subject.name),
-            word(namespace),
-            word(&patch.to_string())
-        ),
-    )
-}
-
 /// Writes another image.
 pub(crate) fn image(subject: &Subject, image_use: &ImageUse, meant: Option<&str>) -> Fix {
     let Some(meant) = meant else {
@@ -342,7 +257,7 @@ pub(crate) fn image(subject: &Subject, image_use: &ImageUse, meant: Option<&str>
 }
 
 /// Lets the node pull.
-pub(crate) fn policy(subject: &Subject, image_use: &ImageUse) -> Fix {
+pub(crate) fn policy(subject: &Subject, image_use: &ImageUse, is_private: bool) -> Fix {
     let text = "write IfNotPresent, or bring the image to each node";
     let is_workload =
         !matches!(subject.kind.as_str(), "Pod" | "Job" | "CronJob" | "Image" | "PodTemplate");
@@ -364,7 +279,18 @@ pub(crate) fn policy(subject: &Subject, image_use: &ImageUse) -> Fix {
             ),
         );
     }
-    fix(text, format!("shipway node pull {}", word(&image_use.image)))
+    let pull = format!("shipway node pull {}", word(&image_use.image));
+    if is_private {
+        return fix(
+            format!("{text} (with a credential: --creds-file FILE, or as here)"),
+            format!(
+                "(trap 'stty echo 2>/dev/null' EXIT && trap 'exit 1' INT TERM && {ASK_USER} && \
+                 {ASK_PASSWORD} && printf '%s' \"$PW\" | {pull} --username \"$U\" \
+                 --password-stdin)"
+            ),
+        );
+    }
+    fix(text, pull)
 }
 
 /// Makes the service account.
@@ -389,8 +315,16 @@ pub(crate) fn make_pod_again() -> Fix {
     }
 }
 
-/// Looks with the rights that are missing.
-pub(crate) fn look_with_more_rights(subject: &Subject) -> Fix {
+/// Looks with the rights that are missing, or at a cluster at all.
+pub(crate) fn look_with_more_rights(subject: &Subject, gathered: &Gathered) -> Fix {
+    if gathered.no_cluster {
+        return Fix {
+            text: "explain with a cluster (without --no-cluster), or bring the secret: --secret \
+                   FILE, a manifest or docker's config.json"
+                .to_owned(),
+            command: None,
+        };
+    }
     fix(
         "explain with an account that may read the pod's secrets",
         format!("kubectl auth can-i get secrets -n {}", word(&subject.namespace)),
@@ -418,9 +352,13 @@ pub(crate) fn look_up(registry: &str) -> Fix {
 /// Connects by hand.
 pub(crate) fn connect(registry: &str) -> Fix {
     let host = if registry == "docker.io" { "registry-1.docker.io" } else { registry };
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    let address = name.trim_matches(['[', ']']).parse::<IpAddr>();
+    let is_here = name == "localhost" || address.is_ok_and(|address| address.is_loopback());
+    let scheme = if is_here { "http" } else { "https" };
     fix(
         "check that the registry runs, its port, and firewalls",
-        format!("curl -sSv -o /dev/null {}", word(&format!("https://{host}/v2/"))),
+        format!("curl -sSv -o /dev/null {}", word(&format!("{scheme}://{host}/v2/"))),
     )
 }
 
@@ -513,12 +451,6 @@ mod tests {
             for part in ["--force", "replace", "--docker-password", "read -rs"] {
                 assert!(!text.contains(part), "{part} in {text}");
             }
-        }
-        for found in ["its data are password", "its type is Opaque, with .dockerconfigjson"] {
-            let command = retype_secret("ns", "db-password", "r:5000", found).command;
-            let command = command.expect("a command");
-            assert!(command.contains("kubectl create secret generic db-password-registry "));
-            assert!(!command.contains("replace") && !command.contains("patch"), "{command}");
         }
     }
 

@@ -16,6 +16,9 @@ use super::subject::{Source, Subject};
 /// Secrets that one pod may name, as a bound on the work.
 const SECRETS_MAX: usize = 100;
 
+/// Code of the remark about a service account that got its secrets after the pod was made.
+pub(crate) const ATTACHED_LATER: &str = "account.attached-later";
+
 /// Who names a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NamedBy {
@@ -63,6 +66,10 @@ pub(crate) struct Gathered {
     pub(crate) nodes_unknown: Option<String>,
     /// The secrets of the service account, if they are known.
     pub(crate) account_secrets: Option<Vec<String>>,
+    /// Those of them that the pod was made too early for.
+    pub(crate) attached: Vec<NamedSecret>,
+    /// Whether there is no cluster to look into.
+    pub(crate) no_cluster: bool,
     /// Why there may be more secrets than we know.
     pub(crate) unknown: Option<String>,
 }
@@ -91,6 +98,25 @@ impl Gathered {
         nodes.map(|node| node.node.clone()).collect()
     }
 
+    /// What would be known if the pod were made again, if its service account has got secrets
+    /// since it was made.
+    pub(crate) fn made_again(&self) -> Option<Self> {
+        if self.attached.is_empty() {
+            return None;
+        }
+        let unknown = self.attached.iter().find_map(|secret| match &secret.state {
+            SecretState::Unknown { why } => Some(why.clone()),
+            SecretState::Found(_) | SecretState::Missing { .. } => None,
+        });
+        Some(Self {
+            secrets: self.attached.clone(),
+            remarks: Vec::new(),
+            attached: Vec::new(),
+            unknown,
+            ..self.clone()
+        })
+    }
+
     /// The names that the node cannot read, in order.
     pub(crate) fn missing(&self) -> Vec<String> {
         self.secrets
@@ -109,7 +135,7 @@ pub(crate) async fn gather<C: Cluster>(
     extra: &[PullSecret],
     cluster: &C,
 ) -> Gathered {
-    let mut gathered = Gathered::default();
+    let mut gathered = Gathered { no_cluster: !cluster.is_there(), ..Gathered::default() };
     let (names, named_by) = names(subject, documents, cluster, &mut gathered).await;
     for name in names.iter().take(SECRETS_MAX) {
         let state = read(name, subject, documents, extra, cluster).await;
@@ -124,6 +150,12 @@ pub(crate) async fn gather<C: Cluster>(
             named_by: NamedBy::CommandLine,
             state: SecretState::Found(secret.clone()),
         });
+    }
+    let is_late = gathered.remarks.iter().any(|remark| remark.code == ATTACHED_LATER);
+    for name in gathered.account_secrets.iter().flatten().take(SECRETS_MAX).filter(|_| is_late) {
+        let state = read(name, subject, documents, extra, cluster).await;
+        let named_by = NamedBy::ServiceAccount;
+        gathered.attached.push(NamedSecret { name: name.clone(), named_by, state });
     }
     if let Some(live) = &subject.live
         && let Known::Is(events) = cluster.events(&subject.namespace, &live.pod).await
@@ -175,7 +207,7 @@ async fn names<C: Cluster>(
             if was_admitted && named.is_empty() && !of_account.is_empty() {
                 gathered.remarks.push(Remark::about(
                     object,
-                    "account.attached-later",
+                    ATTACHED_LATER,
                     format!(
                         "it has the pull secrets {} now, but they are copied into a pod only when \
                          it is made: this pod has none",

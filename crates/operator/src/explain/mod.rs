@@ -13,6 +13,7 @@ mod documents;
 mod fix;
 mod gathering;
 mod image_name;
+mod naming;
 mod node_side;
 mod policy;
 mod prediction;
@@ -118,6 +119,10 @@ async fn explain_subject<C: Cluster, R: Registry>(
         let text = format!("which credentials the node has of its own is unknown: {why}");
         remarks.push(Remark::new("node.unknown", text));
     }
+    if let NodeSide::Known { providers_unread: Some(why), .. } = inputs.node {
+        let text = format!("which credential providers the node has is unknown: {why}");
+        remarks.push(Remark::new("node.providers-unread", text));
+    }
     SubjectReport {
         kind: subject.kind.clone(),
         namespace: subject.namespace.clone(),
@@ -152,10 +157,8 @@ async fn explain_image<C: Cluster, R: Registry>(
     };
     let (answers, anonymous) = match &name.reference {
         Some(_) if served == Served::Here => (Vec::new(), Answer::opens(None)),
-        Some(reference) if found.broken.is_none() => {
-            asked.about(&reference.with_default_tag(), &found.list, inputs).await
-        }
-        _ => (vec![Answer::not_asked(); found.list.len()], Answer::not_asked()),
+        Some(reference) => asked.about(reference, &found, inputs).await,
+        None => (Vec::new(), Answer::not_asked()),
     };
     let (on_nodes, nodes_unknown) =
         match (&name.reference, image_policy::decide(&image_use.image, pull_policy, None)) {
@@ -184,7 +187,19 @@ async fn explain_image<C: Cluster, R: Registry>(
         last_failure: last_failure.as_ref(),
         now: inputs.now,
     };
-    let (verdict, cause) = cause::conclude(&facts);
+    let (verdict, mut cause) = cause::conclude(&facts);
+    if let (Some(attached), Some(again), Some(reference)) = (
+        cause.as_mut().filter(|cause| cause.code == "account-attached-later"),
+        gathered.made_again(),
+        &name.reference,
+    ) {
+        let found = candidates::find(&reference.name(), &again, inputs.node);
+        let (answers, anonymous) = asked.about(reference, &found, inputs).await;
+        let (answers, anonymous) = (&answers, &anonymous);
+        let (gathered, candidates, last_failure) = (&again, &found, None);
+        let facts = Facts { gathered, candidates, answers, anonymous, last_failure, ..facts };
+        cause::instead_of_making_again(attached, cause::conclude(&facts).1);
+    }
     let next = prediction::predict(&facts);
     let mut remarks = name.remarks.clone();
     remarks.extend(attempt::remark(&facts, verdict));
@@ -249,14 +264,19 @@ struct Asked {
 }
 
 impl Asked {
-    /// The answers to each candidate and to nobody. Up to the first success the questions are the
+    /// The answers to each candidate and to nobody; none where the node asks nobody. Up to the first success the questions are the
     /// node's own; the others only look.
     async fn about<C, R: Registry>(
         &mut self,
         reference: &Reference,
-        candidates: &[Candidate],
+        candidates: &Candidates,
         inputs: &Inputs<'_, C, R>,
     ) -> (Vec<Answer>, Answer) {
+        let (reference, is_broken) = (&reference.with_default_tag(), candidates.broken.is_some());
+        let candidates = &candidates.list;
+        if is_broken {
+            return (vec![Answer::not_asked(); candidates.len()], Answer::not_asked());
+        }
         let mut answers: Vec<Answer> = Vec::new();
         let mut question = Question::Pull;
         for candidate in candidates {

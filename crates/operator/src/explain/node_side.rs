@@ -25,6 +25,8 @@ pub enum NodeSide {
         providers: Vec<Provider>,
         /// The clouds that it asks itself, for their own registries.
         clouds: Vec<CloudProvider>,
+        /// Why its providers are not known, if they are not.
+        providers_unread: Option<String>,
         /// Its rewrites of image names; the first that matches counts.
         mirrors: Vec<ImageMirror>,
         /// Whether it is known to be shipway's own node and no kubelet.

@@ -1,10 +1,15 @@
 //! What the kubelet does next about one image: its events and the container's waiting state, in
 //! the texts of `image_policy`.
 
-use image_policy::{Decision, Event, Presence, Refusal, Waiting, decide, event, pull_failure};
+use credentials::Origin;
+use image_policy::{
+    Decision, Event, Presence, PullPolicy, Refusal, Waiting, decide, event, pull_failure,
+};
 
 use super::answer::AnswerKind;
+use super::attempt;
 use super::cause::Facts;
+use super::present;
 use super::report::{EventReport, Prediction, WaitingReport};
 
 /// Predicts the next container start.
@@ -17,6 +22,10 @@ pub(crate) fn predict(facts: &Facts<'_>) -> Prediction {
     let image = &facts.image_use.image;
     let decision = match decide(image, facts.policy, None) {
         Decision::LookFor(_) if facts.served_here => {
+            decide(image, facts.policy, Some(&Presence::Usable { verified: true }))
+        }
+        Decision::LookFor(_) if facts.policy == PullPolicy::Never && facts.has_started() => {
+            next.provided.push("the node still has the image".to_owned());
             decide(image, facts.policy, Some(&Presence::Usable { verified: true }))
         }
         Decision::LookFor(_) if !facts.on_nodes.is_empty() => {
@@ -52,6 +61,20 @@ pub(crate) fn predict(facts: &Facts<'_>) -> Prediction {
     next
 }
 
+/// A node that fails with a file of its own may not have seen what the file holds now.
+fn files_are_read(facts: &Facts<'_>) -> Option<String> {
+    let opens = facts.answers.iter().position(|answer| answer.kind == AnswerKind::Opens);
+    let deciding = facts.candidates.list.get(opens.unwrap_or(0))?;
+    let is_of_node = matches!(&deciding.origin, Origin::File { .. });
+    let waiting = facts.present.and_then(|present| present.waiting.as_ref());
+    let has_failed = waiting.is_some_and(|waiting| present::is_failed_pull(&waiting.reason));
+    (is_of_node && has_failed).then(|| {
+        "the node has read its file since it was written: the node reads its files every 5m \
+         (shipway up --node-credentials-cache)"
+            .to_owned()
+    })
+}
+
 /// One attempt per candidate, or one without any.
 fn pull(facts: &Facts<'_>, image: &str, next: &mut Prediction) {
     next.events.push(shown(event::pulling(image)));
@@ -64,6 +87,7 @@ fn pull(facts: &Facts<'_>, image: &str, next: &mut Prediction) {
     if let Some(cloud) = facts.candidates.cloud {
         next.provided.push(format!("cloud {cloud} has no credential for it"));
     }
+    next.provided.extend(files_are_read(facts));
     let anonymous = [facts.anonymous];
     let answers: Vec<_> = match facts.answers {
         [] => anonymous.to_vec(),
@@ -76,6 +100,9 @@ fn pull(facts: &Facts<'_>, image: &str, next: &mut Prediction) {
     let mut errors = Vec::new();
     for answer in answers {
         if answer.kind == AnswerKind::Opens {
+            if attempt::node_failed(facts).is_some() {
+                next.provided.push("what failed on the node is over".to_owned());
+            }
             next.events.push(EventReport {
                 event_type: "Normal".to_owned(),
                 reason: "Pulled".to_owned(),

@@ -33,6 +33,11 @@ pub struct NodeImages {
 
 /// A cluster, read with whatever rights there are.
 pub trait Cluster: Sync {
+    /// Whether there is a cluster at all.
+    fn is_there(&self) -> bool {
+        true
+    }
+
     /// One secret.
     fn secret(&self, namespace: &str, name: &str) -> impl Future<Output = Known<Secret>> + Send;
 
@@ -97,6 +102,10 @@ impl NoCluster {
 }
 
 impl Cluster for NoCluster {
+    fn is_there(&self) -> bool {
+        false
+    }
+
     async fn namespace(&self, _: &str) -> Known<()> {
         self.unknown()
     }

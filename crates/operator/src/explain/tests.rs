@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::*;
 
 mod live_pods;
+mod what_to_do;
 
 const REGISTRY: &str = "r.example:5000";
 const PASSWORD: &str = "canary-password-4711";
@@ -144,7 +145,7 @@ impl World {
 
 fn known(files: Vec<NodeFile>, providers: Vec<Provider>) -> NodeSide {
     let (clouds, mirrors) = (Vec::new(), Vec::new());
-    NodeSide::Known { files, providers, clouds, mirrors, is_shipway: false }
+    NodeSide::Known { files, providers, providers_unread: None, clouds, mirrors, is_shipway: false }
 }
 
 fn pod(image: &str, secrets: &[&str]) -> Value {
@@ -266,7 +267,14 @@ fn hub_password_that_a_kubelet_sends_elsewhere_is_remarked() {
         let (providers, clouds, mirrors) = (Vec::new(), Vec::new(), Vec::new());
         let world = World {
             cluster: FakeCluster { secrets, ..FakeCluster::default() },
-            node: Some(NodeSide::Known { files, providers, clouds, mirrors, is_shipway }),
+            node: Some(NodeSide::Known {
+                files,
+                providers,
+                providers_unread: None,
+                clouds,
+                mirrors,
+                is_shipway,
+            }),
             no_probe: true,
             ..World::default()
         };
@@ -528,7 +536,14 @@ fn a_cloud_that_the_node_asks_decides_at_its_own_registries() {
     let explain = |image: &str, clouds: Vec<CloudProvider>| {
         let (files, providers, mirrors) = (Vec::new(), Vec::new(), Vec::new());
         let is_shipway = true;
-        let node = Some(NodeSide::Known { files, providers, clouds, mirrors, is_shipway });
+        let node = Some(NodeSide::Known {
+            files,
+            providers,
+            providers_unread: None,
+            clouds,
+            mirrors,
+            is_shipway,
+        });
         World { node, ..World::default() }.explain(&pod(image, &[]), file())
     };
     let ecr = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/app:v1";
@@ -663,7 +678,14 @@ fn a_node_with_mirrors_is_asked_about_them() {
         mirror("docker.io/library/*", "r.example:5000/hub"),
     ];
     let (files, providers, clouds) = (Vec::new(), Vec::new(), Vec::new());
-    let node = NodeSide::Known { files, providers, clouds, mirrors, is_shipway: true };
+    let node = NodeSide::Known {
+        files,
+        providers,
+        providers_unread: None,
+        clouds,
+        mirrors,
+        is_shipway: true,
+    };
     let world = World { node: Some(node), ..World::default() };
     let executor = world.explain(&pod("gcr.io/kaniko-project/executor:v1.23.2", &[]), file());
     assert_eq!(executor.verdict, Verdict::Pulls, "{executor:#?}");

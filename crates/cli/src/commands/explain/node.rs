@@ -79,16 +79,24 @@ pub(super) fn facts(
     if let Some(machine) = machine.filter(|_| !is_told) {
         files = files_of(&machine.node.search_dirs());
     }
-    let mut providers = Vec::new();
+    let (mut providers, mut providers_unread) = (Vec::new(), None);
     let of_machine = machine.and_then(|machine| machine.node.credential_provider_config.clone());
-    if let Some(path) = args.credential_provider_config.clone().or(of_machine) {
-        providers = providers_at(&path)?;
+    if let Some(path) = &args.credential_provider_config {
+        providers = providers_at(path).map_err(|reason| {
+            Failure::usage(format!("the configuration of credential providers {reason}"))
+        })?;
+    } else if let Some(path) = &of_machine {
+        // The node goes on with what it has read before.
+        match providers_at(path) {
+            Ok(read) => providers = read,
+            Err(reason) => providers_unread = Some(reason),
+        }
     }
     let clouds = machine.map(|machine| clouds_of(&machine.node)).unwrap_or_default();
     let mirrors = machine.map(|machine| machine.node.mirrors.clone()).unwrap_or_default();
     let mirrors = mirrors.into_iter().map(|(from, to)| ImageMirror { from, to }).collect();
     let is_shipway = machine.is_some();
-    let side = NodeSide::Known { files, providers, clouds, mirrors, is_shipway };
+    let side = NodeSide::Known { files, providers, providers_unread, clouds, mirrors, is_shipway };
     Ok(NodeFacts { side, insecure_registries })
 }
 
@@ -97,9 +105,10 @@ fn clouds_of(node: &NodeRecord) -> Vec<CloudProvider> {
     node.cloud_credentials.iter().filter_map(|name| name.parse().ok()).collect()
 }
 
-/// The providers of a configuration file, or of all those of a directory in order of names.
-fn providers_at(path: &Path) -> Result<Vec<Provider>, Failure> {
-    let failed = |error: std::io::Error| Failure::usage(format!("{}: {error}", path.display()));
+/// The providers of a configuration file, or of all those of a directory in order of names; the
+/// error names the file.
+fn providers_at(path: &Path) -> Result<Vec<Provider>, String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
     let mut files = vec![path.to_owned()];
     if path.is_dir() {
         files.clear();
@@ -114,9 +123,9 @@ fn providers_at(path: &Path) -> Result<Vec<Provider>, Failure> {
     }
     let mut providers = Vec::new();
     for file in files {
-        let text = String::from_utf8_lossy(&read_file(&file)?).into_owned();
-        let read = read_providers(&text)
-            .map_err(|reason| Failure::usage(format!("{}: {reason}", file.display())))?;
+        let bytes = read_file(&file).map_err(|failure| failure.text())?;
+        let read = read_providers(&String::from_utf8_lossy(&bytes))
+            .map_err(|reason| format!("{}: {reason}", file.display()))?;
         providers.extend(read);
     }
     Ok(providers)

@@ -57,6 +57,7 @@ fn what_the_node_met_is_not_overruled_by_a_registry_that_answers() {
     ] {
         let found = world("jane", vec![failed(error)]).explain(&waiting, Source::Cluster);
         assert_eq!(found.verdict, Verdict::Unknown, "{error}");
+        assert!(found.next.provided.contains(&"what failed on the node is over".to_owned()));
         let cause = found.cause.expect("a cause");
         assert_eq!(cause.code, "node-failed");
         assert!(cause.text.contains(error), "{}", cause.text);
@@ -66,6 +67,7 @@ fn what_the_node_met_is_not_overruled_by_a_registry_that_answers() {
     let node = NodeSide::Known {
         files: Vec::new(),
         providers: Vec::new(),
+        providers_unread: None,
         clouds: Vec::new(),
         mirrors: Vec::new(),
         is_shipway: true,
