@@ -225,14 +225,20 @@ impl Client {
         }
     }
 
-    pub(crate) fn speaks_plain_http(&self, host: &str) -> bool {
+    /// Whether an insecure host speaks plain HTTP; nothing before it was asked.
+    pub(crate) fn known_to_be_plain(&self, host: &str) -> Option<bool> {
         let hosts = self.inner.plain_hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        hosts.get(host).copied().unwrap_or(false)
+        hosts.get(host).copied()
     }
 
-    pub(crate) fn note_plain_http(&self, host: &str) {
+    pub(crate) fn note_plain_http(&self, host: &str, is_plain: bool) {
         let mut hosts = self.inner.plain_hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        hosts.insert(host.to_owned(), true);
+        hosts.insert(host.to_owned(), is_plain);
+    }
+
+    pub(crate) fn forget_plain_http(&self, host: &str) {
+        let mut hosts = self.inner.plain_hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        hosts.remove(host);
     }
 }
 

@@ -191,6 +191,25 @@ pub(crate) fn is_not_tls(error: &rustls::Error) -> bool {
     matches!(error, rustls::Error::InvalidMessage(_))
 }
 
+/// Whether the other side ended the connection instead of answering.
+pub(crate) fn is_cut_off(error: &(dyn std::error::Error + 'static)) -> bool {
+    use std::io::ErrorKind;
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            let kind = error.kind();
+            let cuts =
+                [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset, ErrorKind::BrokenPipe];
+            // An I/O error hides the error that it wraps from `source`.
+            if cuts.contains(&kind) || error.get_ref().is_some_and(|wrapped| is_cut_off(wrapped)) {
+                return true;
+            }
+        }
+        next = error.source();
+    }
+    false
+}
+
 /// The words that users search for, where there are some.
 pub(crate) fn describe(error: &rustls::Error) -> String {
     use rustls::CertificateError as Bad;

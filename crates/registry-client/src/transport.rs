@@ -194,13 +194,42 @@ impl Remote {
                 if self.endpoint.security != Security::Insecure {
                     return Err(RegistryErrorKind::PlainHttp { registry: host.clone() }.into());
                 }
-                self.client.note_plain_http(host);
+                self.client.note_plain_http(host, true);
                 let second = self.url(about.target, "http")?;
                 let sent = self.execute(second, about, authorization, finish).await;
                 sent.map_err(|failed| failed.about(host))
             }
-            sent => sent.map_err(|failed| failed.about(host)),
+            Err(Failed::Sending(error)) if self.may_be_plain(&error) => {
+                // What is ours goes only to a host that is noted.
+                self.client.note_plain_http(host, true);
+                let second = self.url(about.target, "http")?;
+                match self.execute(second, about, authorization, finish).await {
+                    // Servers of HTTPS answer plain HTTP with 400.
+                    Ok(response) if response.status() != http::StatusCode::BAD_REQUEST => {
+                        Ok(response)
+                    }
+                    Ok(_) | Err(_) => {
+                        self.client.forget_plain_http(host);
+                        Err(Failed::Sending(error).about(host))
+                    }
+                }
+            }
+            sent => {
+                if sent.is_ok() && !plain && self.endpoint.security == Security::Insecure {
+                    self.client.note_plain_http(host, false);
+                }
+                sent.map_err(|failed| failed.about(host))
+            }
         }
+    }
+
+    /// Whether a host that ended the connection when it was greeted in TLS may speak plain HTTP:
+    /// an insecure one that never answered in TLS, for which this may be no more than a restart.
+    fn may_be_plain(&self, error: &reqwest::Error) -> bool {
+        self.endpoint.security == Security::Insecure
+            && self.client.known_to_be_plain(&self.endpoint.host).is_none()
+            && error.is_connect()
+            && tls::is_cut_off(error)
     }
 
     async fn execute(
@@ -255,7 +284,9 @@ impl Remote {
     fn is_plain(&self) -> bool {
         match self.endpoint.security {
             Security::Plain => true,
-            Security::Insecure => self.client.speaks_plain_http(&self.endpoint.host),
+            Security::Insecure => {
+                self.client.known_to_be_plain(&self.endpoint.host).unwrap_or(false)
+            }
             Security::Verified | Security::Unverified => false,
         }
     }

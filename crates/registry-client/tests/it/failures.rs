@@ -77,6 +77,41 @@ async fn closed_port_is_unreachable_at_once() {
     assert!(text.contains(&address) && text.contains("connection refused"), "{text}");
 }
 
+/// Skopeo and podman reach such a registry too when they need not verify it.
+#[tokio::test]
+async fn insecure_registry_that_hangs_up_on_tls_is_asked_in_plain_http() {
+    let source = image(b"layer");
+    let fake = Fake::start_closing(move |request| source.serve(request)).await;
+    let reference = reference(&fake.address, "a/b:1");
+    let client = client();
+    client.fetch_manifest(&reference, &[]).await.unwrap();
+    client.fetch_manifest(&reference, &[]).await.unwrap();
+    assert!(fake.seen().iter().all(|request| request.in_clear), "{:?}", fake.seen());
+}
+
+/// A restart is no reason to send anything in clear.
+#[tokio::test]
+async fn registry_that_answered_in_tls_once_is_not_asked_in_plain_http() {
+    let source = image(b"layer");
+    let fake = Fake::start_tls_up_to(1, move |request| source.serve(request)).await;
+    let reference = reference(&fake.address, "a/b:1");
+    let client = client();
+    client.fetch_manifest(&reference, &[]).await.unwrap();
+    let error = client.fetch_manifest(&reference, &[]).await.unwrap_err();
+    assert!(matches!(error.kind(), RegistryErrorKind::Unreachable { .. }), "{error:?}");
+    assert!(fake.seen().iter().all(|request| !request.in_clear), "{:?}", fake.seen());
+}
+
+/// What answers plain HTTP with 400 speaks HTTPS; the first failure says more.
+#[tokio::test]
+async fn registry_that_hangs_up_and_refuses_plain_http_is_unreachable() {
+    let fake = Fake::start_closing(|_| answer(400)).await;
+    let reference = reference(&fake.address, "a/b:1");
+    let error = client().fetch_manifest(&reference, &[]).await.unwrap_err();
+    assert!(matches!(error.kind(), RegistryErrorKind::Unreachable { .. }), "{error:?}");
+    assert!(error.to_string().contains("tls handshake eof"), "{error}");
+}
+
 /// `.invalid` never resolves (RFC 6761), with or without a network.
 #[tokio::test]
 async fn host_that_cannot_be_found_is_named_without_the_resolvers_words() {

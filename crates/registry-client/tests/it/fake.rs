@@ -1,6 +1,7 @@
 //! A registry whose every answer a test writes down, on a loopback port of its own.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
@@ -62,7 +63,7 @@ pub(crate) struct Fake {
 impl Fake {
     /// Starts a server that answers with `script`.
     pub(crate) async fn start(script: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
-        Self::start_with("127.0.0.1", None, script).await
+        Self::start_with("127.0.0.1", Greeted::Refused, script).await
     }
 
     /// Starts a server at another address of this machine.
@@ -70,11 +71,26 @@ impl Fake {
         address: &str,
         script: impl Fn(&Request) -> Answer + Send + Sync + 'static,
     ) -> Self {
-        Self::start_with(address, None, script).await
+        Self::start_with(address, Greeted::Refused, script).await
+    }
+
+    /// Starts a server of plain HTTP that closes the connection when it is greeted in TLS.
+    pub(crate) async fn start_closing(
+        script: impl Fn(&Request) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        Self::start_with("127.0.0.1", Greeted::Closed, script).await
     }
 
     /// Starts a server that speaks HTTPS, and plain HTTP on the same port.
     pub(crate) async fn start_tls(
+        script: impl Fn(&Request) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        Self::start_tls_up_to(usize::MAX, script).await
+    }
+
+    /// Starts such a server, which closes further TLS connections after `most`.
+    pub(crate) async fn start_tls_up_to(
+        most: usize,
         script: impl Fn(&Request) -> Answer + Send + Sync + 'static,
     ) -> Self {
         let key = rcgen::KeyPair::generate().unwrap();
@@ -88,12 +104,14 @@ impl Fake {
             .with_no_client_auth()
             .with_single_cert(vec![certificate.der().clone()], key)
             .unwrap();
-        Self::start_with("127.0.0.1", Some(TlsAcceptor::from(Arc::new(config))), script).await
+        let left = Arc::new(AtomicUsize::new(most));
+        let greeted = Greeted::Answered(TlsAcceptor::from(Arc::new(config)), left);
+        Self::start_with("127.0.0.1", greeted, script).await
     }
 
     async fn start_with(
         address: &str,
-        tls: Option<TlsAcceptor>,
+        greeted: Greeted,
         script: impl Fn(&Request) -> Answer + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind((address, 0)).await.unwrap();
@@ -102,8 +120,8 @@ impl Fake {
         let (script, log) = (Arc::new(script), seen.clone());
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (script, log, tls) = (script.clone(), log.clone(), tls.clone());
-                tokio::spawn(async move { accept(stream, tls, &*script, &log).await });
+                let (script, log, greeted) = (script.clone(), log.clone(), greeted.clone());
+                tokio::spawn(async move { accept(stream, greeted, &*script, &log).await });
             }
         });
         Self { address, seen }
@@ -121,21 +139,35 @@ impl Fake {
     }
 }
 
+/// What becomes of a TLS handshake.
+#[derive(Clone)]
+enum Greeted {
+    /// An answer in plain HTTP.
+    Refused,
+    /// The connection ends.
+    Closed,
+    /// It succeeds, so many times.
+    Answered(TlsAcceptor, Arc<AtomicUsize>),
+}
+
 async fn accept(
     stream: TcpStream,
-    tls: Option<TlsAcceptor>,
+    greeted: Greeted,
     script: &(dyn Fn(&Request) -> Answer + Send + Sync),
     log: &Mutex<Vec<Request>>,
 ) -> Option<()> {
     let mut stream = BufReader::new(stream);
     // A TLS handshake begins with byte 22; plain servers answer it with an HTTP error.
-    match (*stream.fill_buf().await.ok()?.first()? == 22, tls) {
+    match (*stream.fill_buf().await.ok()?.first()? == 22, greeted) {
         (false, _) => serve(stream, true, script, log).await,
-        (true, Some(tls)) => {
+        (true, Greeted::Closed) => None,
+        (true, Greeted::Answered(tls, left)) => {
+            let spend = |left: usize| left.checked_sub(1);
+            left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, spend).ok()?;
             let stream = tls.accept(stream).await.ok()?;
             serve(BufReader::new(stream), false, script, log).await
         }
-        (true, None) => {
+        (true, Greeted::Refused) => {
             let refusal = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n";
             stream.write_all(refusal).await.ok()
         }
