@@ -32,13 +32,14 @@ mod worker;
 pub use credential_options::{CredentialOptions, ExecProviders};
 pub use cri::CriOptions;
 pub use images::collection::CollectionOptions;
+pub use images::executor::executor_image_shortage;
 pub use images::failure::PullFailureKind;
 pub use images::kept::KeptImages;
 pub use images::offline::{NodeImages, NodeImagesError};
 pub use images::providers::ProvidersError;
 pub use images::queue::{OverRate, PullLimits, PullLimitsError};
 pub use images::wire::{
-    ImageDocument, ImageRequest, PruneDocument, PruneRequest, PullCredential, PullLine,
+    ImageDocument, ImageRequest, PinRequest, PruneDocument, PruneRequest, PullCredential, PullLine,
     PullRequest, RemovalDocument, UsageDocument,
 };
 pub use node::{Node, NodeError, Running};

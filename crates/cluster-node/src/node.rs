@@ -273,7 +273,7 @@ fn images(
         clock,
     }));
     let (program, record) =
-        (options.executor_program.clone(), options.directory.join("executor.json"));
+        (options.executor_program.clone(), options.directory.join(executor::RECORD));
     let made = Arc::clone(&images);
     tasks.spawn(async move {
         let work = tokio::task::spawn_blocking(move || {

@@ -95,6 +95,11 @@ impl ClientConfig {
         }
     }
 
+    /// Whether nothing at all is in the file, not even a field that is unknown here.
+    pub fn is_empty(&self) -> bool {
+        self.document.is_empty()
+    }
+
     /// Reads `.dockercfg`, the bare map of entries that came before `config.json`.
     ///
     /// # Errors

@@ -136,8 +136,9 @@ pub fn pull_progress_message(image: &str, progress: &PullProgress) -> String {
     let rate = u128::from(progress.bytes) * 1000 / millis;
     let rate = mebibytes(u64::try_from(rate).unwrap_or(u64::MAX));
     let (left, layers) = (progress.layers_left, progress.layers_total);
+    let noun = if layers == 1 { "layer" } else { "layers" };
     format!(
-        "Pulling image {image:?}: {got} of {total} MiB ({rate} MiB/s), {left} of {layers} layers left"
+        "Pulling image {image:?}: {got} of {total} MiB ({rate} MiB/s), {left} of {layers} {noun} left"
     )
 }
 

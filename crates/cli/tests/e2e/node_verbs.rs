@@ -29,6 +29,8 @@ fn verbs_of_the_node_exit_with_what_the_registry_and_the_pods_say() {
     let creds = machine.home().join(".docker/config.json");
     let creds = creds.to_str().expect("UTF-8").to_owned();
     let empty = machine.write("empty.json", "{\"auths\":{}}");
+    let [blank, broken] = [("blank.json", ""), ("broken.json", "user:password")]
+        .map(|(name, text)| machine.write(name, text));
     let missing = format!("{}/team/used:none", machine.registry);
     let typed: &[&str] = &["--username", USER, "--password-stdin"];
     let file = ["--creds-file", &creds];
@@ -38,6 +40,8 @@ fn verbs_of_the_node_exit_with_what_the_registry_and_the_pods_say() {
         (&used, &[], "", 3, "no basic auth credentials"),
         (&used, typed, "wrong-canary", 3, "wrong user name or password"),
         (&used, &empty, "", 4, "has no credential for"),
+        (&used, &["--creds-file", &blank], "", 2, "cannot read credentials from"),
+        (&used, &["--creds-file", &broken], "", 2, "not a JSON object"),
         (&missing, typed, PASSWORD, 4, ": not found"),
         (&missing, &file, "", 4, ": not found"),
         ("127.0.0.1:1/team/used:1", &[], "", 5, "cannot reach registry 127.0.0.1:1"),
@@ -50,7 +54,21 @@ fn verbs_of_the_node_exit_with_what_the_registry_and_the_pods_say() {
         let said = format!("{}{}", ran.stdout, ran.stderr);
         assert_eq!(ran.code, *code, "{image} {flags:?}: {said}");
         assert!(said.contains(text) && !said.contains("wrong-canary"), "{image} {flags:?}: {said}");
+        // Nothing else runs.
+        assert!(!said.contains("waiting"), "{image} {flags:?}: {said}");
     }
+    for verb in ["pin", "unpin"] {
+        let ran = machine.shipway(&["node", verb, &used, "nosuch"]);
+        assert_eq!(ran.code, 4, "{ran:?}");
+        assert!(ran.refused().contains("no image nosuch on this node"));
+        let pinned = named(&images(&machine), &used).expect("listed")["pinned"].is_string();
+        assert_eq!(pinned, verb == "unpin", "nothing changed");
+        machine.shipway(&["node", "pin", &used]).ok();
+    }
+    let pulled = machine.shipway(&["node", "pull", &used, "--creds-file", &creds, "-o", "json"]);
+    let pulled: Value = serde_json::from_str(&pulled.ok()).expect("JSON");
+    assert_eq!(pulled["pinned"], json!(true), "since before");
+    machine.shipway(&["node", "unpin", &used]).ok();
     let help = machine.shipway(&["node", "pull", "--help"]).ok();
     assert!(help.contains("needs a running `shipway up`"), "{help}");
     // Nothing runs on the state directory of the builder.
@@ -85,4 +103,9 @@ fn verbs_of_the_node_exit_with_what_the_registry_and_the_pods_say() {
     assert!(named(&after, &unused).is_none() && named(&after, &used).is_some());
     let ran = machine.shipway(&["node", "rm", &unused]);
     assert_eq!(ran.code, 4, "{ran:?}");
+    machine.shipway(&["node", "pull", &unused, "--creds-file", &creds]).ok();
+    let ran = machine.shipway(&["node", "rm", &unused, "nosuch", "-o", "json"]);
+    assert_eq!(ran.code, 4, "{ran:?}");
+    let removed: Value = serde_json::from_str(&ran.stdout).expect("JSON");
+    assert_eq!(removed[0]["untagged"], json!([unused]), "{ran:?}");
 }

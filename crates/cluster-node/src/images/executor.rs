@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use blob_store::BlobStore;
 use layers::{Compression, ContentSource, Entry, LayerSink, LayerWriter, Timestamps, VirtualLayer};
 use oci_model::{
     ContainerConfig, Descriptor, ImageConfig, ImageManifest, MediaType, Platform, RawConfig,
@@ -15,8 +16,12 @@ use serde::{Deserialize, Serialize};
 
 use super::store::ImageStore;
 
+const MEBIBYTE: u64 = 1024 * 1024;
 /// Where Debian and most others keep the certificates that programs trust.
 const HOST_CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// Name of the record below the directory of the node.
+pub(crate) const RECORD: &str = "executor.json";
 
 /// Which file the present image was made of.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +30,48 @@ struct Source {
     inode: u64,
     bytes: u64,
     modified_nanos: i128,
+}
+
+impl Source {
+    fn of(metadata: &fs::Metadata) -> Self {
+        Source {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            bytes: metadata.len(),
+            modified_nanos: i128::from(metadata.mtime()) * 1_000_000_000
+                + i128::from(metadata.mtime_nsec()),
+        }
+    }
+
+    fn is_recorded(&self, record: &Path) -> bool {
+        let known = fs::read(record).ok();
+        known.is_some_and(|bytes| {
+            serde_json::from_slice(&bytes).is_ok_and(|known: Source| known == *self)
+        })
+    }
+}
+
+/// Why a node in `directory` could not make the executor image of `program` for want of space:
+/// for who starts one, as it is made beside the start and a failure is only in the log.
+pub fn executor_image_shortage(
+    blobs: &BlobStore,
+    directory: &Path,
+    program: &Path,
+) -> Option<String> {
+    let source = Source::of(&fs::metadata(program).ok()?);
+    if source.is_recorded(&directory.join(RECORD)) {
+        return None;
+    }
+    // The blob and the layer unpacked.
+    let needed = source.bytes.saturating_mul(2);
+    let free = blobs.disk_space().ok()?.free;
+    (free < needed).then(|| {
+        format!(
+            "no room for the executor image: it takes {} MiB, and {} MiB are free",
+            needed.div_ceil(MEBIBYTE),
+            free / MEBIBYTE
+        )
+    })
 }
 
 /// Why there is no executor image.
@@ -49,16 +96,8 @@ pub(crate) fn prepare(
     let program_error =
         |source| ExecutorError::Program { path: program.display().to_string(), source };
     let metadata = fs::metadata(program).map_err(program_error)?;
-    let source = Source {
-        device: metadata.dev(),
-        inode: metadata.ino(),
-        bytes: metadata.len(),
-        modified_nanos: i128::from(metadata.mtime()) * 1_000_000_000
-            + i128::from(metadata.mtime_nsec()),
-    };
-    let known =
-        fs::read(record).ok().and_then(|bytes| serde_json::from_slice::<Source>(&bytes).ok());
-    if known.as_ref() == Some(&source)
+    let source = Source::of(&metadata);
+    if source.is_recorded(record)
         && let Ok(Some(image)) = store.find(reference)
     {
         return store
@@ -166,10 +205,27 @@ mod tests {
     use crate::EXECUTOR_IMAGE;
 
     #[test]
+    fn shortage_of_space_is_told_before_the_image_is_made() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let blobs = BlobStore::open(dir.path().join("blobs")).expect("blobs");
+        let program = dir.path().join("program");
+        let file = fs::File::create(&program).expect("program");
+        assert_eq!(executor_image_shortage(&blobs, dir.path(), &program), None);
+        // Sparse, and larger than what is free anywhere.
+        file.set_len(1 << 43).expect("a sparse file");
+        let text = executor_image_shortage(&blobs, dir.path(), &program).expect("too large");
+        assert!(text.contains("it takes 16777216 MiB"), "{text}");
+        let source = Source::of(&fs::metadata(&program).expect("program"));
+        let source = serde_json::to_vec(&source).expect("JSON");
+        fs::write(dir.path().join(RECORD), source).expect("record");
+        assert_eq!(executor_image_shortage(&blobs, dir.path(), &program), None, "it is here");
+    }
+
+    #[test]
     fn executor_image_holds_our_program_and_nothing_outside_of_kaniko() {
         let dir = tempfile::tempdir().expect("tempdir");
         let store = ImageStore::new(
-            blob_store::BlobStore::open(dir.path().join("blobs")).expect("blobs"),
+            BlobStore::open(dir.path().join("blobs")).expect("blobs"),
             layers::UnpackedLayers::open(&dir.path().join("layers")).expect("layers"),
         );
         let reference: Reference = EXECUTOR_IMAGE.parse().expect("reference");

@@ -497,34 +497,59 @@ impl Inventory {
         Ok(freed.bytes)
     }
 
-    /// Pins what a name or id means; returns the names that are pinned now.
+    /// Whether anything keeps the image from being removed.
     ///
     /// # Errors
     /// See [`InventoryError`].
-    pub(crate) fn pin(&self, what: &str, now: Timestamp) -> Result<Vec<String>, InventoryError> {
+    pub(crate) fn is_pinned(&self, what: &str, now: Timestamp) -> Result<bool, InventoryError> {
         let list = self.list(now)?;
-        let (_, names) = pick(&list, what)?;
-        let names: Vec<String> = names.iter().map(|name| name.text().to_owned()).collect();
+        Ok(pick(&list, what)?.0.pin.is_some())
+    }
+
+    /// Pins what names or ids mean, all of them or none; returns the names that are pinned now.
+    ///
+    /// # Errors
+    /// See [`InventoryError`].
+    pub(crate) fn pin(
+        &self,
+        whats: &[impl AsRef<str>],
+        now: Timestamp,
+    ) -> Result<Vec<String>, InventoryError> {
+        let list = self.list(now)?;
+        let mut names = Vec::new();
+        for what in whats {
+            let (_, meant) = pick(&list, what.as_ref())?;
+            names.extend(meant.iter().map(|name| name.text().to_owned()));
+        }
         for name in &names {
             self.notes.pin(name)?;
         }
         Ok(names)
     }
 
-    /// Takes pins that a person set away again; returns the names that were pinned.
+    /// Takes pins that a person set away again, from all of these or none; returns the names that
+    /// were pinned.
     ///
     /// # Errors
     /// See [`InventoryError`].
-    pub(crate) fn unpin(&self, what: &str, now: Timestamp) -> Result<Vec<String>, InventoryError> {
-        let list = self.list(now)?;
-        let names: Vec<String> = match pick(&list, what) {
-            Ok((_, names)) => names.iter().map(|name| name.text().to_owned()).collect(),
-            // A pin may outlive the image.
-            Err(error) => match what.parse::<Reference>() {
-                Ok(reference) => vec![reference.with_default_tag().to_string()],
-                Err(_) => return Err(error),
-            },
-        };
+    pub(crate) fn unpin(
+        &self,
+        whats: &[impl AsRef<str>],
+        now: Timestamp,
+    ) -> Result<Vec<String>, InventoryError> {
+        let (list, pinned) = (self.list(now)?, self.notes.pinned());
+        let mut names = Vec::new();
+        for what in whats.iter().map(AsRef::as_ref) {
+            match pick(&list, what) {
+                Ok((_, meant)) => names.extend(meant.iter().map(|name| name.text().to_owned())),
+                Err(error) => {
+                    // A pin may outlive the image.
+                    let name = what.parse::<Reference>().ok();
+                    let name = name.map(|name| name.with_default_tag().to_string());
+                    names.push(name.filter(|name| pinned.contains(name)).ok_or(error)?);
+                }
+            }
+        }
         let mut unpinned = Vec::new();
         for name in names {
             if self.notes.unpin(&name)? {

@@ -32,6 +32,18 @@ pub struct KeptImages {
     pub refresh: Duration,
 }
 
+impl KeptImages {
+    /// What is wrong with the list now: for who starts a node and does not look at its events.
+    pub fn problems(&self) -> Vec<String> {
+        let Some(file) = &self.file else { return Vec::new() };
+        let shown = file.display();
+        match read_limited(file) {
+            Ok(text) => parse(&text).1.iter().map(|line| format!("{shown}: {line}")).collect(),
+            Err(error) => vec![format!("cannot read {shown}: {error}")],
+        }
+    }
+}
+
 /// Pulls an image with the credentials of the node.
 pub(crate) type Fetch =
     Box<dyn Fn(Reference) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;

@@ -101,20 +101,20 @@ impl NodeImages {
         Ok(prune(&self.inventory, request)?)
     }
 
-    /// Pins what a name or id means; returns the names.
+    /// Pins what names or ids mean, all of them or none; returns the names.
     ///
     /// # Errors
     /// See [`NodeImagesError`].
-    pub fn pin(&self, image: &str) -> Result<Vec<String>, NodeImagesError> {
-        Ok(self.inventory.pin(image, Timestamp::now())?)
+    pub fn pin(&self, images: &[String]) -> Result<Vec<String>, NodeImagesError> {
+        Ok(self.inventory.pin(images, Timestamp::now())?)
     }
 
-    /// Takes pins away again; returns the names that were pinned.
+    /// Takes pins away again, from all of these or none; returns the names that were pinned.
     ///
     /// # Errors
     /// See [`NodeImagesError`].
-    pub fn unpin(&self, image: &str) -> Result<Vec<String>, NodeImagesError> {
-        Ok(self.inventory.unpin(image, Timestamp::now())?)
+    pub fn unpin(&self, images: &[String]) -> Result<Vec<String>, NodeImagesError> {
+        Ok(self.inventory.unpin(images, Timestamp::now())?)
     }
 }
 

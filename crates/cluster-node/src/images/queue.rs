@@ -4,7 +4,7 @@
 //! back by dropping it.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -167,7 +167,7 @@ impl Queue {
     pub(crate) fn enter(self: &Arc<Self>) -> Ticket {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         self.waiting().insert(number);
-        Ticket { queue: Arc::clone(self), number }
+        Ticket { queue: Arc::clone(self), number, waits: AtomicBool::new(false) }
     }
 
     fn waiting(&self) -> MutexGuard<'_, BTreeSet<u64>> {
@@ -183,6 +183,8 @@ impl Queue {
 pub(crate) struct Ticket {
     queue: Arc<Queue>,
     number: u64,
+    /// Whether its turn did not come at once.
+    waits: AtomicBool,
 }
 
 /// The right to pull, until it is dropped.
@@ -191,8 +193,12 @@ pub(crate) struct Turn {
 }
 
 impl Ticket {
-    /// How many are before this one, and itself; nothing once its turn has come.
+    /// How many are before this one, and itself; nothing before it has to wait and once its turn
+    /// has come.
     pub(crate) fn place(&self) -> Option<usize> {
+        if !self.waits.load(Ordering::Relaxed) {
+            return None;
+        }
         let waiting = self.queue.waiting();
         waiting.contains(&self.number).then(|| waiting.range(..=self.number).count())
     }
@@ -200,7 +206,13 @@ impl Ticket {
     /// Waits for the turn.
     pub(crate) async fn turn(&self) -> Turn {
         // The semaphore is fair, and nobody ever closes it.
-        let slot = Arc::clone(&self.queue.slots).acquire_owned().await.ok();
+        let slot = match Arc::clone(&self.queue.slots).try_acquire_owned() {
+            Ok(slot) => Some(slot),
+            Err(_) => {
+                self.waits.store(true, Ordering::Relaxed);
+                Arc::clone(&self.queue.slots).acquire_owned().await.ok()
+            }
+        };
         if self.queue.over_rate == OverRate::Wait {
             loop {
                 let now = (self.queue.clock)();
@@ -211,6 +223,7 @@ impl Ticket {
                     }
                     bucket.next_token(now)
                 };
+                self.waits.store(true, Ordering::Relaxed);
                 tokio::time::sleep(wait).await;
             }
         }
@@ -227,6 +240,8 @@ impl Drop for Ticket {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     fn queue(limits: &PullLimits) -> Arc<Queue> {
@@ -302,12 +317,16 @@ mod tests {
         let limits = PullLimits { serialize_image_pulls: Some(true), ..PullLimits::default() };
         let queue = queue(&limits);
         let [a, b, c] = [queue.enter(), queue.enter(), queue.enter()];
+        assert_eq!([a.place(), b.place(), c.place()], [None; 3], "nobody waits yet");
         let turn = a.turn().await;
+        assert!(b.turn().now_or_never().is_none());
+        let mut turn_of_c = Box::pin(c.turn());
+        assert!((&mut turn_of_c).now_or_never().is_none());
         assert_eq!([a.place(), b.place(), c.place()], [None, Some(1), Some(2)]);
         drop(b);
         assert_eq!(c.place(), Some(1), "a deleted pod leaves the queue");
         drop(turn);
-        let _turn = c.turn().await;
+        let _turn = turn_of_c.await;
         assert_eq!(c.place(), None);
     }
 }

@@ -78,9 +78,17 @@ pub struct UsageDocument {
 pub struct ImageRequest {
     /// Name, `name@digest`, id, or the beginning of an id.
     pub image: String,
-    /// For a removal: also what is in use or pinned.
+    /// Also what is in use or pinned.
     #[serde(default)]
     pub force: bool,
+}
+
+/// Which images are pinned, or not any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PinRequest {
+    /// Names, `name@digest`, ids, or the beginnings of ids; all must be known.
+    pub images: Vec<String>,
 }
 
 /// Which unused images go.
@@ -164,6 +172,8 @@ pub enum PullLine {
         digest: String,
         /// Compressed size.
         bytes: u64,
+        /// Whether anything keeps it from being removed, also since before.
+        pinned: bool,
     },
     /// The pull failed.
     Failed {

@@ -23,7 +23,9 @@ use crate::images::inventory::{Inventory, InventoryError};
 use crate::images::offline;
 use crate::images::progress::PullState;
 use crate::images::store::{LocalImage, chain};
-use crate::images::wire::{ImageRequest, PruneRequest, PullLine, PullRequest, UsageDocument};
+use crate::images::wire::{
+    ImageRequest, PinRequest, PruneRequest, PullLine, PullRequest, UsageDocument,
+};
 
 pub(super) fn router() -> Router<Context> {
     Router::new()
@@ -106,16 +108,16 @@ async fn prune(
 
 async fn pin(
     State(context): State<Context>,
-    Json(request): Json<ImageRequest>,
+    Json(request): Json<PinRequest>,
 ) -> Result<Response, Refusal> {
-    answer(context, move |inventory| Ok(inventory.pin(&request.image, Timestamp::now())?)).await
+    answer(context, move |inventory| Ok(inventory.pin(&request.images, Timestamp::now())?)).await
 }
 
 async fn unpin(
     State(context): State<Context>,
-    Json(request): Json<ImageRequest>,
+    Json(request): Json<PinRequest>,
 ) -> Result<Response, Refusal> {
-    answer(context, move |inventory| Ok(inventory.unpin(&request.image, Timestamp::now())?)).await
+    answer(context, move |inventory| Ok(inventory.unpin(&request.images, Timestamp::now())?)).await
 }
 
 /// A pull on its way to the client; it ends with the connection.
@@ -138,10 +140,11 @@ async fn pull(
     let (states, progress) = watch::channel(PullState::default());
     let work = async move {
         match pull_image(&images, &inventory, &reference, request, &states).await {
-            Ok(image) => PullLine::Done {
+            Ok((image, pinned)) => PullLine::Done {
                 image: reference.to_string(),
                 digest: image.root.to_string(),
                 bytes: image.bytes,
+                pinned,
             },
             Err(error) => PullLine::Failed { kind: error.kind, message: error.text },
         }
@@ -170,13 +173,14 @@ fn line(document: &PullLine) -> Result<Vec<u8>, serde_json::Error> {
     Ok(line)
 }
 
+/// Pulls an image, and pins it if that is asked for; says also whether it is pinned.
 async fn pull_image(
     images: &Arc<Images>,
     inventory: &Arc<Inventory>,
     reference: &Reference,
     request: PullRequest,
     states: &watch::Sender<PullState>,
-) -> Result<LocalImage, NodePullError> {
+) -> Result<(LocalImage, bool), NodePullError> {
     let auths = match request.credentials {
         Some(credentials) => credentials.into_iter().map(RegistryAuth::from).collect(),
         None => images.credentials_of_node(reference).await?,
@@ -185,12 +189,15 @@ async fn pull_image(
         states.send_replace(state.clone());
     };
     let image = images.pull_for_node(reference, &auths, &tell).await?;
-    if request.pin {
-        let (inventory, name) = (Arc::clone(inventory), reference.to_string());
-        let pinned =
-            tokio::task::spawn_blocking(move || inventory.pin(&name, Timestamp::now())).await;
-        let pinned = pinned.map_err(|error| NodePullError::of_node(error.to_string()))?;
-        pinned.map_err(|error| NodePullError::of_node(chain(&error)))?;
-    }
-    Ok(image)
+    let (inventory, name) = (Arc::clone(inventory), reference.to_string());
+    let pinned = tokio::task::spawn_blocking(move || {
+        let now = Timestamp::now();
+        if request.pin {
+            inventory.pin(&[&name], now)?;
+        }
+        inventory.is_pinned(&name, now)
+    });
+    let pinned = pinned.await.map_err(|error| NodePullError::of_node(error.to_string()))?;
+    let pinned = pinned.map_err(|error| NodePullError::of_node(chain(&error)))?;
+    Ok((image, pinned))
 }

@@ -16,6 +16,9 @@ use crate::output::{self, OutputArgs, OutputFormat};
 
 /// Flags of `node`.
 #[derive(Args, Debug)]
+#[command(
+    after_help = "docs/node-images.md has which images stay and which go, and the exit codes."
+)]
 pub(crate) struct NodeArgs {
     #[command(subcommand)]
     verb: NodeVerb,
@@ -24,18 +27,52 @@ pub(crate) struct NodeArgs {
 #[derive(Subcommand, Debug)]
 enum NodeVerb {
     /// List the images of the node, who uses them, and which are pinned
-    #[command(visible_alias = "ls")]
+    #[command(
+        visible_alias = "ls",
+        after_help = "Examples:
+  shipway node images --digests
+  shipway node images -o json | jq -r '.[] | select(.usedBy == []) | .tags[]'
+
+docs/node-images.md has the columns."
+    )]
     Images(images::ImagesArgs),
     /// Pull an image onto the node before a pod needs it; needs a running `shipway up`
+    #[command(after_help = "Examples:
+  shipway node pull --pin registry.example.com/team/app:2024-7
+  shipway node pull --creds-file ~/.docker/config.json registry.example.com/team/app:2024-7
+
+docs/node-images.md has whose credentials are used, which pods may use the image, and the exit codes.")]
     Pull(pull::PullArgs),
     /// Remove images that no pod uses
+    #[command(after_help = "Examples:
+  shipway node prune --dry-run
+  shipway node prune --all
+
+docs/node-images.md has what is never removed.")]
     Prune(removal::PruneArgs),
     /// Remove images by name or id
-    #[command(visible_alias = "rmi")]
+    #[command(
+        visible_alias = "rmi",
+        after_help = "Examples:
+  shipway node rm registry.example.com/team/app:2024-7
+  shipway node rm --force 5f0b0d2a3c11
+
+It ends at the first image that cannot be removed."
+    )]
     Rm(removal::RmArgs),
     /// Keep images from being removed
+    #[command(after_help = "Examples:
+  shipway node pin docker.io/library/nginx:1.27
+  shipway node pin 5f0b0d2a3c11 registry.example.com/team/app:2024-7
+
+All of them are pinned or, if one is not there, none. docs/node-images.md has other ways to keep
+images: node pull --pin, and up --kept-images.")]
     Pin(NamesArgs),
     /// Let images be removed again
+    #[command(after_help = "Examples:
+  shipway node unpin docker.io/library/nginx:1.27
+
+Prints the names that were pinned; if one is not there, none is unpinned.")]
     Unpin(NamesArgs),
 }
 
@@ -57,20 +94,8 @@ pub(crate) async fn run(args: NodeArgs, globals: &Globals) -> Result<ExitCode, F
         NodeVerb::Pull(args) => pull::run(args, &place).await,
         NodeVerb::Prune(args) => removal::prune(&args, &place).await,
         NodeVerb::Rm(args) => removal::rm(&args, &place).await,
-        NodeVerb::Pin(args) => {
-            let mut names = Vec::new();
-            for image in &args.images {
-                names.extend(place.pin(image).await?);
-            }
-            told(args.output, &names)
-        }
-        NodeVerb::Unpin(args) => {
-            let mut names = Vec::new();
-            for image in &args.images {
-                names.extend(place.unpin(image).await?);
-            }
-            told(args.output, &names)
-        }
+        NodeVerb::Pin(args) => told(args.output, &place.pin(args.images).await?),
+        NodeVerb::Unpin(args) => told(args.output, &place.unpin(args.images).await?),
     }
 }
 

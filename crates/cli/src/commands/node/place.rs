@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use cluster_node::{
-    ImageDocument, ImageRequest, NodeImages, NodeImagesError, PruneDocument, PruneRequest,
-    PullRequest, RemovalDocument,
+    ImageDocument, ImageRequest, NodeImages, NodeImagesError, PinRequest, PruneDocument,
+    PruneRequest, PullRequest, RemovalDocument,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -97,19 +97,19 @@ impl Place {
         }
     }
 
-    /// Pins an image; returns its names.
-    pub(super) async fn pin(&self, image: &str) -> Result<Vec<String>, Failure> {
+    /// Pins all of these images or none; returns their names.
+    pub(super) async fn pin(&self, names: Vec<String>) -> Result<Vec<String>, Failure> {
         match self {
-            Place::Daemon { .. } => self.ask("/pin", Some(&request(image))).await,
-            Place::Directory { images, .. } => images.pin(image).map_err(failure),
+            Place::Daemon { .. } => self.ask("/pin", Some(&PinRequest { images: names })).await,
+            Place::Directory { images, .. } => images.pin(&names).map_err(failure),
         }
     }
 
-    /// Takes the pins of an image away; returns the names that had one.
-    pub(super) async fn unpin(&self, image: &str) -> Result<Vec<String>, Failure> {
+    /// Takes the pins of all of these images away or of none; returns the names that had one.
+    pub(super) async fn unpin(&self, names: Vec<String>) -> Result<Vec<String>, Failure> {
         match self {
-            Place::Daemon { .. } => self.ask("/unpin", Some(&request(image))).await,
-            Place::Directory { images, .. } => images.unpin(image).map_err(failure),
+            Place::Daemon { .. } => self.ask("/unpin", Some(&PinRequest { images: names })).await,
+            Place::Directory { images, .. } => images.unpin(&names).map_err(failure),
         }
     }
 
@@ -173,10 +173,6 @@ impl Place {
 
 /// What to try when an image is in use or pinned.
 const FORCE_HINT: &str = "remove the pod or the pin first (shipway node unpin), or use --force";
-
-fn request(image: &str) -> ImageRequest {
-    ImageRequest { image: image.to_owned(), force: false }
-}
 
 fn failure(error: NodeImagesError) -> Failure {
     let (kind, hint) = match &error {

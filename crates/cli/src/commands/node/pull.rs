@@ -54,6 +54,11 @@ pub(super) async fn run(args: PullArgs, place: &Place) -> Result<ExitCode, Failu
             let config = config_at(path)?.ok_or_else(|| {
                 Failure::new(Kind::NotFound, anyhow!("no credentials file {}", path.display()))
             })?;
+            // Docker takes an empty file for an empty config; who names one here expects more.
+            if config.is_empty() {
+                let text = format!("cannot read credentials from {}: it is empty", path.display());
+                return Err(Failure::usage(text));
+            }
             let (server, repository) = (name.registry(), name.repository().as_str());
             let found = stored_credential(&config, server, repository)?;
             let auth = found.ok_or_else(|| {
@@ -77,9 +82,12 @@ pub(super) async fn run(args: PullArgs, place: &Place) -> Result<ExitCode, Failu
                 PullLine::Progress { bytes, bytes_total, layers_left, .. } => {
                     view.show(bytes, bytes_total, layers_left);
                 }
-                PullLine::Done { image, digest, bytes } => {
+                PullLine::Done { image, digest, bytes, pinned } => {
                     view.end();
-                    return told(&args, &image, &digest, bytes);
+                    let document = json!({
+                        "reference": image, "digest": digest, "bytes": bytes, "pinned": pinned,
+                    });
+                    return told(&args, &image, &digest, &document);
                 }
                 PullLine::Failed { kind, message } => {
                     view.end();
@@ -128,11 +136,14 @@ fn failed(image: &str, kind: PullFailureKind, text: &str) -> Failure {
     }
 }
 
-fn told(args: &PullArgs, image: &str, digest: &str, bytes: u64) -> Result<ExitCode, Failure> {
+fn told(
+    args: &PullArgs,
+    image: &str,
+    digest: &str,
+    document: &serde_json::Value,
+) -> Result<ExitCode, Failure> {
     match args.output.output {
-        OutputFormat::Json => output::json(&json!({
-            "reference": image, "digest": digest, "bytes": bytes, "pinned": args.pin,
-        }))?,
+        OutputFormat::Json => output::json(document)?,
         OutputFormat::Text => {
             if !args.quiet {
                 output::line(&format!("Digest: {digest}"));
@@ -141,6 +152,10 @@ fn told(args: &PullArgs, image: &str, digest: &str, bytes: u64) -> Result<ExitCo
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn left(layers: usize) -> String {
+    format!("{layers} {} left", if layers == 1 { "layer" } else { "layers" })
 }
 
 /// Progress on standard error: a bar on a terminal, a line where a layer is complete elsewhere.
@@ -184,11 +199,11 @@ impl View {
         if let Some(bar) = &self.bar {
             bar.set_length(bytes_total);
             bar.set_position(bytes);
-            bar.set_message(format!("{layers_left} layers left"));
+            bar.set_message(left(layers_left));
         }
         self.say((0, layers_left), || {
             let (here, all) = (DecimalBytes(bytes), DecimalBytes(bytes_total));
-            format!("{here} of {all}, {layers_left} layers left")
+            format!("{here} of {all}, {}", left(layers_left))
         });
     }
 

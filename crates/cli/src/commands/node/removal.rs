@@ -38,9 +38,16 @@ pub(super) struct PruneArgs {
 
 pub(super) async fn rm(args: &RmArgs, place: &Place) -> Result<ExitCode, Failure> {
     let mut removed = Vec::new();
+    let mut failed = None;
     for image in &args.images {
         let request = ImageRequest { image: image.clone(), force: args.force };
-        let done = place.remove(&request).await?;
+        let done = match place.remove(&request).await {
+            Ok(done) => done,
+            Err(failure) => {
+                failed = Some(failure);
+                break;
+            }
+        };
         if args.output.output == OutputFormat::Text {
             done.untagged.iter().for_each(|name| output::line(&format!("Untagged: {name}")));
             if let Some(id) = &done.deleted {
@@ -51,9 +58,10 @@ pub(super) async fn rm(args: &RmArgs, place: &Place) -> Result<ExitCode, Failure
         removed.push(done);
     }
     if args.output.output == OutputFormat::Json {
+        // Also what went before the failure, which somebody has to know.
         output::json(&removed)?;
     }
-    Ok(ExitCode::SUCCESS)
+    failed.map_or(Ok(ExitCode::SUCCESS), Err)
 }
 
 pub(super) async fn prune(args: &PruneArgs, place: &Place) -> Result<ExitCode, Failure> {

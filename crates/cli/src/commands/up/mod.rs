@@ -114,6 +114,10 @@ pub(crate) async fn run(args: UpArgs, globals: &Globals) -> Result<ExitCode, Fai
         .with_context(|| format!("cannot make the state directory {}", state_dir.display()))
         .map_err(|error| Failure::new(Kind::Environment, error))?;
     let state_dir = state_dir.canonicalize().context("cannot resolve the state directory")?;
+    let in_background = std::env::var_os(daemon::BACKGROUND_VARIABLE).is_some();
+    if !in_background {
+        warn(&args, &state_dir)?;
+    }
     if args.foreground {
         return daemon::run(args, &state_dir).await;
     }
@@ -125,6 +129,24 @@ pub(crate) async fn run(args: UpArgs, globals: &Globals) -> Result<ExitCode, Fai
     drop(lock);
     let record = start_daemon(&state_dir)?;
     announce(&record, &state_dir, args.output)
+}
+
+/// Tells what the node will only tell by events and in its log, where nobody looks who starts it.
+fn warn(args: &UpArgs, state_dir: &Path) -> Result<(), Failure> {
+    for problem in args.collection.options()?.kept.problems() {
+        output::error_line(&format!("warning: --kept-images: {problem}"));
+    }
+    let program = std::env::current_exe().context("cannot find our own program")?;
+    let blobs = blob_store::BlobStore::open(state_dir.join("blobs"))
+        .context("cannot open the blob store")?;
+    let node_dir = state_dir.join("node");
+    if let Some(text) = cluster_node::executor_image_shortage(&blobs, &node_dir, &program) {
+        output::error_line(&format!(
+            "warning: {text}; pods with {} will not start",
+            cluster_node::EXECUTOR_IMAGE
+        ));
+    }
+    Ok(())
 }
 
 /// A node mounts and makes namespaces; without root we would fail later with a worse text.

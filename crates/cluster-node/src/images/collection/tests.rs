@@ -61,7 +61,7 @@ fn space_pass_removes_what_nobody_uses_and_tells_of_the_shortfall() {
         .set_ref(&"images/r.example/built:1".parse().expect("it"), &built)
         .expect("it");
     let in_hand = place.pull("r.example/starting:1", "5");
-    place.inventory.pin("r.example/pinned:1", Timestamp::now()).expect("pinned");
+    place.inventory.pin(&["r.example/pinned:1"], Timestamp::now()).expect("pinned");
     let mut case = case(&place, &greedy(), Duration::ZERO);
     let error = case.collector.collect(soon()).expect_err("the disk holds more than images");
     let mut names = place.names();

@@ -219,16 +219,43 @@ fn pins_hold_until_they_are_taken_away_and_survive_a_restart() {
     let place = place();
     drop(place.pull("docker.io/library/app:1", "one"));
     assert_eq!(place.inventory.list(now()).expect("a list")[0].pin, None);
-    assert_eq!(place.inventory.pin("app:1", now()).expect("pinned"), ["docker.io/library/app:1"]);
+    assert_eq!(
+        place.inventory.pin(&["app:1"], now()).expect("pinned"),
+        ["docker.io/library/app:1"]
+    );
     let directories = Directories::new(&place.dir.path().join("node"));
     let store = place.store.clone().with_notes(ImageNotes::open(directories.image_notes()));
     let again = Inventory::new(store, directories, BLOB_DELAY);
     assert_eq!(again.list(now()).expect("a list")[0].pin, Some(Pin::Person));
     let refused = again.remove("app:1", Removal::Unused, now()).expect_err("pinned");
     assert!(matches!(refused, InventoryError::Pinned { .. }), "{refused}");
-    assert_eq!(again.unpin("app:1", now()).expect("unpinned"), ["docker.io/library/app:1"]);
+    assert!(again.is_pinned("app:1", now()).expect("here"));
+    assert_eq!(again.unpin(&["app:1"], now()).expect("unpinned"), ["docker.io/library/app:1"]);
+    assert!(!again.is_pinned("app:1", now()).expect("here"));
+    assert_eq!(again.unpin(&["app:1"], now()).expect("here"), [""; 0], "it had no pin");
     again.remove("app:1", Removal::Unused, now()).expect("removed");
-    assert!(again.pin("app:1", now()).is_err());
+    assert!(again.pin(&["app:1"], now()).is_err());
+}
+
+#[test]
+fn pins_change_for_all_names_or_none() {
+    let place = place();
+    drop(place.pull("docker.io/library/app:1", "one"));
+    let is_absent =
+        |error: &InventoryError| matches!(error, InventoryError::Absent { what } if what == "no");
+    let refused = place.inventory.pin(&["app:1", "no"], now()).expect_err("absent");
+    assert!(is_absent(&refused), "{refused}");
+    assert_eq!(place.inventory.list(now()).expect("a list")[0].pin, None);
+    place.inventory.pin(&["app:1"], now()).expect("pinned");
+    let refused = place.inventory.unpin(&["app:1", "no"], now()).expect_err("absent");
+    assert!(is_absent(&refused), "{refused}");
+    assert_eq!(place.inventory.list(now()).expect("a list")[0].pin, Some(Pin::Person));
+    // A pin may outlive its image.
+    place.inventory.remove("app:1", Removal::Forced, now()).expect("removed");
+    place.inventory.unpin(&["app:1"], now()).expect_err("absent");
+    place.inventory.notes.pin("docker.io/library/app:1").expect("noted");
+    let unpinned = place.inventory.unpin(&["app:1"], now()).expect("unpinned");
+    assert_eq!(unpinned, ["docker.io/library/app:1"]);
 }
 
 #[test]
@@ -320,7 +347,7 @@ fn prune_takes_local_images_only_when_told_and_pinned_ones_never() {
     let place = place();
     drop(place.pull("r.example/app:1", "1"));
     drop(place.pull("r.example/pinned:1", "2"));
-    place.inventory.pin("r.example/pinned:1", now()).expect("pinned");
+    place.inventory.pin(&["r.example/pinned:1"], now()).expect("pinned");
     place.run("p", &place.pull("r.example/used:1", "3"));
     let built = place.pull("r.example/x:1", "4").digests;
     place.store.blobs.set_ref(&"images/r.example/x:2".parse().expect("it"), &built).expect("it");

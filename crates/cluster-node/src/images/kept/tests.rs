@@ -71,6 +71,19 @@ fn list_has_one_image_per_line_and_tells_what_is_wrong() {
     assert!(wrong[0].starts_with("line 4: image \"r.example/a@sha256:x\": "), "{wrong:?}");
 }
 
+#[test]
+fn list_that_cannot_be_read_or_understood_is_told_beforehand() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("list");
+    let problems = || KeptImages { file: Some(file.clone()), ..KeptImages::default() }.problems();
+    let [problem] = &problems()[..] else { panic!("{:?}", problems()) };
+    assert!(problem.starts_with(&format!("cannot read {}: No such file", file.display())));
+    std::fs::write(&file, "nginx\nA b\n").expect("a list");
+    let [problem] = &problems()[..] else { panic!("{:?}", problems()) };
+    assert!(problem.starts_with(&format!("{}: line 2: image \"A b\": ", file.display())));
+    assert_eq!(KeptImages::default().problems(), Vec::<String>::new());
+}
+
 #[tokio::test]
 async fn listed_image_is_pulled_pinned_and_pulled_again_after_its_removal() {
     let mut case = case(NAME, Duration::ZERO);
