@@ -24,8 +24,6 @@ mod transfer_view;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 use crate::commands::Cli;
 use crate::exit::Failure;
 
@@ -38,7 +36,7 @@ fn main() -> ExitCode {
     }
     let arguments = commands::arguments_by_program_name(std::env::args_os());
     let is_executor = arguments.get(1).is_some_and(|verb| verb == "executor" || verb == "warmer");
-    let cli = match Cli::try_parse_from(arguments) {
+    let cli = match Cli::try_parse_as_called(arguments) {
         Ok(cli) => cli,
         Err(error) => {
             let code = exit::report_usage(&error);

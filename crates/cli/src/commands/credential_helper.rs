@@ -26,6 +26,11 @@ const INPUT_BYTES_MAX: u64 = 64 * 1024;
 /// docker-credential-quay, is used by naming it in config.json:
 /// {"credHelpers": {"eu-docker.pkg.dev": "shipway"}}.
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  echo 123456789012.dkr.ecr.eu-west-1.amazonaws.com | shipway credential-helper ecr get
+  ln -s $(command -v shipway) /usr/local/bin/docker-credential-shipway
+
+docs/cloud-credentials.md has each cloud's sources.")]
 pub(crate) struct CredentialHelperArgs {
     /// Whose registries: ecr, google, acr, oci, ibm, quay or all
     #[arg(value_name = "CLOUD")]

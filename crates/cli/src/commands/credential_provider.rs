@@ -26,6 +26,11 @@ const REQUEST_BYTES_MAX: u64 = 1024 * 1024;
 /// quay-credential-provider, each also with -ANYTHING at its end, so that a kubelet can have one
 /// provider twice.
 #[derive(Args, Debug)]
+#[command(after_help = r#"Example, as a kubelet asks:
+  echo '{"apiVersion":"credentialprovider.kubelet.k8s.io/v1","kind":"CredentialProviderRequest",
+    "image":"123456789012.dkr.ecr.eu-west-1.amazonaws.com/app:1"}' | shipway credential-provider ecr
+
+docs/cloud-credentials.md has each cloud's sources; docs/credential-providers.md a kubelet's file."#)]
 pub(crate) struct CredentialProviderArgs {
     /// Whose registries: ecr, google, acr, oci, ibm or quay
     provider: CloudProvider,

@@ -28,14 +28,14 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::exit::Failure;
 use crate::globals::{Globals, LogFormat};
 
 /// The codes of [`crate::exit::Kind`], for scripts.
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong input, 3 refused by the other side, \
-    4 not found, 5 unreachable, 6 this machine cannot do it, 70 a mistake of ours, 130 stopped by \
+    4 not found, 5 unreachable, 6 this machine cannot do it, 7 `explain` could not see everything, 70 a mistake of ours, 130 stopped by \
     Ctrl-C. `executor` exits as kaniko does.";
 
 /// Build an image without Docker, keep it in a private registry, pull it with the right
@@ -110,6 +110,25 @@ enum Verb {
 }
 
 impl Cli {
+    /// Reads the command line, of which [`arguments_by_program_name`] made the arguments; help has
+    /// the line that the caller typed.
+    ///
+    /// # Errors
+    /// Wrong usage, and what `--help` and `--version` say.
+    pub(crate) fn try_parse_as_called(arguments: Vec<OsString>) -> Result<Self, clap::Error> {
+        let mut command = Self::command();
+        if let Some((verb, usage, given)) = arguments.first().and_then(usage_by_program_name) {
+            command = command.mut_subcommand(verb, |verb| {
+                verb.override_usage(usage).mut_args(|argument| {
+                    let is_given = given.is_some_and(|given| argument.get_id() == given);
+                    if is_given { argument.hide(true) } else { argument }
+                })
+            });
+        }
+        let matches = command.try_get_matches_from_mut(arguments)?;
+        Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+    }
+
     /// What to log if `--log` says nothing: some verbs have a flag of their own for that.
     pub(crate) fn log_filter(&self) -> Option<&'static str> {
         match &self.verb {
@@ -160,6 +179,26 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode, Failure> {
     }
 }
 
+/// What a verb that the program's name chose is called with, and its argument that the name gives.
+fn usage_by_program_name(
+    program: &OsString,
+) -> Option<(&'static str, String, Option<&'static str>)> {
+    let name = Path::new(program).file_name()?.to_string_lossy();
+    match &*name {
+        "executor" => Some(("executor", format!("{name} [OPTIONS]"), None)),
+        "warmer" => Some(("warmer", format!("{name} [OPTIONS]"), None)),
+        _ if credential_provider::provider_of_program(&name).is_some() => {
+            let usage = format!("{name} [OPTIONS] [ARGUMENT]...");
+            Some(("credential-provider", usage, Some("provider")))
+        }
+        _ if credential_helper::clouds_of_program(&name).is_some() => {
+            let usage = format!("{name} [OPTIONS] <ACTION>");
+            Some(("credential-helper", usage, Some("cloud")))
+        }
+        _ => None,
+    }
+}
+
 /// Lets the name under which the binary was started choose the verb: `executor` and `warmer` are kaniko's,
 /// `kubectl-shipway` is the kubectl plugin, and
 /// the kubelet's providers and docker's helpers have the names of upstream's.
@@ -183,4 +222,54 @@ pub(crate) fn arguments_by_program_name(
         arguments.splice(1..1, verb);
     }
     arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_shows_the_line_that_was_typed() {
+        for (program, expected) in [
+            ("executor", "Usage: executor [OPTIONS]\n"),
+            ("ecr-credential-provider", "Usage: ecr-credential-provider [OPTIONS] [ARGUMENT]...\n"),
+            (
+                "ecr-credential-provider-2",
+                "Usage: ecr-credential-provider-2 [OPTIONS] [ARGUMENT]...\n",
+            ),
+            ("docker-credential-shipway", "Usage: docker-credential-shipway [OPTIONS] <ACTION>\n"),
+            ("shipway", "Usage: shipway [OPTIONS] <COMMAND>\n"),
+        ] {
+            let typed = [format!("/usr/bin/{program}"), "--help".to_owned()].map(OsString::from);
+            let arguments = arguments_by_program_name(typed.into_iter());
+            let help = Cli::try_parse_as_called(arguments).expect_err("help").to_string();
+            assert!(help.contains(expected), "{program}: {help}");
+            assert!(!help.contains("<PROVIDER>") && !help.contains("<CLOUD>"), "{program}: {help}");
+            let verb = if program.contains("provider") { "get-credentials" } else { "get" };
+            let typed = [program, verb].map(OsString::from);
+            let arguments = arguments_by_program_name(typed.into_iter());
+            let read = Cli::try_parse_as_called(arguments);
+            assert_eq!(read.is_ok(), program.contains("credential"), "{program}: {read:?}");
+        }
+    }
+
+    #[test]
+    fn verbs_of_credentials_and_pulls_have_examples() {
+        for verb in [
+            &["node", "images"][..],
+            &["node", "pull"],
+            &["node", "prune"],
+            &["node", "rm"],
+            &["node", "pin"],
+            &["node", "unpin"],
+            &["secret", "sync"],
+            &["credential-provider"],
+            &["credential-helper"],
+        ] {
+            let typed = [&["shipway"], verb, &["--help"]].concat();
+            let typed = typed.into_iter().map(OsString::from).collect();
+            let help = Cli::try_parse_as_called(typed).expect_err("help").to_string();
+            assert!(help.contains("Example"), "{verb:?}: {help}");
+        }
+    }
 }

@@ -32,6 +32,11 @@ pub(crate) struct SecretArgs {
 #[derive(Subcommand, Debug)]
 enum SecretVerb {
     /// Keep one pull secret in many namespaces and on their service accounts
+    #[command(after_help = "Examples:
+  shipway secret sync team --from-file ~/.docker/config.json --namespace shop,blog
+  shipway secret sync team --from-secret ops/registry --namespace shop --dry-run
+
+docs/secret-sync.md has the rules, the rights that it needs in a cluster, and --watch.")]
     Sync(SyncArgs),
 }
 
@@ -164,7 +169,8 @@ pub(crate) async fn run(args: SecretArgs) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     let left = report.failed + report.problems.len();
-    Err(Failure::new(Kind::Failed, anyhow!("{left} things are not as they should be; see above")))
+    let things = if left == 1 { "thing is" } else { "things are" };
+    Err(Failure::new(Kind::Failed, anyhow!("{left} {things} not as they should be; see above")))
 }
 
 fn desired(args: &SyncArgs) -> Result<Desired, Failure> {

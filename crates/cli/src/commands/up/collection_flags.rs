@@ -63,12 +63,12 @@ pub(super) struct CollectionFlags {
         value_parser = super::parse_duration
     )]
     image_gc_period: Duration,
-    /// Free space below which the node says DiskPressure and removes all unused images;
-    /// imagefs.available<0% is never
+    /// Free space below which the node says DiskPressure and removes all unused images, in percent
+    /// or as a size such as imagefs.available<10Gi; imagefs.available<0% is never
     #[arg(
         long,
         env = "SHIPWAY_EVICTION_HARD",
-        value_name = "imagefs.available<LIMIT",
+        value_name = "CONDITION",
         default_value = "imagefs.available<5%",
         value_parser = pressure
     )]
