@@ -19,6 +19,7 @@ fn run_within(request: &HelperRequest, timeout: Duration) -> Result<ProgramOutpu
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
+    use std::time::Instant;
 
     use credentials::HelperError;
 
@@ -68,8 +69,15 @@ mod tests {
         let ended = run_within(&request, limit);
         assert!(matches!(ended, Err(RunError::Timeout(time)) if time == limit));
         let note = std::fs::read_to_string(format!("{}.note", request.program)).expect("a note");
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", note.trim()));
-        // It is gone, or waits to be reaped by whoever inherited it.
-        assert!(stat.is_err() || stat.is_ok_and(|text| text.contains(") Z ")));
+        // It may need a moment to die, and then waits to be reaped by whoever inherited it.
+        let is_dead = || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", note.trim()));
+            stat.is_err() || stat.is_ok_and(|text| text.contains(") Z "))
+        };
+        let patience = Instant::now() + Duration::from_secs(30);
+        while !is_dead() && Instant::now() < patience {
+            std::thread::yield_now();
+        }
+        assert!(is_dead());
     }
 }
