@@ -108,7 +108,7 @@ fn by_answers(facts: &Facts<'_>) -> (Verdict, Option<Cause>) {
     }
     if !deciding.kind.is_about_access() {
         let found = of_transport(facts, reference, deciding);
-        return match on_the_node(facts) {
+        return match has_started(facts).or_else(|| on_the_node(facts)) {
             Some(why) => {
                 (Verdict::Unknown, Some(Cause { text: format!("{}; {why}", found.text), ..found }))
             }

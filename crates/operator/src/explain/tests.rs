@@ -829,7 +829,12 @@ fn a_refusal_is_no_verdict_where_something_else_may_open_the_image() {
             "name": "app", "image": "", "imageID": "", "ready": false, "restartCount": 1,
             "state": state,
         }]});
-        assert_eq!(world_of(jane()).explain(&pod, Source::Cluster).verdict, expected);
+        // Whether the registry refuses or nobody is there, as seen from here.
+        for refusal in [AnswerKind::Unauthorized, AnswerKind::ConnectionRefused] {
+            let mut world = world_of(jane());
+            world.registry.refusal = Some(refusal);
+            assert_eq!(world.explain(&pod, Source::Cluster).verdict, expected);
+        }
     }
     // The seventeenth is not asked.
     for (count, expected) in [(16, Verdict::Fails), (17, Verdict::Unknown)] {
