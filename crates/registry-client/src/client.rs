@@ -235,11 +235,6 @@ impl Client {
         let mut hosts = self.inner.plain_hosts.lock().unwrap_or_else(PoisonError::into_inner);
         hosts.insert(host.to_owned(), is_plain);
     }
-
-    pub(crate) fn forget_plain_http(&self, host: &str) {
-        let mut hosts = self.inner.plain_hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        hosts.remove(host);
-    }
 }
 
 impl Remote {

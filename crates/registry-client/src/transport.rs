@@ -25,6 +25,8 @@ use crate::tls;
 use crate::token_service::Purpose;
 use crate::tokens::{Authorization, TokenKey};
 
+/// By this header of its answers a registry shows itself (docker's registry API, version check).
+const API_VERSION: &str = "docker-distribution-api-version";
 /// Largest error answer that is read, in bytes.
 const ERROR_BYTES_MAX: usize = 64 * 1024;
 
@@ -189,7 +191,9 @@ impl Remote {
         let first = self.url(about.target, if plain { "http" } else { "https" })?;
         match self.execute(first, about, authorization, finish).await {
             Err(Failed::Sending(error))
-                if !plain && tls::tls_error(&error).is_some_and(tls::is_not_tls) =>
+                if !plain
+                    && self.is_about_us(&error)
+                    && tls::tls_error(&error).is_some_and(tls::is_not_tls) =>
             {
                 if self.endpoint.security != Security::Insecure {
                     return Err(RegistryErrorKind::PlainHttp { registry: host.clone() }.into());
@@ -200,19 +204,13 @@ impl Remote {
                 sent.map_err(|failed| failed.about(host))
             }
             Err(Failed::Sending(error)) if self.may_be_plain(&error) => {
-                // What is ours goes only to a host that is noted.
+                if !self.answers_in_plain().await {
+                    return Err(Failed::Sending(error).about(host));
+                }
                 self.client.note_plain_http(host, true);
                 let second = self.url(about.target, "http")?;
-                match self.execute(second, about, authorization, finish).await {
-                    // Servers of HTTPS answer plain HTTP with 400.
-                    Ok(response) if response.status() != http::StatusCode::BAD_REQUEST => {
-                        Ok(response)
-                    }
-                    Ok(_) | Err(_) => {
-                        self.client.forget_plain_http(host);
-                        Err(Failed::Sending(error).about(host))
-                    }
-                }
+                let sent = self.execute(second, about, authorization, finish).await;
+                sent.map_err(|failed| failed.about(host))
             }
             sent => {
                 if sent.is_ok() && !plain && self.endpoint.security == Security::Insecure {
@@ -225,11 +223,40 @@ impl Remote {
 
     /// Whether a host that ended the connection when it was greeted in TLS may speak plain HTTP:
     /// an insecure one that never answered in TLS, for which this may be no more than a restart.
+    /// Without a port in its name plain HTTP would be another server's.
     fn may_be_plain(&self, error: &reqwest::Error) -> bool {
+        let has_port = || {
+            let url = Url::parse(&format!("https://{}", self.endpoint.host));
+            url.is_ok_and(|url| url.port().is_some())
+        };
         self.endpoint.security == Security::Insecure
-            && self.client.known_to_be_plain(&self.endpoint.host).is_none()
+            && self.client.known_to_be_plain(&self.endpoint.host) != Some(false)
+            && self.is_about_us(error)
             && error.is_connect()
             && tls::is_cut_off(error)
+            && has_port()
+    }
+
+    /// Whether a request failed at the endpoint itself, and not where it led.
+    fn is_about_us(&self, error: &reqwest::Error) -> bool {
+        error.url().is_some_and(|url| self.is_own(url))
+    }
+
+    /// Whether a registry answers at the endpoint in plain HTTP. Nothing of ours goes along.
+    async fn answers_in_plain(&self) -> bool {
+        let host = &self.endpoint.host;
+        // Another request has found out meanwhile.
+        if self.client.known_to_be_plain(host) == Some(true) {
+            return true;
+        }
+        let probe = self.client.http(host, Security::Plain).get(format!("http://{host}/v2/"));
+        let Ok(answer) = probe.send().await else { return false };
+        let has = |name: &str| answer.headers().contains_key(name);
+        match answer.status() {
+            http::StatusCode::OK => has(API_VERSION),
+            http::StatusCode::UNAUTHORIZED => has(API_VERSION) || has("www-authenticate"),
+            _ => false,
+        }
     }
 
     async fn execute(

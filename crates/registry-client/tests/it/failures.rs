@@ -3,9 +3,10 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use credentials::{RegistryAuth, Secret};
 use registry_client::{Client, ClientOptions, RegistryErrorKind};
 
-use crate::fake::{Fake, answer};
+use crate::fake::{Answer, Fake, Request, answer};
 use crate::images::{client, image, not_found, reference};
 
 #[tokio::test]
@@ -77,16 +78,50 @@ async fn closed_port_is_unreachable_at_once() {
     assert!(text.contains(&address) && text.contains("connection refused"), "{text}");
 }
 
+/// A registry that shows itself at `/v2/`.
+fn with_version_check(request: &Request, serve: impl Fn(&Request) -> Answer) -> Answer {
+    let shown = || answer(200).header("Docker-Distribution-Api-Version", "registry/2.0");
+    if request.target == "/v2/" { shown() } else { serve(request) }
+}
+
 /// Skopeo and podman reach such a registry too when they need not verify it.
 #[tokio::test]
 async fn insecure_registry_that_hangs_up_on_tls_is_asked_in_plain_http() {
     let source = image(b"layer");
-    let fake = Fake::start_closing(move |request| source.serve(request)).await;
+    let serve = move |request: &Request| with_version_check(request, |one| source.serve(one));
+    let fake = Fake::start_closing(serve).await;
     let reference = reference(&fake.address, "a/b:1");
     let client = client();
-    client.fetch_manifest(&reference, &[]).await.unwrap();
+    // Also those who begin at the same time.
+    let (first, second) = tokio::join!(
+        client.fetch_manifest(&reference, &[]),
+        client.fetch_manifest(&reference, &[])
+    );
+    first.unwrap();
+    second.unwrap();
     client.fetch_manifest(&reference, &[]).await.unwrap();
     assert!(fake.seen().iter().all(|request| request.in_clear), "{:?}", fake.seen());
+}
+
+/// What answers there may be anybody: a redirect to HTTPS, a page of a web server.
+#[tokio::test]
+async fn nothing_of_ours_goes_in_clear_to_what_does_not_show_itself_as_a_registry() {
+    for status in [200, 301, 400, 404] {
+        let script = move |_: &Request| answer(status).header("Location", "https://127.0.0.1:1/");
+        let fake = Fake::start_closing(script).await;
+        let token = RegistryAuth::RegistryToken { token: Secret::new("canary-token") };
+        let headers = vec![("X-Own".to_owned(), Secret::new("canary-header"))];
+        let options = ClientOptions { headers, ..ClientOptions::default() };
+        let client = Client::new(options).unwrap();
+        let reference = reference(&fake.address, "a/b:1");
+        let error = client.fetch_manifest(&reference, &[token]).await.unwrap_err();
+        assert!(matches!(error.kind(), RegistryErrorKind::Unreachable { .. }), "{error:?}");
+        assert!(error.to_string().contains("tls handshake eof"), "{error}");
+        for request in fake.seen() {
+            let shown = format!("{request:?}");
+            assert!(request.target == "/v2/" && !shown.contains("canary"), "{shown}");
+        }
+    }
 }
 
 /// A restart is no reason to send anything in clear.
@@ -100,16 +135,6 @@ async fn registry_that_answered_in_tls_once_is_not_asked_in_plain_http() {
     let error = client.fetch_manifest(&reference, &[]).await.unwrap_err();
     assert!(matches!(error.kind(), RegistryErrorKind::Unreachable { .. }), "{error:?}");
     assert!(fake.seen().iter().all(|request| !request.in_clear), "{:?}", fake.seen());
-}
-
-/// What answers plain HTTP with 400 speaks HTTPS; the first failure says more.
-#[tokio::test]
-async fn registry_that_hangs_up_and_refuses_plain_http_is_unreachable() {
-    let fake = Fake::start_closing(|_| answer(400)).await;
-    let reference = reference(&fake.address, "a/b:1");
-    let error = client().fetch_manifest(&reference, &[]).await.unwrap_err();
-    assert!(matches!(error.kind(), RegistryErrorKind::Unreachable { .. }), "{error:?}");
-    assert!(error.to_string().contains("tls handshake eof"), "{error}");
 }
 
 /// `.invalid` never resolves (RFC 6761), with or without a network.
