@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use container_runtime::{
     CgroupLimits, Container as Runner, ContainerSpec, CreateError, Device, Exit, Mount,
-    MountSource, Process, Propagation, Root, Sandbox, Stdin, Stdio, Terminal, WindowSize,
+    MountSource, Process, ProcessId, Propagation, Root, Sandbox, Stdin, Stdio, Terminal,
+    WindowSize,
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
@@ -69,8 +70,8 @@ pub(crate) struct StartContext<'a> {
     pub(crate) restart_count: i32,
     pub(crate) image: &'a LocalImage,
     pub(crate) volumes: &'a BTreeMap<String, VolumePlace>,
-    /// Process whose PID namespace the containers of the pod share, if they do.
-    pub(crate) pod_pid: Option<u32>,
+    /// Process whose PID namespace the container shares, if it does.
+    pub(crate) seen: Option<ProcessId>,
 }
 
 /// A container that has been created and not started.
@@ -170,7 +171,7 @@ pub(crate) async fn create(
         },
     };
     let (pod, container) = (pod.clone(), container.clone());
-    let (shared, image, pod_pid) = (Arc::clone(shared), context.image.clone(), context.pod_pid);
+    let (shared, image, seen) = (Arc::clone(shared), context.image.clone(), context.seen);
     let skipped_variables = environment.skipped;
     let created = tokio::task::spawn_blocking(move || -> Result<Created, StartError> {
         let root = prepare(&shared, &run, &record, &image).map_err(StartError::Create)?;
@@ -178,7 +179,7 @@ pub(crate) async fn create(
         sandbox.hostname = Some(network_files::host_name(&pod));
         sandbox.mounts = mounts;
         sandbox.devices = Vec::<Device>::new();
-        let sandbox = security::restrict(sandbox, &pod, &container, pod_pid)?;
+        let sandbox = security::restrict(sandbox, &pod, &container, seen)?;
         // The record comes first: a container without one would be an orphan after a crash.
         shared
             .directories

@@ -14,7 +14,7 @@ use crate::cgroup;
 use crate::channel::Channel;
 use crate::kill;
 use crate::on_disk::{self, ContainerRecord, ExitRecord};
-use crate::process_id::boot_id;
+use crate::process_id::{ProcessId, boot_id};
 use crate::session::{AttachOptions, Attachment, ExecSession, ExecSpec};
 use crate::signal::Signal;
 use crate::syscall;
@@ -172,8 +172,16 @@ impl Container {
     /// # Errors
     /// [`ContainerError::NotRunning`] once it has ended.
     pub fn pid(&self) -> Result<u32, ContainerError> {
+        Ok(self.process()?.pid)
+    }
+
+    /// The first process, while it lives, named so that no later one is mistaken for it.
+    ///
+    /// # Errors
+    /// [`ContainerError::NotRunning`] once it has ended.
+    pub fn process(&self) -> Result<ProcessId, ContainerError> {
         let record = self.live_record("inspect")?;
-        if record.init.is_alive() { Ok(record.init.pid) } else { Err(self.not_running()) }
+        if record.init.is_alive() { Ok(record.init) } else { Err(self.not_running()) }
     }
 
     /// The numbers that the first process runs as, known once the container is created.

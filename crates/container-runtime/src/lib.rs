@@ -42,6 +42,7 @@ mod wire;
 pub use capability::{Capability, CapabilitySet, UnknownCapability};
 pub use container::{Container, ContainerError, Ended, State};
 pub use probe::{Isolation, Mode, ProbeError, Refusal, probe_isolation};
+pub use process_id::ProcessId;
 pub use reexec::reexec;
 pub use runtime::{CreateError, OpenError, Runtime};
 pub use session::{AttachOptions, Attachment, ExecSession, ExecSpec, ExecStdin};

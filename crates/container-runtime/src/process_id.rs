@@ -12,10 +12,10 @@ use crate::syscall;
 
 /// A process number with the time its process was started, which makes it unique in one boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ProcessId {
+pub struct ProcessId {
     pub(crate) pid: u32,
     /// Clock ticks since boot (proc_pid_stat(5), field 22).
-    started_ticks: u64,
+    pub(crate) started_ticks: u64,
 }
 
 impl ProcessId {

@@ -1,7 +1,7 @@
 //! securityContext → identity, rights and sandbox of a process (mini-kubernetes.md 8.5).
 
 use container_runtime::{
-    Capabilities, CapabilitySet, ImageGroups, Namespace, Sandbox, SeccompProfile,
+    Capabilities, CapabilitySet, ImageGroups, Namespace, ProcessId, Sandbox, SeccompProfile,
     UnknownCapability, User,
 };
 use k8s_openapi::api::core::v1::{Container, Pod, SeccompProfile as WantedProfile};
@@ -178,7 +178,7 @@ pub(crate) fn is_privileged(container: &Container) -> bool {
 
 /// Applies what securityContext and the pod's host switches change about the sandbox.
 ///
-/// `pod_pid` is the process whose PID namespace containers of the pod share, if they do.
+/// `seen` is the process whose PID namespace the container shares, if it does.
 ///
 /// # Errors
 /// A kernel parameter is not allowed.
@@ -186,7 +186,7 @@ pub(crate) fn restrict(
     mut sandbox: Sandbox,
     pod: &Pod,
     container: &Container,
-    pod_pid: Option<u32>,
+    seen: Option<ProcessId>,
 ) -> Result<Sandbox, SecurityError> {
     let Some(spec) = &pod.spec else { return Ok(sandbox) };
     let own = container.security_context.as_ref();
@@ -200,8 +200,8 @@ pub(crate) fn restrict(
     }
     if spec.host_pid == Some(true) {
         sandbox.namespaces.pid = Namespace::Host;
-    } else if let Some(pid) = pod_pid {
-        sandbox.namespaces.pid = Namespace::OfProcess(pid);
+    } else if let Some(process) = seen {
+        sandbox.namespaces.pid = Namespace::OfProcess(process);
     }
     if spec.host_ipc == Some(true) {
         sandbox.namespaces.ipc = Namespace::Host;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use container_runtime::{ContainerError, State};
+use container_runtime::{Container as Runner, ContainerError, ProcessId, State};
 use image_policy::{Event, PullPolicy, event};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -22,6 +22,32 @@ use crate::shared::Shared;
 use crate::volumes::image::{ImageTree, ImageVolumes};
 use crate::volumes::setup::VolumePlace;
 
+/// Whose processes a container sees.
+///
+/// Containers and no process numbers: these would be a stranger's when a long pull has ended.
+enum Sees {
+    Own,
+    /// Those of the container that an ephemeral one names, if it runs.
+    Target {
+        name: String,
+        runner: Option<Runner>,
+    },
+    /// Those of whichever container of the pod lives; its own if none does.
+    Pod(Vec<Runner>),
+}
+
+impl Sees {
+    /// The process whose PID namespace is to be shared, or the target that is gone.
+    fn process(&self) -> Result<Option<ProcessId>, &str> {
+        let lives = |runner: &Runner| runner.process().ok();
+        match self {
+            Self::Own => Ok(None),
+            Self::Target { name, runner } => runner.as_ref().and_then(lives).map(Some).ok_or(name),
+            Self::Pod(runners) => Ok(runners.iter().find_map(lives)),
+        }
+    }
+}
+
 /// Everything that a start takes with it.
 struct Start {
     shared: Arc<Shared>,
@@ -31,9 +57,7 @@ struct Start {
     restart_count: i32,
     volumes: BTreeMap<String, VolumePlace>,
     image_volumes: Arc<ImageVolumes>,
-    pod_pid: Option<u32>,
-    /// The container whose processes an ephemeral one wants to see, if it does not run.
-    missing_target: Option<String>,
+    sees: Sees,
     cancel: watch::Receiver<bool>,
     held: Option<LocalImage>,
     happenings: mpsc::Sender<Happening>,
@@ -58,8 +82,6 @@ impl Worker {
             }
         }
         self.forget_old_runs(&name, &runs);
-        let target = self.target_of(&name);
-        let target_pid = target.as_ref().and_then(|name| self.live.get(name)?.runner.pid().ok());
         let start = Start {
             shared: Arc::clone(&self.shared),
             pod: Arc::clone(&self.pod),
@@ -68,8 +90,7 @@ impl Worker {
             restart_count,
             volumes: self.volumes.clone().unwrap_or_default(),
             image_volumes: Arc::clone(&self.image_volumes),
-            pod_pid: target_pid.or_else(|| self.pod_pid()),
-            missing_target: target.filter(|_| target_pid.is_none()),
+            sees: self.sees(&name),
             cancel: self.cancel.subscribe(),
             held: self.held_image(container),
             happenings: self.happenings.clone(),
@@ -89,13 +110,16 @@ impl Worker {
         own.target_container_name.clone().filter(|target| !target.is_empty())
     }
 
-    /// The process whose PID namespace the pod's containers share, if they do.
-    fn pod_pid(&self) -> Option<u32> {
-        let shares = self.pod.spec.as_ref()?.share_process_namespace == Some(true);
-        if !shares {
-            return None;
+    fn sees(&self, name: &str) -> Sees {
+        if let Some(name) = self.target_of(name) {
+            let runner = self.live.get(&name).map(|live| live.runner.clone());
+            return Sees::Target { name, runner };
         }
-        self.live.values().find_map(|live| live.runner.pid().ok())
+        let spec = self.pod.spec.as_ref();
+        match spec.and_then(|spec| spec.share_process_namespace) {
+            Some(true) => Sees::Pod(self.live.values().map(|live| live.runner.clone()).collect()),
+            _ => Sees::Own,
+        }
     }
 
     /// Keeps the newest run, for `--previous`, and removes the others.
@@ -125,12 +149,7 @@ impl Worker {
         });
     }
 
-    pub(super) fn take_started(
-        &mut self,
-        name: String,
-        runner: container_runtime::Container,
-        record: RunRecord,
-    ) {
+    pub(super) fn take_started(&mut self, name: String, runner: Runner, record: RunRecord) {
         let Some((container, _)) = self.container(&name) else { return };
         let started_at = match runner.state() {
             Ok(State::Running { started_at }) => Timestamp::try_from(started_at).ok(),
@@ -212,11 +231,14 @@ impl Start {
             Ok(images) => images,
             Err(outcome) => return outcome,
         };
-        if let Some(target) = &self.missing_target {
-            let message = format!("unable to find target container {target}");
-            let image = Box::new(image);
-            return StartOutcome::Failed { reason: CONFIG_ERROR, message, image };
-        }
+        let seen = match self.sees.process() {
+            Ok(seen) => seen,
+            Err(target) => {
+                let message = format!("unable to find target container {target}");
+                let image = Box::new(image);
+                return StartOutcome::Failed { reason: CONFIG_ERROR, message, image };
+            }
+        };
         let trees = trees.into_iter().map(|(name, tree)| (name, VolumePlace::Image(tree)));
         self.volumes.extend(trees);
         let context = StartContext {
@@ -225,7 +247,7 @@ impl Start {
             restart_count: self.restart_count,
             image: &image,
             volumes: &self.volumes,
-            pod_pid: self.pod_pid,
+            seen,
         };
         let created = match containers::create(&self.shared, &context).await {
             Ok(created) => created,

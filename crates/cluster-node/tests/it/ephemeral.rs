@@ -2,15 +2,18 @@
 
 use std::error::Error;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{LogParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::fixture::{BUSYBOX, Cluster, container_of};
+use crate::private_registry::PrivateRegistry;
 use crate::{Outcome, tests};
 
 tests![
     ephemeral_container_sees_the_processes_of_its_target_and_runs_once,
+    ephemeral_container_sees_the_processes_that_its_pod_shares,
+    target_that_ends_during_the_pull_is_not_found,
     image_of_an_ephemeral_container_is_held_to_the_same_rules,
     ephemeral_container_ends_with_its_pod,
 ];
@@ -81,6 +84,48 @@ async fn ephemeral_container_sees_the_processes_of_its_target_and_runs_once() ->
     assert_eq!(container_of(&pod, "seen")["containerID"], status["containerID"], "not run again");
     assert_eq!(container_of(&pod, "seen")["state"], status["state"]);
     assert_eq!(container_of(&pod, "c")["restartCount"], 0);
+    cluster.stop().await
+}
+
+async fn ephemeral_container_sees_the_processes_that_its_pod_shares() -> Outcome {
+    let cluster = Cluster::start().await?;
+    let more = json!({"shareProcessNamespace": true, "terminationGracePeriodSeconds": 1});
+    cluster.run("box", "exec sleep 600", more).await?;
+    cluster.until_phase("box", "Running").await?;
+    let look = "tr '\\0' ' ' < /proc/1/cmdline";
+    let seen = json!({"name": "seen", "image": BUSYBOX, "command": ["sh", "-c", look]});
+    debug(&cluster, "box", seen).await?;
+    until(&cluster, "box", "seen", has_ended).await?;
+    assert_eq!(logs(&cluster, "box", "seen").await?.trim(), "sleep 600");
+    cluster.stop().await
+}
+
+/// The number of a process that ended during the pull may be that of a stranger afterwards.
+async fn target_that_ends_during_the_pull_is_not_found() -> Outcome {
+    let cluster = Cluster::start().await?;
+    let registry = PrivateRegistry::start(&cluster).await?;
+    cluster.apply::<Secret>(registry.secret("regcred", "right")).await?;
+    let flag = cluster.path().join("flag");
+    std::fs::create_dir_all(&flag)?;
+    let wait = "while ! test -e /flag/now; do sleep 0.1; done";
+    let brief = json!({"name": "brief", "image": BUSYBOX, "command": ["sh", "-c", wait],
+        "volumeMounts": [{"name": "f", "mountPath": "/flag"}]});
+    let more = json!({"restartPolicy": "Never", "terminationGracePeriodSeconds": 1,
+        "volumes": [{"name": "f", "hostPath": {"path": flag}}],
+        "imagePullSecrets": [{"name": "regcred"}], "others": [brief]});
+    cluster.run("box", "sleep 600", more).await?;
+    until(&cluster, "box", "brief", |state| state["running"].is_object()).await?;
+    registry.set_open(false);
+    let look = json!({"name": "look", "image": registry.image(), "targetContainerName": "brief",
+        "command": ["true"]});
+    debug(&cluster, "box", look).await?;
+    let pulls = format!("Normal Pulling Pulling image \"{}\"", registry.image());
+    cluster.until_event("box", &pulls).await?;
+    std::fs::write(flag.join("now"), "")?;
+    until(&cluster, "box", "brief", has_ended).await?;
+    registry.set_open(true);
+    let told = "Warning Failed Error: unable to find target container brief";
+    cluster.until_event("box", told).await?;
     cluster.stop().await
 }
 

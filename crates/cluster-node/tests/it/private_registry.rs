@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::fixture::{BUSYBOX, Cluster};
 
@@ -23,6 +24,7 @@ pub(crate) struct PrivateRegistry {
     pub(crate) address: String,
     password: Arc<Mutex<String>>,
     asked: Arc<Asked>,
+    is_open: watch::Sender<bool>,
 }
 
 /// What it was asked.
@@ -45,6 +47,7 @@ impl PrivateRegistry {
         let password = Arc::new(Mutex::new("right".to_owned()));
         let asked = Arc::new(Asked::default());
         let (wanted, noted) = (Arc::clone(&password), Arc::clone(&asked));
+        let (is_open, gate) = watch::channel(true);
         let answer = move |request: Request| {
             let is_manifest = request.uri().path() == MANIFEST;
             let shown = noted.password_of(&request);
@@ -66,12 +69,16 @@ impl PrivateRegistry {
             } else {
                 StatusCode::OK.into_response()
             };
-            async move { response }
+            let mut gate = gate.clone();
+            async move {
+                let _ = gate.wait_for(|is_open| *is_open).await;
+                response
+            }
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?.to_string();
         tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await });
-        Ok(PrivateRegistry { address, password, asked })
+        Ok(PrivateRegistry { address, password, asked, is_open })
     }
 
     /// Its image.
@@ -82,6 +89,11 @@ impl PrivateRegistry {
     /// From now on only this password opens it.
     pub(crate) fn set_password(&self, password: &str) {
         *self.password.lock().unwrap_or_else(PoisonError::into_inner) = password.to_owned();
+    }
+
+    /// Whether it answers now; requests wait until it does.
+    pub(crate) fn set_open(&self, is_open: bool) {
+        self.is_open.send_replace(is_open);
     }
 
     /// A pull secret for it.

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
+use crate::process_id::ProcessId;
 use crate::syscall;
 use crate::wire::{Failure, Namespace, Network, Sandbox, UserNamespace};
 
@@ -45,15 +46,15 @@ pub(crate) fn clone_flags(sandbox: &Sandbox) -> libc::c_int {
 pub(crate) fn joined(sandbox: &Sandbox) -> Result<Vec<Joined>, Failure> {
     let namespaces = &sandbox.namespaces;
     let of = |namespace: &Namespace| match namespace {
-        Namespace::OfProcess(pid) => Some(*pid),
+        Namespace::OfProcess(process) => Some(*process),
         Namespace::New | Namespace::Host => None,
     };
-    if let Some(pid) = of(&namespaces.pid) {
-        let joined = open(pid, "pid", LinkNameSpaceType::ProcessID)?;
+    if let Some(process) = of(&namespaces.pid) {
+        let joined = open(process, "pid", LinkNameSpaceType::ProcessID)?;
         enter_one(&joined)?;
     }
     let network = match namespaces.network {
-        Network::OfProcess(pid) => Some(pid),
+        Network::OfProcess(process) => Some(process),
         Network::Host | Network::None => None,
     };
     [
@@ -62,16 +63,25 @@ pub(crate) fn joined(sandbox: &Sandbox) -> Result<Vec<Joined>, Failure> {
         (network, "net", LinkNameSpaceType::Network),
     ]
     .into_iter()
-    .filter_map(|(pid, name, kind)| Some(open(pid?, name, kind)))
+    .filter_map(|(process, name, kind)| Some(open(process?, name, kind)))
     .collect()
 }
 
-fn open(pid: u32, name: &'static str, kind: LinkNameSpaceType) -> Result<Joined, Failure> {
+fn open(
+    process: ProcessId,
+    name: &'static str,
+    kind: LinkNameSpaceType,
+) -> Result<Joined, Failure> {
+    let pid = process.pid;
     let path = format!("/proc/{pid}/ns/{name}");
-    match rustix::fs::openat(CWD, &path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
-        Ok(fd) => Ok(Joined { fd, kind, name }),
-        Err(error) => Err(Failure::setup(format!("open the {name} namespace of {pid}"), error)),
+    let opened = rustix::fs::openat(CWD, &path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    // Asked after the descriptor is open: who lives now had the number all the time before.
+    match opened {
+        Ok(fd) if process.is_alive() => Ok(Joined { fd, kind, name }),
+        Ok(_) => Err(rustix::io::Errno::SRCH),
+        Err(error) => Err(error),
     }
+    .map_err(|error| Failure::setup(format!("open the {name} namespace of {pid}"), error))
 }
 
 fn enter_one(joined: &Joined) -> Result<(), Failure> {
@@ -97,4 +107,27 @@ pub(super) fn enter(sandbox: &Sandbox, joined: &[Joined]) -> Result<(), Failure>
 /// Makes the control group of this process the root of what it sees.
 pub(super) fn unshare_cgroup() -> io::Result<()> {
     syscall::unshare(UnshareFlags::NEWCGROUP)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn namespace_of_a_number_that_another_process_has_now_is_refused() -> io::Result<()> {
+        let own = ProcessId::of(std::process::id())?;
+        let former = ProcessId { started_ticks: own.started_ticks - 1, ..own };
+        for (name, kind) in [
+            ("pid", LinkNameSpaceType::ProcessID),
+            ("ipc", LinkNameSpaceType::InterProcessCommunication),
+            ("uts", LinkNameSpaceType::HostNameAndNISDomainName),
+            ("net", LinkNameSpaceType::Network),
+        ] {
+            assert!(open(own, name, kind).is_ok(), "{name}");
+            let failure = open(former, name, kind).expect_err("another process");
+            let step = format!("open the {name} namespace of {}", own.pid);
+            assert_eq!(failure, Failure::setup(step, rustix::io::Errno::SRCH));
+        }
+        Ok(())
+    }
 }

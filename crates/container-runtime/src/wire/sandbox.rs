@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::Process;
+use crate::process_id::ProcessId;
 
 /// A container that lives on its own: a process in a sandbox, watched over by a shim.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -272,9 +273,9 @@ pub enum Namespace {
     New,
     /// The caller's (`hostPID`, `hostIPC`).
     Host,
-    /// That of the process with this number in the caller's PID namespace, as
-    /// [`crate::Container::pid`] gives it.
-    OfProcess(u32),
+    /// That of this process, as [`crate::Container::process`] gives it; refused once the process
+    /// has ended, whoever has its number then.
+    OfProcess(ProcessId),
 }
 
 /// The network a container sees.
@@ -284,8 +285,8 @@ pub enum Network {
     Host,
     /// A new one with nothing but loopback (`RUN --network=none`).
     None,
-    /// That of the process with this number in the caller's PID namespace.
-    OfProcess(u32),
+    /// That of this process; refused once it has ended.
+    OfProcess(ProcessId),
 }
 
 /// The users a container sees.

@@ -150,18 +150,21 @@ fn containers_of_a_pod_share_namespaces() -> Outcome {
     let mut first = fixture.script("a", "exec sleep 1000")?;
     first.sandbox.hostname = Some("pod".to_owned());
     let sandbox = fixture.start("a", &first)?;
-    let pid = sandbox.pid()?;
+    let (process, pid) = (sandbox.process()?, sandbox.pid()?);
     let mut second =
         fixture.script("b", "hostname; ps -o comm | grep -c sleep; kill -9 1; echo $$")?;
-    second.sandbox.namespaces.pid = Namespace::OfProcess(pid);
-    second.sandbox.namespaces.ipc = Namespace::OfProcess(pid);
-    second.sandbox.namespaces.uts = Namespace::OfProcess(pid);
-    second.sandbox.namespaces.network = Network::OfProcess(pid);
+    second.sandbox.namespaces.pid = Namespace::OfProcess(process);
+    second.sandbox.namespaces.ipc = Namespace::OfProcess(process);
+    second.sandbox.namespaces.uts = Namespace::OfProcess(process);
+    second.sandbox.namespaces.network = Network::OfProcess(process);
     let ran = fixture.run("b", &second)?;
     same(ran.output.lines().take(2).collect::<Vec<_>>(), vec!["pod", "1"])?;
     // The first process of the namespace does not hear its own members' SIGKILL.
     same(matches!(sandbox.state()?, container_runtime::State::Running { .. }), true)?;
-    Ok(sandbox.delete()?)
+    sandbox.delete()?;
+    let late = fixture.runtime.create("c", &second).err().map(|error| error.to_string());
+    let refused = format!("open the pid namespace of {pid}");
+    same(late.as_deref().is_some_and(|text| text.contains(&refused)), true)
 }
 
 fn host_name_is_set() -> Outcome {
