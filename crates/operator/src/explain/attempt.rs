@@ -20,7 +20,9 @@ pub(crate) struct LastFailure {
 /// What a failed pull is about, as far as its text tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FailureKind {
-    /// A registry's answer to the request: what it answers now counts more.
+    /// A registry that refused the credential: what it answers now counts more.
+    Refused,
+    /// Another answer of a registry to the request: what it answers now counts more.
     Answered,
     /// A limit of the node, which passes by itself.
     Passing,
@@ -75,16 +77,18 @@ fn kind_of(error: &str, image: &str) -> FailureKind {
     // A file's, and no registry's.
     let text = words.join(" ").replace("permission denied", "");
     let says = |parts: &[&str]| parts.iter().any(|part| text.contains(part));
-    let has_status = text
-        .split(|c: char| !c.is_ascii_alphanumeric())
-        .any(|word| matches!(word, "401" | "403" | "404" | "429"));
+    let has_status = |statuses: [&str; 2]| {
+        text.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| statuses.contains(&word))
+    };
     if says(&["no space left", "disk quota exceeded"]) {
         FailureKind::Space
     } else if says(&["x509", "certificate"]) {
         FailureKind::Certificate
     } else if says(&["pull qps exceeded"]) {
         FailureKind::Passing
-    } else if has_status {
+    } else if has_status(["401", "403"]) {
+        FailureKind::Refused
+    } else if has_status(["404", "429"]) {
         FailureKind::Answered
     } else if says(&[
         "no such host",
@@ -104,6 +108,9 @@ fn kind_of(error: &str, image: &str) -> FailureKind {
         "authentication required",
         "no basic auth credentials",
         "authorization failed",
+    ]) {
+        FailureKind::Refused
+    } else if says(&[
         "manifest unknown",
         "name unknown",
         "not found",
@@ -117,10 +124,20 @@ fn kind_of(error: &str, image: &str) -> FailureKind {
 }
 
 impl Facts<'_> {
-    /// Whether the pod's node asked the registry for this pod and was refused: whatever it has, it
-    /// does not start the pod with it.
+    /// Whether the registry refused the pod's node at the last attempt for this pod: the node had
+    /// no image then with which it would start the pod.
     pub(crate) fn was_refused(&self) -> bool {
-        self.last_failure.is_some_and(|failure| failure.kind == FailureKind::Answered)
+        self.last_failure.is_some_and(|failure| failure.kind == FailureKind::Refused)
+    }
+
+    /// Why that refusal does not settle the next attempt while the node has the image: it may have
+    /// come since, for every pod (`shipway node pull`) or for another one.
+    pub(crate) fn refused_before_it_had(&self, node: &str) -> String {
+        format!(
+            "node {node} has the image now; at the pod's last attempt it had it not, or wanted a \
+             proof that this pod may use it, which of the two is not known, and was refused; {}",
+            self.next_attempt()
+        )
     }
 
     /// When the node tries again, for people.
@@ -168,7 +185,7 @@ fn what_to_do(facts: &Facts<'_>, kind: FailureKind) -> Option<Fix> {
     let words = |text: String| Some(Fix { text, command: None });
     let registry = facts.name.reference.as_ref().map(|reference| reference.registry());
     match kind {
-        FailureKind::Answered | FailureKind::Passing => None,
+        FailureKind::Refused | FailureKind::Answered | FailureKind::Passing => None,
         FailureKind::Space if facts.node.is_shipway() => Some(Fix {
             text: format!(
                 "free space on {node}, or give its state directory a larger disk; this removes \
@@ -203,7 +220,7 @@ mod tests {
     /// What the texts of nodes are about; kubelet-images.md 3.1 has where they stand.
     #[test]
     fn a_failed_pull_is_sorted_by_its_text_alone() {
-        use FailureKind::{Answered, Certificate, Network, Other, Passing, Space};
+        use FailureKind::{Answered, Certificate, Network, Other, Passing, Refused, Space};
         let image = "r.example/denied/app:404";
         for (error, expected) in [
             ("write /state/blobs/sha256/ab: No space left on device (os error 28)", Space),
@@ -215,9 +232,12 @@ mod tests {
                 Network,
             ),
             ("pull QPS exceeded", Passing),
-            ("r.example/denied/app:404: 401 Unauthorized", Answered),
-            ("unexpected status of request to https://r.example/v2/: 403 Forbidden", Answered),
-            ("denied: requested access to the resource is denied", Answered),
+            ("r.example/denied/app:404: 401 Unauthorized", Refused),
+            ("unexpected status of request to https://r.example/v2/: 403 Forbidden", Refused),
+            ("denied: requested access to the resource is denied", Refused),
+            ("[r.example/denied/app:404: 401 Unauthorized, 404 Not Found]", Refused),
+            ("unexpected status: 429 Too Many Requests: denied: try later", Answered),
+            ("r.example/denied/app:404: 404 Not Found: manifest unknown", Answered),
             ("failed to resolve reference \"r.example/denied/app:404\": not found", Answered),
             ("toomanyrequests: You have reached your pull rate limit", Answered),
             ("mkdir /state/layers: Permission denied (os error 13)", Other),

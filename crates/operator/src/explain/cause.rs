@@ -146,14 +146,6 @@ fn by_answers(facts: &Facts<'_>) -> (Verdict, Option<Cause>) {
         let text = format!("{}; {why}", found.text);
         return (Verdict::Unknown, Some(Cause { text, ..found }));
     }
-    if let (true, Some(node)) = (facts.was_refused(), facts.on_nodes.first()) {
-        let text = format!(
-            "{}; node {node} has the image, and wants a proof that this pod may use it: it asked \
-             the registry for this pod, and was refused",
-            found.text
-        );
-        return (Verdict::Fails, Some(Cause { text, ..found }));
-    }
     (Verdict::Fails, Some(found))
 }
 
@@ -189,14 +181,14 @@ fn has_started(facts: &Facts<'_>) -> Option<String> {
 
 /// Why a registry's answer may not matter: the image is there already, or may be.
 fn on_the_node(facts: &Facts<'_>) -> Option<String> {
-    // The node asked the registry for this very pod: what it has does not do.
-    if facts.was_refused() {
-        return None;
-    }
     let Some((first, others)) = facts.on_nodes.split_first() else {
-        let why = facts.nodes_unknown?;
+        // The node asked the registry for this very pod: at least then it had nothing that does.
+        let why = facts.nodes_unknown.filter(|_| !facts.was_refused())?;
         return Some(format!("whether the node has the image already is not known: {why}"));
     };
+    if facts.was_refused() {
+        return Some(facts.refused_before_it_had(first));
+    }
     let has = match others.len() {
         0 => format!("node {first} has the image already"),
         1 => format!("nodes {first} and {} have the image already", others[0]),

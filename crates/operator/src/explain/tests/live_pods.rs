@@ -105,25 +105,58 @@ fn a_refusal_that_is_over_is_remarked_and_no_more() {
     }
 }
 
-/// kubelet-images.md 8: who asks the registry for an image that it has, wants a proof.
+/// kubelet-images.md 8: who asks the registry has not the image, or wants a proof; and the image
+/// may have come since, for every pod or for another one.
 #[test]
-fn a_node_that_refused_this_pod_wants_a_proof_whatever_it_has() {
+fn a_node_that_refused_this_pod_and_has_the_image_now_may_start_it() {
     let waiting = waiting_pod("ImagePullBackOff", "Back-off pulling image");
-    let explain = |events: Vec<Value>| {
+    let explain = |on: &str, events: Vec<Value>| {
         let mut world = world("john", events);
-        world.cluster.nodes = vec![NodeImages { node: "one".to_owned(), names: vec![image()] }];
-        world.explain(&waiting, Source::Cluster)
+        world.cluster.nodes = vec![NodeImages { node: on.to_owned(), names: vec![image()] }];
+        let found = world.explain(&waiting, Source::Cluster);
+        let cause = found.cause.expect("a cause");
+        assert_eq!(cause.code, "wrong-credential");
+        (found.verdict, cause.text)
     };
-    let found = explain(vec![failed("401 Unauthorized")]);
-    assert_eq!(found.verdict, Verdict::Fails, "{found:#?}");
-    let cause = found.cause.expect("a cause");
-    assert_eq!(cause.code, "wrong-credential");
-    assert!(cause.text.contains("node one has the image, and wants a proof"), "{}", cause.text);
-    // Of a pod of that name before, and of none.
     let mut earlier = failed("401 Unauthorized");
     earlier["involvedObject"]["uid"] = json!("old");
-    for events in [vec![earlier], Vec::new()] {
-        assert_eq!(explain(events).verdict, Verdict::Unknown);
+    let (since, already) = ("it had it not, or wanted a proof", "has the image already");
+    for (on, events, verdict, said) in [
+        ("one", vec![failed("401 Unauthorized")], Verdict::Unknown, Some(since)),
+        ("one", vec![failed("403 Forbidden")], Verdict::Unknown, Some(since)),
+        // Another node's image does not help a pod that has its node.
+        ("two", vec![failed("401 Unauthorized")], Verdict::Fails, None),
+        ("two", vec![failed("404 Not Found")], Verdict::Fails, None),
+        // These refuse no credential.
+        ("one", vec![failed("404 Not Found")], Verdict::Unknown, Some(already)),
+        ("one", vec![failed("429 Too Many Requests")], Verdict::Unknown, Some(already)),
+        // Of a pod of that name before, and of none.
+        ("one", vec![earlier], Verdict::Unknown, Some(already)),
+        ("one", Vec::new(), Verdict::Unknown, Some(already)),
+    ] {
+        let (found, text) = explain(on, events.clone());
+        assert_eq!(found, verdict, "{on} {events:?}");
+        for part in [since, already] {
+            assert_eq!(text.contains(part), said == Some(part), "{on} {events:?}: {text}");
+        }
+        let is_timed = text.ends_with("was refused; the next one comes in 6 s");
+        assert_eq!(is_timed, said == Some(since), "{text}");
+    }
+}
+
+/// Who may not read the node knows at least that it had nothing for this pod when it was refused.
+#[test]
+fn a_refused_pod_fails_where_the_node_may_not_be_read() {
+    let mut waiting = waiting_pod("ImagePullBackOff", "Back-off pulling image");
+    waiting["spec"]["imagePullSecrets"] = json!([]);
+    for (error, verdict) in
+        [("401 Unauthorized", Verdict::Fails), ("404 Not Found", Verdict::Unknown)]
+    {
+        let mut world = world("john", vec![failed(error)]);
+        world.cluster.forbidden = true;
+        world.registry.refusal = Some(AnswerKind::Unauthorized);
+        let found = world.explain(&waiting, Source::Cluster);
+        assert_eq!(found.verdict, verdict, "{error}: {found:#?}");
     }
 }
 
