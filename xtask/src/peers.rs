@@ -25,6 +25,8 @@ const PEERS: &[(&str, &str)] = &[
     ("tar", "tar"),
     ("debootstrap", "debootstrap"),
     ("setpriv", "util-linux"),
+    ("unshare", "util-linux"),
+    ("ip", "iproute2"),
     ("mkfs.ext4", "e2fsprogs"),
     ("perl", "perl-base"),
     ("strace", "strace"),
