@@ -190,14 +190,46 @@ async fn pull_image(
     };
     let image = images.pull_for_node(reference, &auths, &tell).await?;
     let (inventory, name) = (Arc::clone(inventory), reference.to_string());
-    let pinned = tokio::task::spawn_blocking(move || {
-        let now = Timestamp::now();
-        if request.pin {
-            inventory.pin(&[&name], now)?;
-        }
-        inventory.is_pinned(&name, now)
-    });
+    let pinned = tokio::task::spawn_blocking(move || pin_pulled(&inventory, &name, request.pin));
     let pinned = pinned.await.map_err(|error| NodePullError::of_node(error.to_string()))?;
     let pinned = pinned.map_err(|error| NodePullError::of_node(chain(&error)))?;
     Ok((image, pinned))
+}
+
+/// Pins a pulled image if that is asked for; says whether it is pinned.
+fn pin_pulled(inventory: &Inventory, name: &str, pin: bool) -> Result<bool, InventoryError> {
+    let now = Timestamp::now();
+    if pin {
+        return inventory.pin(&[name], now).map(|names| !names.is_empty());
+    }
+    // The pull is done all the same, also where somebody has removed the image since.
+    Ok(inventory.is_pinned(name, now).unwrap_or_else(|error| {
+        let error = chain(&error);
+        tracing::warn!(image = name, error, "whether a pulled image is pinned is not known");
+        false
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::images::inventory::tests::place;
+
+    #[test]
+    fn a_pull_that_is_done_stays_done_where_its_image_is_gone_or_the_list_fails() {
+        let place = place();
+        drop(place.pull("r.example/app:1", "1"));
+        let pin = |name: &str, pin| pin_pulled(&place.inventory, name, pin).ok();
+        assert_eq!(pin("r.example/app:1", false), Some(false));
+        assert_eq!(pin("r.example/app:1", true), Some(true));
+        assert_eq!(pin("r.example/app:1", false), Some(true));
+        assert_eq!(pin("r.example/removed:1", false), Some(false));
+        assert_eq!(pin("r.example/removed:1", true), None, "asked for, and not done");
+        let blobs = place.dir.path().join("blobs");
+        std::fs::remove_dir_all(&blobs).expect("a directory");
+        std::fs::write(&blobs, "no store").expect("a file");
+        place.inventory.list(Timestamp::now()).expect_err("no store");
+        assert_eq!(pin("r.example/app:1", false), Some(false));
+        assert_eq!(pin("r.example/app:1", true), None);
+    }
 }
