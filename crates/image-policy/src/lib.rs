@@ -24,6 +24,6 @@ pub use decision::{
 };
 pub use duration::go_duration;
 pub use event::{Event, EventType, Waiting};
-pub use mirror::{ImageMirror, mirrored};
+pub use mirror::{ImageMirror, LOCAL_REGISTRY, mirrored};
 pub use policy::{InvalidImageName, PullPolicy, image_with_default_tag, supported_policies_text};
 pub use rate::TokenBucket;

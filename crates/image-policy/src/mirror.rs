@@ -2,6 +2,10 @@
 
 use oci_model::{Reference, ReferenceError};
 
+/// Registry name of images that exist on one node of ours only: nothing is ever asked over the
+/// network.
+pub const LOCAL_REGISTRY: &str = "shipway.local";
+
 /// Serves every image whose name matches from another name (`shipway up --image-mirror`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageMirror {

@@ -22,8 +22,7 @@ pub(crate) mod stored;
 pub(crate) mod usage;
 pub(crate) mod wire;
 
-/// Registry name of images that exist on this node only; nothing is ever asked over the network.
-pub(crate) const LOCAL_REGISTRY: &str = "shipway.local";
+pub(crate) use image_policy::LOCAL_REGISTRY;
 
 /// The time since any fixed moment.
 pub(crate) type Clock = std::sync::Arc<dyn Fn() -> std::time::Duration + Send + Sync>;

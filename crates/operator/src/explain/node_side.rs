@@ -2,12 +2,9 @@
 
 use credentials::NodeFileKind;
 use credentials::cloud::{CloudOptions, CloudProvider, RegistryHost};
-use image_policy::{ImageMirror, mirrored};
+use image_policy::{ImageMirror, LOCAL_REGISTRY, mirrored};
 use oci_model::Reference;
 use serde_json::Value;
-
-/// The registry of images that our node makes itself; nobody is asked for them.
-const NODE_REGISTRY: &str = "shipway.local";
 
 /// What is known about the node's side.
 #[derive(Clone, Debug)]
@@ -60,12 +57,12 @@ impl NodeSide {
     /// Where the node takes an image from.
     pub(crate) fn served(&self, reference: &Reference) -> Served {
         // No name server knows it.
-        if reference.registry() == NODE_REGISTRY {
+        if reference.registry() == LOCAL_REGISTRY {
             return Served::Here;
         }
         let Self::Known { mirrors, .. } = self else { return Served::ByName };
         match mirrored(mirrors, reference) {
-            Some(Ok(target)) if target.registry() == NODE_REGISTRY => Served::Here,
+            Some(Ok(target)) if target.registry() == LOCAL_REGISTRY => Served::Here,
             Some(Ok(target)) => Served::As(target),
             Some(Err(_)) | None => Served::ByName,
         }
