@@ -2,7 +2,9 @@
 //! node may try again.
 
 use image_policy::event::PULL_PROGRESS;
-use image_policy::{BACK_OFF_INITIAL, BACK_OFF_MAX};
+use std::time::Duration;
+
+use image_policy::BackOff;
 use k8s_openapi::api::core::v1::Event;
 
 use super::gathering::Gathered;
@@ -114,8 +116,11 @@ pub(crate) fn refused_before(image_use: &ImageUse, gathered: &Gathered) -> Optio
 
 /// Seconds of the back-off after so many failures (kubelet-images.md 3.1).
 fn window(attempts: u32) -> u64 {
-    let doublings = attempts.saturating_sub(1).min(10);
-    (BACK_OFF_INITIAL.as_secs() << doublings).min(BACK_OFF_MAX.as_secs())
+    let mut back_off = BackOff::default();
+    let mut fail = || back_off.fail((), Duration::ZERO);
+    let first = fail();
+    // More failures than this change nothing: the longest window is reached.
+    (1..attempts.min(16)).fold(first, |_, _| fail()).as_secs()
 }
 
 fn is_about(event: &Event, image_use: &ImageUse) -> bool {
