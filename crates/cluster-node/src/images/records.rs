@@ -259,6 +259,15 @@ mod tests {
         }
     }
 
+    /// Records that know one image, opened by one secret, under this name.
+    fn recorded(name: &str) -> (tempfile::TempDir, PullRecords) {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let records = PullRecords::open(dir.path()).expect("records");
+        let used = UsedCredential::Secret(secret("a", "h1"));
+        records.note("sha256:1", &[name], &used, Timestamp::UNIX_EPOCH).expect("record");
+        (dir, records)
+    }
+
     fn verdict(records: &PullRecords, shown: &[SecretCoordinates]) -> Verdict {
         let pod = PodCredentials { secrets: shown.to_vec(), account: None };
         let provenance =
@@ -301,12 +310,7 @@ mod tests {
     /// says more than is known, is nobody's.
     #[test]
     fn records_are_read_strictly_and_old_ones_written_anew() {
-        let dir = tempfile::tempdir().expect("tempdir");
-        let records = PullRecords::open(dir.path()).expect("records");
-        let used = UsedCredential::Secret(secret("a", "h1"));
-        records
-            .note("sha256:1", &["r.example/app:1"], &used, Timestamp::UNIX_EPOCH)
-            .expect("record");
+        let (dir, records) = recorded("r.example/app:1");
         let path = records.pulled.join(record_file_name("sha256:1"));
         let text = fs::read_to_string(&path).expect("a record");
         assert!(text.contains("kubelet.config.k8s.io/v1beta1"), "{text}");
@@ -343,24 +347,14 @@ mod tests {
 
     #[test]
     fn name_given_on_this_machine_stays_usable_when_the_content_was_pulled_under_another() {
-        let dir = tempfile::tempdir().expect("tempdir");
-        let records = PullRecords::open(dir.path()).expect("records");
-        let used = UsedCredential::Secret(secret("a", "h1"));
-        records
-            .note("sha256:1", &["r.example/other:1"], &used, Timestamp::UNIX_EPOCH)
-            .expect("record");
+        let (_dir, records) = recorded("r.example/other:1");
         assert_eq!(verdict(&records, &[]), Verdict::Usable);
     }
 
     /// kubelet-images.md 15.9, V6 and V7, through the disk; and no record at all.
     #[test]
     fn name_that_a_pod_brought_and_no_record_knows_is_for_nobody() {
-        let dir = tempfile::tempdir().expect("tempdir");
-        let records = PullRecords::open(dir.path()).expect("records");
-        let used = UsedCredential::Secret(secret("a", "h1"));
-        records
-            .note("sha256:1", &["r.example/other:1"], &used, Timestamp::UNIX_EPOCH)
-            .expect("record");
+        let (_dir, records) = recorded("r.example/other:1");
         let empty = PulledRecord::new("sha256:2".to_owned(), String::new());
         records.store(&empty).expect("record");
         let name = "r.example/app:1";

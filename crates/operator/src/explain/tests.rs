@@ -144,8 +144,17 @@ impl World {
 }
 
 fn known(files: Vec<NodeFile>, providers: Vec<Provider>) -> NodeSide {
-    let (clouds, mirrors) = (Vec::new(), Vec::new());
-    NodeSide::Known { files, providers, providers_unread: None, clouds, mirrors, is_shipway: false }
+    known_with(files, providers, Vec::new(), false)
+}
+
+fn known_with(
+    files: Vec<NodeFile>,
+    providers: Vec<Provider>,
+    clouds: Vec<CloudProvider>,
+    is_shipway: bool,
+) -> NodeSide {
+    let mirrors = Vec::new();
+    NodeSide::Known { files, providers, providers_unread: None, clouds, mirrors, is_shipway }
 }
 
 fn pod(image: &str, secrets: &[&str]) -> Value {
@@ -264,17 +273,9 @@ fn hub_password_that_a_kubelet_sends_elsewhere_is_remarked() {
         }];
         let files = if of_node { files } else { Vec::new() };
         let secrets = if of_node { Vec::new() } else { vec![docker("s", &hub)] };
-        let (providers, clouds, mirrors) = (Vec::new(), Vec::new(), Vec::new());
         let world = World {
             cluster: FakeCluster { secrets, ..FakeCluster::default() },
-            node: Some(NodeSide::Known {
-                files,
-                providers,
-                providers_unread: None,
-                clouds,
-                mirrors,
-                is_shipway,
-            }),
+            node: Some(known_with(files, Vec::new(), Vec::new(), is_shipway)),
             no_probe: true,
             ..World::default()
         };
@@ -534,16 +535,7 @@ fn a_provider_that_matches_decides_and_is_not_run() {
 #[test]
 fn a_cloud_that_the_node_asks_decides_at_its_own_registries() {
     let explain = |image: &str, clouds: Vec<CloudProvider>| {
-        let (files, providers, mirrors) = (Vec::new(), Vec::new(), Vec::new());
-        let is_shipway = true;
-        let node = Some(NodeSide::Known {
-            files,
-            providers,
-            providers_unread: None,
-            clouds,
-            mirrors,
-            is_shipway,
-        });
+        let node = Some(known_with(Vec::new(), Vec::new(), clouds, true));
         World { node, ..World::default() }.explain(&pod(image, &[]), file())
     };
     let ecr = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/app:v1";
